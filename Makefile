@@ -1,0 +1,47 @@
+# make demo      train, look at and judge a conditional VAE
+# make test      lint and tests, under 5 minutes
+# make test-all  the long tests too
+#
+# PIP_ARGS goes to every pip install, PYTHON names the Python that makes .venv.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+CVAE = runs/cvae-mnist10k
+JUDGE = runs/classifier-mnist10k
+
+.PHONY: demo test test-all
+.DELETE_ON_ERROR:
+
+.venv/run: requirements.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
+	@touch $@
+
+# A run that was interrupted is resumed, one that has ended is kept
+runs/%-mnist10k/summary.json: | .venv/run
+	@if [ -e $(@D)/last.pt ]; then .venv/bin/python train.py --resume $(@D); \
+	else .venv/bin/python train.py --model $* --out $(@D); fi
+
+demo: $(JUDGE)/summary.json $(CVAE)/summary.json
+	@echo; .venv/bin/python sample.py $(CVAE) --what class --judge $(JUDGE)
+	@echo; .venv/bin/python metrics.py $(CVAE) --features classifier:$(JUDGE)
+	@echo
+	@echo "Look at $(CVAE)/classes.png, reconstructions.png, interpolation.png and loss.png there."
+	@echo "Then try, with .venv/bin/python for python:"
+	@echo "  python sample.py $(CVAE) --what class --classes 3,5,8 -n 5 --judge $(JUDGE)"
+	@echo "  python train.py --model cvae --beta 4           # what does a heavier KL cost, what does it buy?"
+	@echo "  python train.py --model vae --latent-dim 2      # then look at manifold.png"
+	@echo "  python train.py --help"
+
+test: .venv/dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m pytest
+
+test-all: .venv/dev
+	.venv/bin/python -m pytest -m ""

@@ -1,0 +1,225 @@
+"""Numbers that judge what a model makes.
+
+    python metrics.py runs/cvae-mnist10k --features classifier:runs/classifier-mnist10k
+    python metrics.py runs/classifier-mnist10k --data mnist --split test    # how good is the judge itself?
+
+A classifier names each generated image. That alone can be bought with sameness, one perfect 3 drawn a
+hundred times, so the diversity within each class stands beside it: the mean distance between two images of
+the class, over the same for real ones.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+# -----------------------------------------------------------------------------------------------------------
+# Judging by a classifier
+
+
+def mean_distance(images):
+    """Mean Euclidean distance between two different images of [n, ...]; nan where n < 2."""
+    n = len(images)
+    return (
+        torch.cdist(images.flatten(1), images.flatten(1)).sum().item() / (n * (n - 1)) if n > 1 else math.nan
+    )
+
+
+def predictions(model, images, chunk=500):
+    """A classifier's answers to images [n, C, H, W] in [0, 1]: class numbers [n] and confidences [n]."""
+    with torch.inference_mode():
+        answers = torch.cat([model.predict(part) for part in images.split(chunk)])
+    confidence, named = answers.max(1)
+    return named, confidence
+
+
+def confusion_matrix(labels, named, n_classes):
+    """Counts [n_classes, n_classes]: row for the label, column for the answer."""
+    return torch.bincount(labels * n_classes + named, minlength=n_classes**2).view(n_classes, n_classes)
+
+
+def judge_samples(model, images, labels, real, n_classes):
+    """What a classifier makes of images [n, C, H, W] drawn as `labels` [n]: for each class `count`,
+    `accuracy` and `confidence` in %, and `diversity`, 1 where they are as varied as the real (x, y)."""
+    named, confidence = predictions(model, images)
+    own = [labels == c for c in range(n_classes)]
+    return dict(
+        count=[int(of_class.sum()) for of_class in own],
+        accuracy=[percent(named[of_class] == c) for c, of_class in enumerate(own)],
+        confidence=[percent(confidence[of_class]) for of_class in own],
+        diversity=[
+            mean_distance(images[of_class]) / mean_distance(real[0][real[1] == c])
+            for c, of_class in enumerate(own)
+        ],
+    )
+
+
+def percent(values):
+    return 100 * values.float().mean().item()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Command line. Our other files are imported here alone, so that what is above works without them
+
+
+def flags():
+    from data import SPLITS, Parser, number
+
+    parser = Parser(prog="metrics.py", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--features", metavar="classifier:RUN", help="the classifier that judges generated images"
+    )
+    parser.add_argument(
+        "-n", type=number(int, 2), default=1000, help="generated images of a run (default 1000)"
+    )
+    parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of their latents (default 1)")
+    parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of their latents (default 0)")
+    parser.add_argument(
+        "--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="of real images (default test)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where whole data sets are")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
+
+
+def main(argv=None):
+    """Runs the command line; returns its exit status."""
+    import data
+    import models
+
+    return data.run_command("metrics.py", command, argv, models.ModelError)
+
+
+def command(argv):
+    import data
+
+    args, results = flags().parse_args(argv), []
+    judge = None
+    if args.features:
+        kind, _, folder = args.features.partition(":")
+        if kind != "classifier" or not folder:
+            raise data.Mistake(f"--features {args.features}: write classifier:RUN")
+        judge = open_run(folder, args)
+        if not hasattr(judge["model"], "predict"):
+            raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
+    for folder in args.runs:
+        run = open_run(folder, args)
+        if hasattr(run["model"], "predict"):
+            results.append(report_classifier(run))
+        elif judge is None:
+            raise data.Mistake(f"who judges {folder}? --features classifier:RUN")
+        elif judge["classes"] != run["classes"] or judge["real"].shape[1:] != run["real"].shape[1:]:
+            raise data.Mistake(f"{judge['folder']} knows other classes or sizes of picture than {folder}")
+        else:
+            results.append(report_generated(run, judge, args))
+    if args.json:
+        print(json.dumps(results, indent=1))
+    else:
+        print("\n\n".join(as_text(result) for result in results))
+
+
+def open_run(folder, args):
+    """A run's model, its classes and real pictures to hold it against."""
+    import data
+    import models
+
+    config = data.read_config(folder)
+    model = models.load(Path(folder) / "best.pt")
+    dataset = data.of_run(config, args.data_dir, args.data if hasattr(model, "predict") else None)
+    if dataset.classes != config["classes"] or list(dataset.image_shape) != config["image_shape"]:
+        raise data.Mistake(
+            f"{folder} was trained on other classes or sizes of picture than {dataset.name} has"
+        )
+    x, y = getattr(dataset, args.split)
+    if not len(x):
+        raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
+    return dict(folder=str(folder), kind=config["flags"]["model"], model=model, classes=config["classes"],
+                data=f"{dataset.name} {args.split}", real=x.float().div_(255), labels=y)  # fmt: skip
+
+
+def report_classifier(run):
+    """A classifier's own accuracy and confusion matrix."""
+    named, confidence = predictions(run["model"], run["real"])
+    counts = confusion_matrix(run["labels"], named, len(run["classes"]))
+    return dict(
+        title=f"{run['folder']} on {len(named):,} pictures of {run['data']}",
+        accuracy=percent(named == run["labels"]),
+        confidence=percent(confidence),
+        class_accuracy=dict(
+            zip(run["classes"], (100 * counts.diag() / counts.sum(1)).tolist(), strict=True)
+        ),
+        confusion=counts.tolist(),
+    )
+
+
+def report_generated(run, judge, args):
+    """What the judge makes of a run's samples and reconstructions."""
+    model, x, y = run["model"], run["real"], run["labels"]
+    found = dict(title=f"{run['folder']} judged by {judge['folder']}", data=run["data"])
+    found["accuracy_on_real"] = percent(predictions(judge["model"], x)[0] == y)
+    with torch.inference_mode():
+        copies = [model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)]
+        found["accuracy_on_reconstructions"] = percent(
+            predictions(judge["model"], torch.cat(copies))[0] == y
+        )
+        if hasattr(model, "sample"):
+            conditional = hasattr(model, "embedding")
+            labels = torch.arange(args.n) % len(run["classes"]) if conditional else None
+            torch.manual_seed(args.seed)
+            images = model.sample(args.n, labels, args.scale, args.truncate)
+            if not conditional:  # nobody asked for a class: the judge says which was drawn
+                labels = predictions(judge["model"], images)[0]
+            table = judge_samples(judge["model"], images, labels, (x, y), len(run["classes"]))
+            if not conditional:
+                del table["accuracy"]  # of what it named itself
+            found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
+            found["mean"] = {name: sum(column) / len(column) for name, column in table.items()}
+            found["by_class"] = {"class": run["classes"]} | table
+    return found
+
+
+def as_text(found):
+    """A report as the tables that the terminal shows."""
+    lines = [found["title"]]
+    if "confusion" in found:
+        names = list(found["class_accuracy"])
+        width = max(6, *(len(name) + 2 for name in names))
+        lines.append(f"accuracy {found['accuracy']:.2f}%, mean confidence {found['confidence']:.1f}%")
+        lines.append("rows: the label, columns: the answer" + " " * 4 + "accuracy in %")
+        lines.append(" " * width + "".join(f"{name:>{width}}" for name in names))
+        for name, row, share in zip(
+            names, found["confusion"], found["class_accuracy"].values(), strict=True
+        ):
+            lines.append(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) + f"{share:>10.1f}")
+        return "\n".join(lines)
+    lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled,")
+    lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
+    if "samples" in found:
+        drawn = found["samples"]
+        cut = f", cut off at ±{drawn['truncate']:g}" if drawn["truncate"] else ""
+        lines.append(f"{drawn['n']:,} samples, seed {drawn['seed']}, latents x {drawn['scale']:g}{cut}:")
+        forms = {
+            "class": "{}",
+            "count": "{:,.0f}",
+            "accuracy": "{:.1f}%",
+            "confidence": "{:.1f}%",
+            "diversity": "{:.3f}",
+        }
+        columns = found["by_class"]
+        lines.append("".join(f"{name:>14}" for name in columns))
+        for row in [*zip(*columns.values(), strict=True), ("mean", *found["mean"].values())]:
+            lines.append("".join(f"{forms[n].format(v):>14}" for n, v in zip(columns, row, strict=True)))
+        lines.append(
+            "accuracy: named as the class asked for; diversity: mean distance between two samples of a"
+        )
+        lines.append("class over that between two real pictures of it")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

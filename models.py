@@ -1,0 +1,665 @@
+"""Every model of this project, leaf to root: blocks, encoders, decoders, models, one table at the bottom.
+
+    model = models.load("runs/cvae-mnist10k/best.pt")      # rebuilt without any flag, in eval mode
+    model.sample(10, labels=torch.arange(10))              # float [10, 1, 28, 28] in [0, 1]
+
+One contract lets one loop train everything:
+- `turns()` lists who steps on each batch: (name, parameter groups, loss function), one optimiser each.
+- A loss function takes (batch, step), step being the updates so far (infinity when evaluating: every weight
+  is at its final value), and returns (loss, parts): the scalar to minimise, and named scalars to log.
+- `monitor` names the validation term that chooses the best checkpoint.
+- Outside a model images are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
+- Losses are in nats per image: summed over pixels and latents, averaged over the batch.
+- `diagnose(split)`, if a model has it, is logged after each epoch; its "warning" is printed.
+
+This file needs torch alone and works when copied into another project.
+"""
+
+import inspect
+import math
+from collections import namedtuple
+from itertools import pairwise
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+Batch = namedtuple(
+    "Batch", "x y index"
+)  # images, class numbers, each example's place in the training split (or None)
+
+UNITS = {  # of every term that a model logs
+    "loss": "nats/image",
+    "reconstruction": "nats/image",
+    "kl": "nats/image",
+    "kl_per_dimension": "nats",
+    "active_latents": "",
+    "mse": "per pixel",
+    "accuracy": "%",
+}
+
+
+class ModelError(ValueError):
+    """A model that cannot be built, or a checkpoint that cannot be read: one line that says why. `status` is
+    what a command line ends with: 2 for a wrong flag, 1 for a broken file."""
+
+    status = 2
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Blocks: convolutions written as data
+
+
+def parse_layers(text):
+    """Text "32,3,2,1 64,3,2,1" -> [(32, 3, 2, 1), (64, 3, 2, 1)].
+
+    Each entry is channels, kernel, stride, padding and, of transposed convolutions, perhaps output padding.
+    """
+    try:
+        layers = [tuple(int(number) for number in entry.split(",")) for entry in text.split()]
+    except ValueError:
+        layers = []
+    if not layers or any(len(entry) not in (4, 5) or min(entry[:3]) < 1 for entry in layers):
+        raise ModelError(
+            f"layers {text!r}: write channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
+        )
+    return layers
+
+
+def default_layers(image_shape):
+    """Halve the picture until it is at most 8 wide: 28 pixels take two layers, 64 pixels three."""
+    size, channels, layers = min(image_shape[1:]), 16, []
+    while size > 8 or not layers:
+        layers.append((channels, 4, 2, 1))
+        size, channels = size // 2, 2 * channels
+    return layers
+
+
+def conv_shapes(shape, layers):
+    """The shape (channels, height, width) before each convolution and after the last one."""
+    shapes = [tuple(shape)]
+    for channels, kernel, stride, padding, *_ in layers:
+        size = [(side + 2 * padding - kernel) // stride + 1 for side in shapes[-1][1:]]
+        if min(size) < 1:
+            raise ModelError(
+                f"these convolutions leave nothing of a picture of {shape[1]} x {shape[2]} pixels"
+            )
+        shapes.append((channels, *size))
+    return shapes
+
+
+def mirror(image_shape, layers):
+    """The transposed convolutions that undo `layers`, as (shape they start from, layers).
+
+    Output padding gives back the row that a stride dropped: 7 pixels become 14, not 13.
+    """
+    shapes = conv_shapes(image_shape, layers)
+    mirrored = []
+    for (channels, *size), (_, kernel, stride, padding, *_) in zip(shapes, layers, strict=False):
+        dropped = tuple((side + 2 * padding - kernel) % stride for side in size)
+        mirrored.insert(0, (channels, kernel, stride, padding, dropped))
+    return shapes[-1], mirrored
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Encoders: image -> features [B, size]
+
+
+class ConvEncoder(nn.Module):
+    """A stack of convolutions with ReLU, flattened."""
+
+    def __init__(self, image_shape, layers, batch_norm=False):
+        super().__init__()
+        shapes = conv_shapes(image_shape, layers)
+        self.size = math.prod(shapes[-1])
+        stack = []
+        for (inputs, *_), (outputs, kernel, stride, padding, *_) in zip(shapes, layers, strict=False):
+            stack.append(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not batch_norm))
+            stack += [nn.BatchNorm2d(outputs), nn.ReLU()] if batch_norm else [nn.ReLU()]
+        self.stack = nn.Sequential(*stack, nn.Flatten())
+
+    def forward(self, x):
+        return self.stack(x)  # (B, C, H, W) -> (B, size)
+
+
+class RNNEncoder(nn.Module):
+    """Reads a picture from top to bottom, one row of channels x width at each time step.
+
+    `sequence`: "last" keeps the last layer's final hidden state (of both directions), "full" keeps every
+    row's output.
+    """
+
+    def __init__(self, image_shape, cell, hidden, depth, bidirectional, sequence):
+        super().__init__()
+        channels, height, width = image_shape
+        self.directions, self.sequence = 1 + bidirectional, sequence
+        self.rnn = CELLS[cell](
+            channels * width, hidden, depth, batch_first=True, bidirectional=bidirectional
+        )
+        self.size = self.directions * hidden * (height if sequence == "full" else 1)
+
+    def forward(self, x):
+        rows = x.transpose(1, 2).flatten(2)  # (B, C, H, W) -> (B, H, C * W)
+        outputs, state = self.rnn(rows)  # (B, H, directions * hidden)
+        if self.sequence == "full":
+            return outputs.flatten(1)
+        hidden = state[0] if isinstance(state, tuple) else state  # an LSTM also returns its cell state
+        return (
+            hidden[-self.directions :].transpose(0, 1).flatten(1)
+        )  # (depth * directions, B, hidden) -> (B, size)
+
+
+class MLPEncoder(nn.Module):
+    """`depth` linear layers of `hidden` units with ReLU."""
+
+    def __init__(self, image_shape, hidden, depth):
+        super().__init__()
+        self.stack = nn.Sequential(nn.Flatten(), *linear_layers(math.prod(image_shape), hidden, depth))
+        self.size = hidden
+
+    def forward(self, x):
+        return self.stack(x)  # (B, C, H, W) -> (B, hidden)
+
+
+def linear_layers(inputs, hidden, depth):
+    sizes = [inputs] + [hidden] * depth
+    return [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Decoders: latents [B, size] -> what the likelihood wants, logits of pixels [B, C, H, W]
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer to a small picture of many channels, then transposed convolutions; ReLU between."""
+
+    def __init__(self, size, image_shape, start, layers):
+        super().__init__()
+        made, stack = start, [nn.Linear(size, math.prod(start)), nn.Unflatten(1, start)]
+        for outputs, kernel, stride, padding, *extra in layers:
+            extra = extra[0] if extra else 0
+            stack += [nn.ReLU(), nn.ConvTranspose2d(made[0], outputs, kernel, stride, padding, extra)]
+            with torch.no_grad():
+                made = tuple(stack[-1](torch.zeros(1, *made)).shape[1:])
+        if made != tuple(image_shape):
+            raise ModelError(f"the decoder's layers end at {made}, the data are {tuple(image_shape)}")
+        self.stack = nn.Sequential(*stack)
+
+    def forward(self, z):
+        return self.stack(z)  # (B, size) -> (B, C, H, W)
+
+
+class RNNDecoder(nn.Module):
+    """Shows z to an RNN once for every row; each of its outputs becomes a row of the picture.
+
+    `inputs`: units of a linear layer before the RNN, 0 for none. `readout`: a linear layer from hidden units
+    to a row; without it the hidden state is the row.
+    """
+
+    def __init__(self, size, image_shape, cell, hidden, depth, inputs, readout):
+        super().__init__()
+        channels, self.height, width = self.image_shape = image_shape
+        if not readout and hidden != channels * width:
+            raise ModelError(
+                f"without a readout --decoder-hidden must be a row of the picture, {channels * width}"
+            )
+        self.inputs = nn.Linear(size, inputs) if inputs else nn.Identity()
+        self.rnn = CELLS[cell](inputs or size, hidden, depth, batch_first=True)
+        self.readout = nn.Linear(hidden, channels * width) if readout else nn.Identity()
+
+    def forward(self, z):
+        channels, height, width = self.image_shape
+        rows = self.inputs(z)[:, None].expand(-1, height, -1)  # (B, size) -> (B, H, inputs)
+        rows = self.readout(self.rnn(rows)[0])  # (B, H, C * W)
+        return rows.unflatten(2, (channels, width)).transpose(1, 2)  # (B, C, H, W)
+
+
+class MLPDecoder(nn.Module):
+    """`depth` linear layers of `hidden` units with ReLU, and one to the pixels."""
+
+    def __init__(self, size, image_shape, hidden, depth):
+        super().__init__()
+        pixels = nn.Linear(hidden, math.prod(image_shape))
+        self.stack = nn.Sequential(*linear_layers(size, hidden, depth), pixels, nn.Unflatten(1, image_shape))
+
+    def forward(self, z):
+        return self.stack(z)  # (B, size) -> (B, C, H, W)
+
+
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
+RNN_ENCODER = ("encoder_hidden", "encoder_depth", "bidirectional", "sequence")
+RNN_DECODER = ("decoder_hidden", "decoder_depth", "decoder_inputs", "decoder_readout")
+ENCODERS = {  # and the arguments that size each of them
+    "conv": ("encoder_layers", "batch_norm"),
+    "lstm": RNN_ENCODER,
+    "gru": RNN_ENCODER,
+    "mlp": ("encoder_hidden", "encoder_depth"),
+}
+DECODERS = {
+    "conv": ("decoder_start", "decoder_layers"),
+    "lstm": RNN_DECODER,
+    "gru": RNN_DECODER,
+    "mlp": ("decoder_hidden", "decoder_depth"),
+}
+SEQUENCES = ("last", "full")
+
+
+def make_encoder(kind, image_shape, layers, hidden, depth, bidirectional, sequence, batch_norm=False):
+    check_choice("encoder", kind, ENCODERS)
+    check_choice("sequence", sequence, SEQUENCES)
+    if kind == "conv":
+        return ConvEncoder(
+            image_shape, parse_layers(layers) if layers else default_layers(image_shape), batch_norm
+        )
+    if kind == "mlp":
+        return MLPEncoder(image_shape, hidden, depth)
+    return RNNEncoder(image_shape, kind, hidden, depth, bidirectional, sequence)
+
+
+def check_choice(name, value, choices):
+    if value not in choices:
+        raise ModelError(f"{name} {value!r} does not exist here: choose from {', '.join(choices)}")
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Likelihoods, in nats for each image [B], and the Gaussian over latents
+
+
+def bernoulli_nats(logits, x):
+    """−log p(x | z) of pixels that are 1 with probability sigmoid(logits), [B].
+
+    On grey pixels this is a score, not a likelihood: its least value is their entropy, not 0.
+    """
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def gaussian_nats(mean, x):
+    """Squared error [B]: −log p(x | z) of a Gaussian with variance ½, less its constant D/2·ln π."""
+    return (mean - x).square().flatten(1).sum(1)
+
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class Gaussian:
+    """Diagonal Gaussian over latents; mean and log_variance are [B, D]."""
+
+    def __init__(self, mean, log_variance):
+        self.mean, self.log_variance = mean, log_variance
+
+    def sample(self, n=None):
+        """z [B, D], or [n, B, D]. Mean plus deviation times noise keeps the path differentiable
+        (Kingma & Welling 2014, eq. 4)."""
+        shape = self.mean.shape if n is None else (n, *self.mean.shape)
+        return self.mean + (self.log_variance / 2).exp() * torch.randn(shape, device=self.mean.device)
+
+    def log_prob(self, z):
+        """log density in nats, summed over the D latents: [B], or [n, B]."""
+        squares = (z - self.mean).square() / self.log_variance.exp()
+        return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+    def kl(self):
+        """KL from N(0, I) in nats, for each image and dimension [B, D] (Kingma & Welling 2014, app. B)."""
+        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
+
+
+def standard_normal(n, dim, truncate=None, device=None):
+    """n draws of N(0, I), [n, dim]; `truncate` draws again what lies beyond ± that many deviations."""
+    if truncate is None:
+        return torch.randn(n, dim, device=device)
+    return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Autoencoder: squeeze a picture through a few numbers and draw it again (Hinton & Salakhutdinov 2006)
+
+
+class Autoencoder(nn.Module):
+    """x -> encoder -> z [B, latent_dim] -> decoder -> x; makes the networks of all models with an encoder.
+
+    The arguments are flags of train.py. `*_layers` is a convolution stack as text (None: the encoder's is
+    derived from the picture's size, the decoder's is its mirror image), `*_hidden` and `*_depth` are units
+    and layers of an RNN or MLP. `dense` puts a layer of so many units, with ReLU, between features and
+    latents and another between latents and decoder. `label_width` is what a conditional model adds to both.
+    """
+
+    objectives = ("reconstruction",)
+    monitor = "loss"
+    latent_numbers = 1  # per latent: z itself
+    defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
+
+    def __init__(
+        self,
+        image_shape,
+        latent_dim=32,
+        objective="reconstruction",
+        likelihood="gaussian",
+        encoder="conv",
+        encoder_layers=None,
+        encoder_hidden=128,
+        encoder_depth=1,
+        bidirectional=False,
+        sequence="last",
+        decoder="conv",
+        decoder_start=None,
+        decoder_layers=None,
+        decoder_hidden=128,
+        decoder_depth=1,
+        decoder_inputs=0,
+        decoder_readout=True,
+        dense=0,
+        label_width=0,
+    ):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        check_choice("likelihood", likelihood, LIKELIHOODS)
+        check_choice("decoder", decoder, DECODERS)
+        if not decoder_readout and likelihood != "gaussian":
+            raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
+        self.latent_dim, self.objective, self.likelihood = latent_dim, objective, likelihood
+        self.squash = torch.sigmoid if decoder_readout else nn.Identity()  # from raw output to pixels
+
+        sizes = encoder_hidden, encoder_depth, bidirectional, sequence
+        self.encoder = make_encoder(encoder, image_shape, encoder_layers, *sizes)
+        features, inputs = self.encoder.size + label_width, latent_dim + label_width
+        self.to_latent = nn.Linear(dense or features, self.latent_numbers * latent_dim)
+        self.from_latent = nn.Identity()
+        if dense:
+            self.to_latent = nn.Sequential(nn.Linear(features, dense), nn.ReLU(), self.to_latent)
+            self.from_latent = nn.Sequential(nn.Linear(inputs, dense), nn.ReLU())
+            inputs = dense
+
+        if decoder == "conv":
+            layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape)
+            start, layers = mirror(image_shape, layers)
+            start = tuple(decoder_start) if decoder_start else start
+            layers = parse_layers(decoder_layers) if decoder_layers else layers
+            self.decoder = ConvDecoder(inputs, image_shape, start, layers)
+        elif decoder == "mlp":
+            self.decoder = MLPDecoder(inputs, image_shape, decoder_hidden, decoder_depth)
+        else:
+            sizes = decoder_hidden, decoder_depth, decoder_inputs, decoder_readout
+            self.decoder = RNNDecoder(inputs, image_shape, decoder, *sizes)
+
+    # features and raw are where a conditional model adds the label
+
+    def features(self, x, labels=None):
+        return self.encoder(x)
+
+    def raw(self, z, labels=None):
+        """What the likelihood wants: logits of pixels, or the pixels themselves without a readout."""
+        return self.decoder(self.from_latent(z))
+
+    def nats(self, raw, x):
+        """−log p(x | z) for each image, [B]."""
+        return (
+            bernoulli_nats(raw, x) if self.likelihood == "bernoulli" else gaussian_nats(self.squash(raw), x)
+        )
+
+    def turns(self):
+        return [("model", [{"params": list(self.parameters())}], self.loss)]
+
+    def loss(self, batch, step):
+        raw = self.raw(self.encode(batch.x, batch.y), batch.y)
+        loss = self.nats(raw, batch.x).mean()
+        return loss, {"loss": loss}
+
+    def encode(self, x, labels=None):
+        """z [B, latent_dim] of images; of a VAE, the mean of q(z | x)."""
+        return self.to_latent(self.features(x, labels))
+
+    def decode(self, z, labels=None):
+        """Images [B, C, H, W] in [0, 1] of latents."""
+        return self.squash(self.raw(z, labels)).clamp(0, 1)
+
+    def reconstruct(self, x, labels=None):
+        return self.decode(self.encode(x, labels), labels)
+
+    def diagnose(self, split):
+        """Mean squared error of the reconstructions of a split (x uint8 [n, C, H, W], y [n])."""
+        errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in chunks(split)]
+        return {"mse": torch.cat(errors).mean().item()}
+
+
+def chunks(split, size=500):
+    """A split as (float images in [0, 1], labels), `size` at a time."""
+    for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
+        yield x.float().div_(255), y
+
+
+# -----------------------------------------------------------------------------------------------------------
+# VAE: the encoder guesses a Gaussian over latents, the decoder explains the picture (Kingma & Welling 2014)
+
+
+class VAE(Autoencoder):
+    """Minimises the negative ELBO, its KL weighted by beta (Higgins et al. 2017, eq. 4), or the IWAE bound.
+
+    `kl_warm_up`: updates over which the KL's weight grows from 0 to beta. `free_bits`: nats of KL that each
+    image and latent may spend at no further cost (Kingma et al. 2016, app. C.8, there per minibatch).
+    """
+
+    objectives = ("elbo", "iwae")
+    latent_numbers = 2  # per latent: mean and log-variance
+
+    def __init__(
+        self,
+        image_shape,
+        latent_dim=16,
+        objective="elbo",
+        likelihood="bernoulli",
+        beta=1.0,
+        kl_warm_up=0,
+        free_bits=0.0,
+        iwae_samples=5,
+        **networks,
+    ):
+        super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
+        if objective == "iwae" and (beta != 1 or kl_warm_up or free_bits):
+            raise ModelError(
+                "--beta, --kl-warm-up and --free-bits weigh the KL of the elbo; iwae has none to weigh"
+            )
+        self.beta, self.kl_warm_up, self.free_bits, self.iwae_samples = (
+            beta,
+            kl_warm_up,
+            free_bits,
+            iwae_samples,
+        )
+
+    def posterior(self, x, labels=None):
+        """q(z | x)."""
+        return Gaussian(*self.to_latent(self.features(x, labels)).chunk(2, dim=1))
+
+    def loss(self, batch, step):
+        posterior = self.posterior(batch.x, batch.y)
+        kl = posterior.kl()  # (B, D)
+        if self.objective == "iwae":
+            bound, reconstruction = self.importance_weighted(batch, posterior)
+            loss = -bound.mean()
+        else:
+            reconstruction = self.nats(self.raw(posterior.sample(), batch.y), batch.x)
+            weight = self.beta * min(1, step / self.kl_warm_up) if self.kl_warm_up else self.beta
+            loss = reconstruction.mean() + weight * kl.clamp(min=self.free_bits).sum(1).mean()
+        return loss, {"loss": loss, "reconstruction": reconstruction.mean(), "kl": kl.sum(1).mean()}
+
+    def importance_weighted(self, batch, posterior):
+        """log 1/K Σ p(x | z_k) p(z_k) / q(z_k | x), a bound on log p(x) (Burda et al. 2016, eq. 8), and the
+        reconstruction term's mean over the K samples; both [B]."""
+        k = self.iwae_samples
+        z = posterior.sample(k)  # (K, B, D)
+        prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
+        raw = self.raw(z.flatten(0, 1), None if batch.y is None else batch.y.repeat(k))  # (K * B, C, H, W)
+        nats = self.nats(raw, batch.x.repeat(k, 1, 1, 1)).view(k, -1)  # (K, B)
+        log_weight = prior.log_prob(z) - posterior.log_prob(z) - nats
+        return log_weight.logsumexp(0) - math.log(k), nats.mean(0)
+
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images decoded from the prior N(0, scale² I), `truncate`d at that many deviations."""
+        device = next(self.parameters()).device
+        return self.decode(scale * standard_normal(n, self.latent_dim, truncate, device), labels)
+
+    def encode(self, x, labels=None):
+        return self.posterior(x, labels).mean
+
+    def diagnose(self, split):
+        """Also the KL of each latent, and how many are active: the variance of their mean over the data is
+        above 0.01 (Burda et al. 2016, sec. 5.2)."""
+        posteriors = [self.posterior(x, y) for x, y in chunks(split)]
+        kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
+        active = (torch.cat([posterior.mean for posterior in posteriors]).var(0) > 0.01).sum().item()
+        found = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
+        if active == 0:
+            found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
+        return found
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Conditional VAE: encoder and decoder are told the class (Sohn et al. 2015)
+
+
+LABELS = ("concat", "add")
+
+
+class ConditionalVAE(VAE):
+    """A VAE that draws what it is asked for. An embedding of the label is concatenated to the encoder's
+    features and to z, or added to z alone (`label="add"`, where it has the size of z)."""
+
+    def __init__(self, image_shape, n_classes, latent_dim=8, label="concat", label_dim=16, **options):
+        check_choice("label", label, LABELS)
+        self.label, self.n_classes = label, n_classes
+        super().__init__(
+            image_shape, latent_dim, label_width=label_dim if label == "concat" else 0, **options
+        )
+        if n_classes < 2:
+            raise ModelError("a conditional model needs labels of two classes or more; these data have none")
+        self.embedding = nn.Embedding(n_classes, label_dim if label == "concat" else latent_dim)
+
+    def features(self, x, labels=None):
+        features = super().features(x)
+        return torch.cat([features, self.embedding(labels)], 1) if self.label == "concat" else features
+
+    def raw(self, z, labels=None):
+        e = self.embedding(labels)
+        return super().raw(torch.cat([z, e], 1) if self.label == "concat" else z + e)
+
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """As of a VAE; without labels, each image is of a random class."""
+        if labels is None:
+            labels = torch.randint(self.n_classes, (n,), device=self.embedding.weight.device)
+        return super().sample(n, labels, scale, truncate)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Classifier: judges what the others draw
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear layer. `augment` moves, blurs and dims the training pictures, so that the soft
+    edges of a decoder's pictures do not fool a judge that has only seen sharp ones."""
+
+    objectives = ("cross-entropy",)
+    monitor = "loss"
+    defaults = dict(epochs=20, batch_size=64, lr=2e-3, lr_schedule="cosine")
+
+    def __init__(
+        self,
+        image_shape,
+        n_classes,
+        objective="cross-entropy",
+        encoder="conv",
+        encoder_layers="32,5,2,2 64,5,2,2 128,3,2,1",
+        encoder_hidden=256,
+        encoder_depth=2,
+        bidirectional=False,
+        sequence="last",
+        batch_norm=True,
+        augment=True,
+    ):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        if n_classes < 2:
+            raise ModelError("a classifier needs labels of two classes or more; these data have none")
+        self.augment = augment
+        sizes = encoder_hidden, encoder_depth, bidirectional, sequence
+        self.encoder = make_encoder(encoder, image_shape, encoder_layers, *sizes, batch_norm)
+        self.to_logits = nn.Linear(self.encoder.size, n_classes)
+
+    def forward(self, x):
+        return self.to_logits(self.encoder(x))  # (B, C, H, W) -> (B, n_classes)
+
+    def turns(self):
+        return [("model", [{"params": list(self.parameters())}], self.loss)]
+
+    def loss(self, batch, step):
+        logits = self(augmented(batch.x) if self.augment and self.training else batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        return loss, {"loss": loss, "accuracy": 100 * (logits.argmax(1) == batch.y).float().mean()}
+
+    def predict(self, x):
+        """Probability of each class, [B, n_classes]."""
+        return self(x).softmax(1)
+
+
+def augmented(x):
+    """Images [B, C, H, W], each sheared, turned and scaled by up to about a fifth and moved by up to 7% of
+    its width, then blurred and dimmed by a random amount."""
+    n, device = len(x), x.device
+    affine = torch.eye(2, 3, device=device).repeat(n, 1, 1)
+    affine[:, :, :2] += torch.empty(n, 2, 2, device=device).uniform_(-0.2, 0.2)
+    affine[:, :, 2] = torch.empty(n, 2, device=device).uniform_(-0.14, 0.14)  # of a grid from -1 to 1
+    x = F.grid_sample(x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)
+    blur, dim = torch.rand(2, n, 1, 1, 1, device=device)
+    return x.lerp(F.avg_pool2d(x, 3, 1, 1), blur) * (1 - dim / 2)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The table, and what keeps a model in a file
+
+MODELS = {
+    "ae": Autoencoder,
+    "vae": VAE,
+    "cvae": ConditionalVAE,
+    "classifier": Classifier,
+}
+
+
+def keywords(model):
+    """The keyword arguments of MODELS[model] with their defaults, its own and those it passes on."""
+    found = {}
+    for cls in reversed(MODELS[model].__mro__):
+        if issubclass(cls, nn.Module) and "__init__" in vars(cls) and cls is not nn.Module:
+            found |= inspect.signature(cls.__init__).parameters
+    return {name: p.default for name, p in found.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
+
+
+def build(model, **arguments):
+    """MODELS[model](**arguments), which remembers how to build it again."""
+    built = MODELS[model](**arguments)
+    built.recipe = {"model": model, "arguments": arguments}
+    return built
+
+
+def save(file, model, **more):
+    """Weights and what `load` needs to rebuild the model; `more` may hold tensors and plain types."""
+    torch.save({**model.recipe, "weights": model.state_dict(), **more}, file)
+
+
+def read_checkpoint(path, device="cpu"):
+    """The dict that `save` wrote. ModelError where the file is not one."""
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+        assert checkpoint.keys() >= {"model", "arguments", "weights"}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a broken file makes torch raise anything from IndexError to OSError
+        broken = ModelError(f"{path} is not a checkpoint of this project, or is damaged")
+        broken.status = 1
+        raise broken from error
+    return checkpoint
+
+
+def load(path, device="cpu"):
+    """The model of a checkpoint, in eval mode."""
+    checkpoint = read_checkpoint(path, device)
+    model = build(checkpoint["model"], **checkpoint["arguments"]).to(device)
+    model.load_state_dict(checkpoint["weights"])
+    return model.eval()

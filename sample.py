@@ -1,0 +1,373 @@
+"""Every picture made from a run.
+
+    python sample.py runs/cvae-mnist10k --what class --classes 3,5,8 -n 5 --judge runs/classifier-mnist10k
+    python sample.py runs/vae-mnist10k runs/cvae-mnist10k --what curves
+    python sample.py runs/vae-mnist10k --what interpolate --out walk.png
+
+Without --what it draws all that the model can. Pictures land in the run folder unless --out names a file.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+
+import data
+import models
+from data import Mistake, number, write_file
+
+matplotlib.use("Agg")  # files only: no window, so that it works over ssh and in tests
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+RIGHT, WRONG = "#00795A", "#C24A00"  # and a tick or a cross beside the colour
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "legend.frameon": False,
+    "savefig.dpi": 120,
+}
+
+
+# -----------------------------------------------------------------------------------------------------------
+# One kind of picture: a sheet of small images
+
+
+def sheet(images, title, rows=None, columns=None, captions=None, right=None):
+    """A figure of images [R, K, C, H, W] in [0, 1], with names of rows and columns, a caption under each
+    and `right` [R, K] framing each with a tick or a cross."""
+    n_rows, n_columns, channels, height, width = images.shape
+    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
+    aspect, gap = height / width, 0.08
+    drop = gap + (0.34 if captions else 0)  # room below each image, in image widths
+    left = 0.09 * max((len(name) for name in rows), default=0) if rows else 0.0
+    top = 0.35 + (0.2 if columns else 0)
+    size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
+    figure = plt.figure(figsize=size)
+    axes = figure.add_axes([left / size[0], 0, 1 - left / size[0], 1 - top / size[1]])
+    axes.set_axis_off()
+    for r in range(n_rows):
+        for k in range(n_columns):
+            x, y = k * (1 + gap), -r * (aspect + drop)
+            picture = images[r, k].permute(1, 2, 0).cpu().numpy()  # (H, W, C)
+            grey = dict(cmap="gray", vmin=0, vmax=1) if channels == 1 else {}
+            axes.imshow(
+                picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **grey
+            )
+            if captions:
+                colour, mark = (
+                    ("#333333", "") if right is None else (RIGHT, "✓ ") if right[r][k] else (WRONG, "✗ ")
+                )
+                text = mark + captions[r][k]
+                axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=colour, fontsize=7)
+        if rows:
+            axes.text(-0.1, -r * (aspect + drop) - aspect / 2, rows[r], ha="right", va="center")
+    for k, name in enumerate(columns or ()):
+        axes.text(k * (1 + gap) + 0.5, 0.08, name, ha="center", va="bottom")
+    axes.set_xlim(-0.02, n_columns * (1 + gap))
+    axes.set_ylim(-n_rows * (aspect + drop), 0.02)
+    figure.text(0.5, 1 - 0.05 / size[1], title, ha="center", va="top", fontsize=10)
+    return figure
+
+
+def curves(folders):
+    """Every term that training reports, a panel each: train dashed, validation solid, runs in colours."""
+    logs = [read_log(folder) for folder in folders]
+    place = ("epoch", "step", "split", "seconds [s]")
+    terms = [name for name in logs[0][-1] if name not in place and logs[0][-2].get(name)]
+    figure, panels = plt.subplots(1, len(terms), figsize=(0.4 + 3.2 * len(terms), 3), layout="constrained")
+    for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
+        for folder, log, colour in zip(folders, logs, COLOURS * len(logs), strict=False):
+            for split, line, name in (("train", ".--", "train"), ("valid", ".-", "validation")):
+                rows = [
+                    row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
+                ]
+                points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
+                name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
+                panel.plot(*points, line, color=colour, lw=1.3, ms=3, label=name)
+        title, _, unit = term.partition(" [")
+        panel.set(title=title.replace("kl", "KL divergence"), xlabel="epoch", ylabel=unit.rstrip("]"))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].legend()
+    figure.suptitle(" and ".join(Path(folder).name for folder in folders), fontsize=10)
+    return figure
+
+
+def read_log(folder):
+    """The rows of log.csv, at least one epoch's; the untrained model's, of epoch 0, has no train row."""
+    path = Path(folder) / "log.csv"
+    if not path.exists():
+        raise Mistake(f"{folder} holds no log.csv: is it a run folder?")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    if not any(row["split"] == "train" for row in rows):
+        raise Mistake(f"{path} holds no finished epoch yet: nothing to draw")
+    return rows
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What can be drawn of a run: each function takes the run and the flags, and returns a figure
+
+
+class Run:
+    """A run folder and its model; the data set is read when a picture asks for it."""
+
+    def __init__(self, folder, data_dir=None, model=None, dataset=None):
+        self.folder, self.data_dir, self._dataset = Path(folder), data_dir, dataset
+        self.config = data.read_config(folder)
+        self.model = model or models.load(self.folder / "best.pt")
+        self.classes = self.config["classes"]
+        self.conditional = hasattr(self.model, "embedding")
+
+    @property
+    def dataset(self):
+        if self._dataset is None:
+            self._dataset = data.of_run(self.config, self.data_dir)
+        return self._dataset
+
+    def pictures(self, split, index):
+        """Images in [0, 1] and labels at these places of a split."""
+        x, y = getattr(self.dataset, split)
+        return x[index].float().div_(255), y[index]
+
+    def some(self, split, n, seed):
+        """n random pictures of a split, the same for the same seed."""
+        order = torch.randperm(
+            len(getattr(self.dataset, split).x), generator=torch.Generator().manual_seed(seed)
+        )
+        if not len(order):
+            raise Mistake(f"{self.folder} has no {split} pictures")
+        return self.pictures(split, order[:n])
+
+
+def judged(images, labels, judge):
+    """Captions and, where the labels are known, rights and wrongs, by a classifier's run or None."""
+    if judge is None:
+        return None, None
+    confidence, named = judge.model.predict(images.flatten(0, 1)).max(1)
+    shape = images.shape[:2]
+    captions = [
+        [f"{judge.classes[c][:9]} {p:.0%}" for c, p in zip(*row, strict=True)]
+        for row in zip(named.view(shape).tolist(), confidence.view(shape).tolist(), strict=True)
+    ]
+    return captions, None if labels is None else (named.view(shape) == labels).tolist()
+
+
+def real(run, args, judge):
+    """Pictures of the data; those of a classifier's run with its own answers."""
+    judge = judge or (run if hasattr(run.model, "predict") else None)
+    n = args.n or 8
+    images, labels = run.some(args.split, n * n, args.seed)
+    n = min(n, len(images))
+    images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
+    captions, right = judged(images, labels, judge)
+    captions = captions or [[run.classes[c][:12] for c in row] for row in labels.tolist()]
+    return sheet(images, f"{run.dataset.name}, {args.split} pictures", captions=captions, right=right)
+
+
+def prior(run, args, judge):
+    """Images decoded from the prior."""
+    n = args.n or 8
+    images = run.model.sample(n * n, scale=args.scale, truncate=args.truncate).unflatten(0, (n, n))
+    captions, _ = judged(images, None, judge)
+    return sheet(images, f"samples of {run.folder.name}{spread(args)}", captions=captions)
+
+
+def by_class(run, args, judge):
+    """A row of samples for each class, with the judge's label and confidence."""
+    if not run.conditional:
+        raise Mistake(f"{run.folder} is not conditional, so it cannot draw a class: --what prior")
+    chosen, n = pick_classes(run, args.classes) or list(range(len(run.classes))), args.n or 10
+    labels = torch.tensor(chosen).repeat_interleave(n)
+    images = run.model.sample(len(labels), labels, args.scale, args.truncate).unflatten(0, (len(chosen), n))
+    captions, right = judged(images, labels.view(-1, n), judge)
+    title = f"samples of {run.folder.name} by class{spread(args)}"
+    if right:
+        share = torch.tensor(right).float().mean()
+        title += f": {share:.0%} named as their class by {judge.folder.name}"
+    return sheet(images, title, [run.classes[c] for c in chosen], captions=captions, right=right)
+
+
+def reconstruct(run, args, judge):
+    """Reconstructions above originals, of each split."""
+    rows, names, n = [], [], args.n or 10
+    for split in data.SPLITS:
+        if len(getattr(run.dataset, split).x) >= n:
+            x, y = run.some(split, n, args.seed)
+            rows += [run.model.reconstruct(x, y), x]
+            names += [f"{split}: reconstruction", "original"]
+    return sheet(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
+
+
+def interpolate(run, args, judge):
+    """Straight lines in latent space between pairs of test pictures, which stand at the ends as they are.
+    Pairs are of different classes, or of one class where the decoder is told it."""
+    n, chosen = args.n or 9, pick_classes(run, args.classes)
+    labels = run.dataset.test.y
+    ends = chosen if chosen and len(chosen) == 2 else None
+    if args.classes and not ends:
+        raise Mistake(
+            f"--what interpolate goes from one class to another: --classes A,B, not {args.classes}"
+        )
+    first = labels == ends[0] if ends else torch.ones_like(labels, dtype=torch.bool)
+    random = torch.Generator().manual_seed(args.seed)
+    rows = []
+    for a in first.nonzero().flatten()[torch.randperm(int(first.sum()), generator=random)][:5]:
+        same = labels == (ends[1] if ends else labels[a])
+        others = (same if ends or run.conditional or same.all() else ~same).nonzero().flatten()
+        b = others[torch.randint(len(others), (1,), generator=random)]
+        x, y = run.pictures("test", torch.cat([a[None], b]))
+        z, t = run.model.encode(x, y), torch.linspace(0, 1, n)[:, None]
+        y = torch.where(t[:, 0] < 0.5, y[0], y[1])
+        rows.append(torch.cat([x[:1], run.model.decode((1 - t) * z[0] + t * z[1], y), x[1:]]))
+    columns = ["original", *[""] * n, "original"]
+    return sheet(torch.stack(rows), f"interpolations of {run.folder.name}", columns=columns)
+
+
+def manifold(run, args, judge):
+    """What each place of a two-dimensional latent space decodes to, over [-scale, scale]²."""
+    if run.model.latent_dim != 2:
+        raise Mistake(
+            f"{run.folder} has {run.model.latent_dim} latents: --what manifold needs --latent-dim 2"
+        )
+    n, label = args.n or 15, (pick_classes(run, args.classes) or [0])[0]
+    line = torch.linspace(-args.scale, args.scale, n)
+    z = torch.cartesian_prod(line.flip(0), line).flip(1)  # x grows to the right, y upwards
+    images = run.model.decode(z, torch.full((n * n,), label) if run.conditional else None)
+    rows = [f"{y:+.1f}" if k % 2 == 0 else "" for k, y in enumerate(line.flip(0))]
+    columns = [f"{x:+.1f}" if k % 2 == 0 else "" for k, x in enumerate(line)]
+    which = f", class {run.classes[label]}" if run.conditional else ""
+    return sheet(images.unflatten(0, (n, n)), f"latent space of {run.folder.name}{which}", rows, columns)
+
+
+def spread(args):
+    """How the latents were drawn, for a title, where it is not plainly N(0, I)."""
+    scale = f", latents x {args.scale:g}" if args.scale != 1 else ""
+    return scale + (f", cut off at ±{args.truncate:g}" if args.truncate else "")
+
+
+def pick_classes(run, text):
+    """Class numbers from names or numbers with commas between; None from None."""
+    known = {
+        name: k
+        for k, name in reversed([*enumerate(run.classes), *enumerate(map(str, range(len(run.classes))))])
+    }
+    chosen = [name.strip() for name in text.split(",")] if text else []
+    for name in chosen:
+        if name not in known:
+            raise Mistake(f"{run.folder} has no class {name!r}: choose from {', '.join(run.classes)}")
+    return [known[name] for name in chosen] or None
+
+
+# name: (function, methods that the model must have, file name)
+PICTURES = {
+    "curves": (None, (), "loss.png"),
+    "real": (real, (), "real.png"),
+    "prior": (prior, ("sample",), "samples.png"),
+    "class": (by_class, ("sample",), "classes.png"),
+    "reconstruct": (reconstruct, ("reconstruct",), "reconstructions.png"),
+    "interpolate": (interpolate, ("encode", "decode"), "interpolation.png"),
+    "manifold": (manifold, ("decode",), "manifold.png"),
+}
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def flags():
+    parser = data.Parser(prog="sample.py", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; more than one for curves")
+    parser.add_argument(
+        "--what", choices=PICTURES, help="which picture (default: all that the model can draw)"
+    )
+    parser.add_argument("-n", type=number(int, 1, 100), help="images in a row")
+    parser.add_argument("--classes", metavar="A,B", help="which classes, by name or number")
+    parser.add_argument("--judge", metavar="RUN", help="a classifier's run, which names what it sees")
+    parser.add_argument(
+        "--split", choices=data.SPLITS, default="test", help="of real pictures (default test)"
+    )
+    parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of the latents (default 1)")
+    parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of latents and choices (default 0)")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where whole data sets are, if not where training had them"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="picture file (default: named after --what, in the run folder)"
+    )
+    return parser
+
+
+def possible(run, what):
+    """Whether the model can draw that."""
+    function, methods, _ = PICTURES[what]
+    return (
+        all(hasattr(run.model, method) for method in methods)
+        and (function is not by_class or run.conditional)
+        and (function is not manifold or run.model.latent_dim == 2)
+    )
+
+
+def draw(what, runs, args, judge=None):
+    """Draws one kind of picture into its file; returns the path."""
+    function, methods, name = PICTURES[what]
+    run, path = runs[0], Path(args.out) if args.out else runs[0].folder / name
+    if not all(hasattr(run.model, method) for method in methods):
+        raise Mistake(
+            f"{run.folder} holds a {run.config['flags']['model']}, which cannot draw --what {what}"
+        )
+    torch.manual_seed(args.seed)
+    with plt.rc_context(STYLE), torch.inference_mode():
+        figure = function(run, args, judge) if function else curves([run.folder for run in runs])
+        kind = path.suffix[1:].lower() or "png"
+        if kind not in figure.canvas.get_supported_filetypes():
+            raise Mistake(f"--out {path}: no picture format has the ending .{kind}; write .png or .pdf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda file: figure.savefig(file, format=kind))
+        plt.close(figure)
+    return path
+
+
+def draw_run(folder, model, dataset):
+    """All pictures of a run that has just ended; returns their paths."""
+    args, run = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset)
+    return [draw(what, [run], args) for what in PICTURES if possible(run, what)]
+
+
+def open_judge(folder, run):
+    """The classifier's run at folder, which must know the run's classes and size of picture."""
+    judge = Run(folder)
+    if not hasattr(judge.model, "predict"):
+        raise Mistake(f"--judge {folder} holds a {judge.config['flags']['model']}, not a classifier")
+    for what in ("classes", "image_shape"):
+        if judge.config[what] != run.config[what]:
+            told = f"{judge.config[what]} at {folder}, {run.config[what]} at {run.folder}"
+            raise Mistake(f"--judge: its {what.replace('_', ' ')} differ from the run's: {told}")
+    return judge
+
+
+def main(argv=None):
+    """Runs the command line; returns its exit status."""
+    return data.run_command("sample.py", command, argv, models.ModelError)
+
+
+def command(argv):
+    args = flags().parse_args(argv)
+    runs = [Run(folder, args.data_dir) for folder in args.runs]
+    if len(runs) > 1 and args.what != "curves":
+        raise Mistake("several runs share a picture only with --what curves")
+    judge = open_judge(args.judge, runs[0]) if args.judge else None
+    if args.out and not args.what:
+        raise Mistake("--out names one file: say which picture with --what")
+    for what in [args.what] if args.what else [what for what in PICTURES if possible(runs[0], what)]:
+        print(draw(what, runs, args, judge))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What the tests share: few digits, short runs, and a way to run a command line."""
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import train
+
+torch.set_num_threads(1)  # tiny models run faster so, and the same on every machine
+
+QUICK = [
+    "--encoder-layers",
+    "4,3,2,1 8,3,2,1",
+    "--latent-dim",
+    "3",
+    "--decoder",
+    "mlp",
+    "--decoder-hidden",
+    "16",
+]
+MODEL_FLAGS = {  # a small one of every model
+    "ae": QUICK,
+    "vae": QUICK,
+    "cvae": [*QUICK, "--label-dim", "4"],
+    "classifier": ["--encoder-layers", "4,3,2,1 8,3,2,1"],
+}
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A file of 160 training and 40 test digits, 14 x 14."""
+    whole, arrays = data.load("mnist10k", image_size=14), {}
+    for split, n in (("train", 160), ("test", 40)):
+        x, y = getattr(whole, split)
+        rows = torch.from_numpy(data.stratified(y.numpy(), n))
+        arrays |= {f"x_{split}": x[rows, 0].numpy(), f"y_{split}": y[rows].numpy()}
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, **arrays, classes=np.array(list("0123456789")))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def run(digits, tmp_path_factory):
+    """run(model, *flags) trains a small model for two epochs, once for those flags; returns its folder."""
+    done = {}
+
+    def trained(model, *flags):
+        if (model, flags) not in done:
+            folder = tmp_path_factory.mktemp("runs") / model
+            argv = ["--model", model, "--data", digits, "--epochs", "2", "--out", str(folder)]
+            assert train.main([*argv, *MODEL_FLAGS[model], *flags]) == 0
+            done[model, flags] = folder
+        return done[model, flags]
+
+    return trained
+
+
+@pytest.fixture
+def refused(capsys):
+    """refused(main, argv): a wrong command line must end with 1 or 2 and one line on stderr, returned."""
+
+    def attempt(main, argv):
+        capsys.readouterr()
+        status = main([str(arg) for arg in argv])
+        error = capsys.readouterr().err.strip()
+        assert status in (1, 2), f"status {status}"
+        assert error and "\n" not in error and "Traceback" not in error, error
+        return error
+
+    return attempt

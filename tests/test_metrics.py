@@ -1,0 +1,206 @@
+"""What metrics.py promises: numbers against scipy, loops and known answers, and its command line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import torch
+
+import data
+import metrics
+import train
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def digits(path, classes, per_class=20):
+    """An .npz of the first digits of these classes, numbered from 0; its path as text."""
+    with np.load(data.BUILT_IN / "mnist10k.npz") as whole:
+        x, y = whole["x_train"], whole["y_train"].astype(int)
+    rows = np.concatenate([np.flatnonzero(y == c)[:per_class] for c in classes])
+    np.savez(path, x=x[rows], y=np.searchsorted(classes, y[rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of tiny runs by name, trained for five updates."""
+    folder = tmp_path_factory.mktemp("runs")
+    ten, other = digits(folder / "ten.npz", range(10)), digits(folder / "other.npz", range(10), 25)
+    two = digits(folder / "two.npz", [3, 8], 40)
+    small = ["--encoder", "mlp", "--encoder-hidden", "16", "--steps", "5", "--batch-size", "32"]
+    made = dict(ten=ten, other=other, two=two)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(train.sample, "draw_run", lambda *run: [])  # pictures take longer than training
+    for name, source in [("cvae", ten), ("vae", ten), ("ae", ten), ("classifier", ten), ("vae-two", two)]:
+        made[name] = str(folder / name)
+        flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
+        assert train.main(flags) == 0
+    monkeypatch.undo()
+    return made
+
+
+def judged(capsys, *argv):
+    """What `metrics.py --json` prints."""
+    capsys.readouterr()
+    assert metrics.main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+class Fake(torch.nn.Module):
+    """Reads its answer from a picture's first pixel and its confidence from the second."""
+
+    def predict(self, x):
+        named, sure = (10 * x[:, 0, 0, 0]).round().long(), x[:, 0, 0, 1]
+        return torch.zeros(len(x), 3).scatter(1, named[:, None], sure[:, None])
+
+
+def answered(named, confidence):
+    x = torch.rand(len(named), 1, 4, 4)
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = torch.tensor(named) / 10, torch.tensor(confidence)
+    return x
+
+
+@pytest.mark.parametrize("n", [2, 3, 60])
+def test_mean_distance_agrees_with_scipy(n):
+    images = torch.rand(n, 3, 4, 5)
+    expected = scipy.spatial.distance.pdist(images.flatten(1).numpy()).mean()
+    assert metrics.mean_distance(images) == pytest.approx(expected, rel=1e-4)
+
+
+def test_mean_distance_needs_two_images_and_is_0_of_equal_ones():
+    assert math.isnan(metrics.mean_distance(torch.rand(1, 4))) and math.isnan(
+        metrics.mean_distance(torch.rand(0, 4))
+    )
+    for image in torch.rand(20, 1, 784):
+        assert metrics.mean_distance(image.repeat(100, 1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_predictions_are_the_likeliest_class_and_its_chance():
+    x = answered([2, 0, 1, 1], [0.5, 0.75, 0.25, 1.0])
+    named, confidence = metrics.predictions(Fake(), x, chunk=3)
+    assert named.tolist() == [2, 0, 1, 1] and confidence.tolist() == [0.5, 0.75, 0.25, 1.0]
+
+
+def test_confusion_matrix_agrees_with_a_loop():
+    labels, named = torch.randint(4, (2, 50), generator=torch.Generator().manual_seed(0))
+    named[named == 2] = 3  # an answer that never comes keeps its column
+    expected = [[0] * 4 for _ in range(4)]
+    for label, answer in zip(labels.tolist(), named.tolist(), strict=True):
+        expected[label][answer] += 1
+    assert metrics.confusion_matrix(labels, named, 4).tolist() == expected
+
+
+def test_samples_are_judged_class_by_class():
+    images = answered([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    found = metrics.judge_samples(Fake(), images, labels, (images, labels), 3)
+    assert found["count"] == [4, 2, 0]
+    assert found["accuracy"][:2] == [50, 50]  # 0 and 0 of four; 1 of two
+    assert found["confidence"][:2] == [62.5, 75]
+    assert found["diversity"][:2] == [1, 1]  # the real ones themselves
+    assert all(math.isnan(found[name][2]) for name in ("accuracy", "confidence", "diversity"))
+
+
+def test_diversity_is_of_the_same_class_of_real_pictures():
+    real, labels = answered([0] * 8, [1.0] * 8), torch.tensor([0, 1] * 4)
+    same = real[:2].repeat(4, 1, 1, 1)  # each class one picture, over and over
+    assert metrics.judge_samples(Fake(), same, labels, (real, labels), 2)["diversity"] == pytest.approx(
+        [0, 0], abs=1e-6
+    )
+    half = torch.where((labels == 1)[:, None, None, None], real / 2, real)
+    assert metrics.judge_samples(Fake(), half, labels, (real, labels), 2)["diversity"] == pytest.approx(
+        [1, 0.5]
+    )
+
+
+def test_conditional_samples_are_judged_by_the_class_asked_for(runs, capsys):
+    (found,) = judged(capsys, runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "50")
+    assert found["samples"] == dict(n=50, seed=0, scale=1.0, truncate=None)
+    assert found["by_class"]["class"] == [*"0123456789"] and found["by_class"]["count"] == [5] * 10
+    for name in ("accuracy", "confidence", "diversity"):
+        assert found["mean"][name] == pytest.approx(np.mean(found["by_class"][name]))
+    assert 0 <= found["accuracy_on_real"] <= 100 and 0 <= found["accuracy_on_reconstructions"] <= 100
+
+
+def test_plain_samples_are_named_by_the_judge_and_have_no_accuracy(runs, capsys):
+    judge = ["--features", f"classifier:{runs['classifier']}", "-n", "30"]
+    (found,) = judged(capsys, runs["vae"], *judge)
+    assert sum(found["by_class"]["count"]) == 30 and "accuracy" not in found["by_class"]
+    first, second = (judged(capsys, runs["vae"], *judge, "--seed", seed) for seed in "01")
+    assert first == [found] and second[0]["by_class"]["confidence"] != found["by_class"]["confidence"]
+    narrow, plain = judged(capsys, runs["vae"], runs["ae"], *judge, "--scale", "0.1", "--truncate", "1")
+    assert narrow["samples"]["scale"] == 0.1 and narrow["by_class"] != found["by_class"]
+    assert "samples" not in plain and "accuracy_on_reconstructions" in plain
+
+
+def test_a_classifier_is_judged_on_its_own_data_and_on_others(runs, capsys):
+    (own,) = judged(capsys, runs["classifier"])
+    assert np.shape(own["confusion"]) == (10, 10) and np.sum(own["confusion"]) == count(runs["ten"], "test")
+    assert own["accuracy"] == pytest.approx(100 * np.trace(own["confusion"]) / np.sum(own["confusion"]))
+    assert np.mean([*own["class_accuracy"].values()]) == pytest.approx(
+        own["accuracy"]
+    )  # classes of one size
+    (train_split,) = judged(capsys, runs["classifier"], "--data", runs["other"], "--split", "train")
+    assert np.sum(train_split["confusion"]) == count(runs["other"], "train") != count(runs["ten"], "train")
+
+
+def count(source, split):
+    return len(getattr(data.load(source), split).x)
+
+
+def test_json_of_classes_that_were_never_drawn_is_still_json(runs, capsys):
+    capsys.readouterr()
+    judge = ["--features", f"classifier:{runs['classifier']}"]
+    assert metrics.main([runs["vae"], *judge, "-n", "2", "--json"]) == 0  # at most two classes of ten
+    (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert sum(found["by_class"]["count"]) == 2
+
+
+def test_tables_tell_what_json_does(runs, capsys):
+    judge = f"classifier:{runs['classifier']}"
+    (found,) = judged(capsys, runs["cvae"], "--features", judge, "-n", "20")
+    assert metrics.main([runs["cvae"], runs["classifier"], "--features", judge, "-n", "20"]) == 0
+    out = capsys.readouterr().out
+    assert f"{found['mean']['accuracy']:.1f}%" in out and f"{found['mean']['diversity']:.3f}" in out
+    assert "mean confidence" in out and max(map(len, out.splitlines())) <= 200
+
+
+@pytest.mark.parametrize(
+    "argv, status, told",
+    [
+        ("{vae}", 1, "--features classifier:RUN"),
+        ("{vae} --features classifier:{vae}", 1, "holds a vae, not a classifier"),
+        ("{vae} --features inception:{classifier}", 1, "write classifier:RUN"),
+        ("{vae} --features classifier:", 1, "write classifier:RUN"),
+        ("{vae-two} --features classifier:{classifier}", 1, "other classes"),
+        ("{classifier} --data {two}", 1, "other classes"),
+        ("{classifier} --data nowhere.npz", 1, "nowhere.npz"),
+        ("nowhere", 1, "nowhere"),
+        ("{vae} --features classifier:nowhere", 1, "nowhere"),
+        ("", 2, "RUN"),
+        ("{vae} -n 1", 2, "-n"),
+        ("{vae} --truncate 0", 2, "--truncate"),
+        ("{vae} --seeds 3", 2, "did you mean --seed?"),
+    ],
+)
+def test_wrong_uses_are_told_in_one_line(argv, status, told, runs, capsys):
+    capsys.readouterr()
+    assert metrics.main([word.format(**runs) for word in argv.split()]) == status
+    out, error = capsys.readouterr()
+    assert told in error and error.count("\n") == 1 and not out
+
+
+def test_a_run_without_its_files_is_told_in_one_line(runs, tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "best.pt").write_bytes(b"text")
+    for _ in range(2):
+        assert metrics.main([str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert str(tmp_path) in error and error.count("\n") == 1
+        (tmp_path / "config.json").write_bytes((data.Path(runs["vae"]) / "config.json").read_bytes())

@@ -1,0 +1,174 @@
+"""Pictures: that they show what they say, row by row, and that every kind can be drawn."""
+
+import argparse
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import data
+import models
+import sample
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Images, texts and the figure of the last picture, before it is closed."""
+    seen = {}
+
+    def keep(figure):
+        axes = figure.axes[0]
+        seen["images"] = [image.get_array() for image in axes.images]
+        seen["texts"] = [text.get_text() for text in axes.texts]
+        seen["colours"] = [text.get_color() for text in axes.texts]
+        seen["axes"] = figure.axes
+        close(figure)
+
+    close = plt.close
+    monkeypatch.setattr(plt, "close", keep)
+    return seen
+
+
+def as_tensor(images):
+    """Images of a sheet as [n, C, H, W]; here all are grey."""
+    return torch.stack([torch.from_numpy(np.asarray(image)) for image in images])[:, None]
+
+
+def test_a_sheet_shows_each_image_once_in_reading_order_with_its_caption():
+    images = torch.rand(2, 3, 1, 4, 4)
+    captions = [["a", "b", "c"], ["d", "e", "f"]]
+    right = [[True, False, True], [False, True, True]]
+    figure = sample.sheet(images, "title", ["up", "down"], ["1", "2", "3"], captions, right)
+    axes = figure.axes[0]
+    for image, shown in zip(images.flatten(0, 1), axes.images, strict=True):
+        assert np.array_equal(image[0], shown.get_array())
+    left, bottom = zip(*[(s.get_extent()[0], s.get_extent()[2]) for s in axes.images], strict=True)
+    assert left[0] < left[1] < left[2] == left[5] and bottom[0] == bottom[2] > bottom[3]
+    texts = {text.get_text(): text.get_color() for text in axes.texts}
+    assert {"up", "down", "1", "2", "3", "✓ a", "✗ b", "✗ d", "✓ f"} <= texts.keys()  # not by colour alone
+    assert texts["✓ a"] == texts["✓ f"] != texts["✗ b"] == texts["✗ d"]
+    plt.close(figure)
+
+
+def test_a_sheet_of_colour_keeps_its_colours():
+    images = torch.rand(1, 2, 3, 5, 5)
+    shown = sample.sheet(images, "").axes[0].images
+    assert np.allclose(shown[1].get_array(), images[0, 1].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("model, pictures", [
+    ("ae", {"loss", "real", "reconstructions", "interpolation"}),
+    ("vae", {"loss", "real", "samples", "reconstructions", "interpolation"}),
+    ("cvae", {"loss", "real", "samples", "classes", "reconstructions", "interpolation"}),
+    ("classifier", {"loss", "real"}),
+])  # fmt: skip
+def test_every_run_ends_with_all_the_pictures_of_its_model(model, pictures, run):
+    folder = run(model)
+    assert {path.stem for path in folder.glob("*.png")} == pictures
+    for path in folder.glob("*.png"):
+        pixels = data.read_picture(path, None)
+        assert min(pixels.shape[:2]) > 100 and pixels.std() > 10, path  # neither tiny nor blank
+
+
+def test_reconstructions_stand_above_their_originals(run, digits, drawn):
+    folder = run("ae")
+    assert sample.main([str(folder), "--what", "reconstruct", "-n", "5"]) == 0
+    rows = as_tensor(drawn["images"]).unflatten(0, (-1, 5))
+    assert [text for text in drawn["texts"] if text] == [
+        "train: reconstruction", "original", "valid: reconstruction", "original",
+        "test: reconstruction", "original"]  # fmt: skip
+    model, dataset = models.load(folder / "best.pt"), data.load(digits)
+    for k, split in enumerate(data.SPLITS):
+        originals, known = rows[2 * k + 1], getattr(dataset, split).x.float() / 255
+        assert all(any(torch.equal(x, y) for y in known) for x in originals), split
+        with torch.inference_mode():
+            assert torch.allclose(model.reconstruct(originals), rows[2 * k], atol=1e-6)
+
+
+def test_class_samples_are_marked_right_where_the_judge_agrees(run, drawn):
+    folder, judge = run("cvae"), run("classifier")
+    argv = [str(folder), "--what", "class", "--classes", "3,5", "-n", "6", "--judge", str(judge)]
+    assert sample.main(argv) == 0
+    images = as_tensor(drawn["images"])
+    with torch.inference_mode():
+        confidence, named = models.load(judge / "best.pt").predict(images).max(1)
+    labels = [3] * 6 + [5] * 6
+    captions = [text for text in drawn["texts"] if text[:1] in "✓✗"]
+    wanted = [
+        f"{'✓' if n == y else '✗'} {n} {p:.0%}" for n, y, p in zip(named, labels, confidence, strict=True)
+    ]
+    assert captions == wanted
+    assert "3" in drawn["texts"] and "5" in drawn["texts"]
+
+
+def test_the_same_seed_draws_the_same_samples_and_scale_zero_the_centre(run, drawn):
+    argv = [str(run("vae")), "--what", "prior", "-n", "3"]
+    images = {}
+    for name, more in (("a", []), ("b", []), ("c", ["--seed", "1"]), ("zero", ["--scale", "0"])):
+        assert sample.main([*argv, *more]) == 0
+        images[name] = as_tensor(drawn["images"])
+    assert torch.equal(images["a"], images["b"]) and not torch.equal(images["a"], images["c"])
+    assert (images["zero"] - images["zero"][0]).abs().max() < 1e-6
+    centre = models.load(run("vae") / "best.pt").decode(torch.zeros(1, 3))
+    assert torch.allclose(images["zero"][:1], centre, atol=1e-6)
+
+
+def test_interpolation_ends_at_the_reconstructions_of_the_originals_beside_it(run, drawn):
+    assert sample.main([str(run("ae")), "--what", "interpolate", "--classes", "1,7", "-n", "4"]) == 0
+    rows = as_tensor(drawn["images"]).unflatten(0, (-1, 6))
+    model = models.load(run("ae") / "best.pt")
+    with torch.inference_mode():
+        for row in rows:
+            assert torch.allclose(model.reconstruct(row[[0, 5]]), row[[1, 4]], atol=1e-6)
+            z = model.encode(row[[0, 5]])
+            assert torch.allclose(model.decode(z[:1] * 2 / 3 + z[1:] / 3), row[2:3], atol=1e-5)
+
+
+def test_interpolation_pairs_one_class_where_the_decoder_is_told_it(run, digits, drawn):
+    x, y = data.load(digits).test
+    for model, same in (("ae", False), ("cvae", True)):
+        assert sample.main([str(run(model)), "--what", "interpolate", "-n", "2"]) == 0
+        for row in as_tensor(drawn["images"]).unflatten(0, (-1, 4)):
+            a, b = (
+                next(int(y[k]) for k in range(len(x)) if torch.equal(x[k] / 255, end)) for end in row[[0, 3]]
+            )
+            assert (a == b) is same
+
+
+def test_manifold_grows_to_the_right_and_upwards(run, drawn):
+    folder = run("vae", "--latent-dim", "2")
+    assert (folder / "manifold.png").exists()
+    assert sample.main([str(folder), "--what", "manifold", "-n", "5", "--scale", "2"]) == 0
+    images, model = as_tensor(drawn["images"]).unflatten(0, (5, 5)), models.load(folder / "best.pt")
+    corners = model.decode(torch.tensor([[-2.0, 2.0], [2.0, 2.0], [-2.0, -2.0], [2.0, -2.0]]))
+    shown = images[[0, 0, 4, 4], [0, 4, 0, 4]]
+    assert torch.allclose(shown, corners, atol=1e-5)
+    assert "+2.0" in drawn["texts"] and "-2.0" in drawn["texts"]
+
+
+def test_curves_overlay_runs_and_leave_out_the_untrained_model(run, drawn, tmp_path):
+    folders = [run("vae"), run("cvae")]
+    assert sample.main([*map(str, folders), "--what", "curves", "--out", str(tmp_path / "both.pdf")]) == 0
+    assert (tmp_path / "both.pdf").read_bytes().startswith(b"%PDF")
+    assert [axes.get_title() for axes in drawn["axes"]] == ["loss", "reconstruction", "KL divergence"]
+    assert all(axes.get_ylabel() == "nats/image" for axes in drawn["axes"])
+    history = torch.load(folders[0] / "last.pt")["state"]["history"]
+    logged = [row["kl"] for row in history if row["split"] == "valid" and row["epoch"] > 0]
+    line = next(line for line in drawn["axes"][2].lines if line.get_label() == "vae, validation")
+    assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == pytest.approx(logged)
+    assert len(drawn["axes"][0].lines) == 4
+
+
+def test_a_classifier_shows_real_pictures_with_its_own_answers(run, drawn):
+    assert sample.main([str(run("classifier")), "--what", "real", "-n", "4"]) == 0
+    assert len([text for text in drawn["texts"] if text[:1] in "✓✗"]) == 16
+
+
+def test_classes_are_chosen_by_name_or_number():
+    run = argparse.Namespace(folder="r", classes=["cat", "dog", "3"])
+    assert sample.pick_classes(run, "dog, cat") == [1, 0]
+    assert sample.pick_classes(run, "1,0") == [1, 0]
+    assert sample.pick_classes(run, None) is None
+    with pytest.raises(data.Mistake, match="no class 'cow'"):
+        sample.pick_classes(run, "cow")

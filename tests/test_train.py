@@ -1,0 +1,494 @@
+"""The loop: what a run leaves behind, that stopping loses nothing, that wrong use is told in one line."""
+
+import csv
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODEL_FLAGS
+
+import data
+import metrics
+import models
+import sample
+import train
+
+ROOT = Path(train.__file__).parent
+
+
+def last(folder):
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def same(a, b):
+    """Two trees of tensors and plain values, equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def assert_same_run(one, other):
+    """Same weights, optimisers and history, but for the seconds that it took."""
+    one_last, other_last = last(one), last(other)
+    for key in ("weights", "optimisers"):
+        assert same(one_last[key], other_last[key]), key
+    assert same(torch.load(one / "best.pt"), torch.load(other / "best.pt"))
+    for state in (one_last["state"], other_last["state"]):
+        state.pop("seconds")
+        for row in state["history"]:
+            row.pop("seconds")
+    assert same(one_last["state"], other_last["state"])
+
+
+# -----------------------------------------------------------------------------------------------------------
+# A run and its folder
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_a_run_leaves_everything_behind(model, run):
+    folder = run(model)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "log.csv", "best.pt", "last.pt", "summary.json", "loss.png"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["flags"]["epochs"] == 2 and config["flags"]["seed"] == 0
+    assert (
+        config["flags"]["batch_size"] == models.MODELS[model].defaults["batch_size"]
+    )  # every flag, given or not
+    rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        ("0", "valid"), ("1", "train"), ("1", "valid"), ("2", "train"), ("2", "valid")]  # fmt: skip
+    assert all(float(row["loss [nats/image]"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
+    folder = run(model)
+    state = last(folder)["state"]
+    logged = {row["epoch"]: row["loss"] for row in state["history"] if row["split"] == "valid"}
+    assert state["best_epoch"] == min(logged, key=logged.get)
+    found = train.evaluate(models.load(folder / "best.pt"), data.load(digits).valid)
+    assert found["loss"] == pytest.approx(min(logged.values()), rel=1e-6)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["valid"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
+    assert summary["units"]["loss"] == "nats/image"
+
+
+def test_evaluation_meets_the_same_noise_every_time_and_weighs_every_picture_alike(run, digits, monkeypatch):
+    model, split = models.load(run("vae") / "best.pt"), data.load(digits).test
+    torch.manual_seed(5)
+    once, twice = train.evaluate(model, split), train.evaluate(model, split)
+    assert once == twice
+    monkeypatch.setattr(
+        models.VAE,
+        "posterior",
+        lambda self, x, y=None: models.Gaussian(self.encode_mean(x), torch.full((len(x), 3), -100.0)),
+    )  # no noise, so that the order of chunks is free
+    monkeypatch.setattr(
+        models.VAE, "encode_mean", lambda self, x: self.to_latent(self.features(x))[:, :3], raising=False
+    )
+    whole = train.evaluate(model, split)["loss"]
+    chunks = models.chunks
+    monkeypatch.setattr(models, "chunks", lambda split, size=7: chunks(split, size))
+    assert train.evaluate(model, split)["loss"] == pytest.approx(whole, rel=1e-5)
+
+
+def test_the_logged_training_loss_is_the_mean_over_the_epoch(digits, tmp_path):
+    argv = ["--model", "ae", "--data", digits, "--out", str(tmp_path / "run"), *MODEL_FLAGS["ae"]]
+    assert (
+        train.main([*argv, "--epochs", "1", "--batch-size", "30", "--lr", "1e-12"]) == 0
+    )  # the model stays put
+    logged = next(
+        row["loss"] for row in last(tmp_path / "run")["state"]["history"] if row["split"] == "train"
+    )
+    model = models.load(tmp_path / "run" / "last.pt")
+    assert logged == pytest.approx(train.evaluate(model, data.load(digits).train)["loss"], rel=1e-5)
+
+
+def test_steps_end_a_run_whatever_the_epochs_say(digits, tmp_path):
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        digits,
+        "--batch-size",
+        "50",
+        *MODEL_FLAGS["ae"],
+    ]  # 3 updates an epoch
+    for steps, epochs in ((2, 1), (7, 3)):
+        out = tmp_path / str(steps)
+        assert train.main([*argv, "--epochs", "2", "--steps", str(steps), "--out", str(out)]) == 0
+        assert (last(out)["state"]["step"], last(out)["state"]["epoch"]) == (steps, epochs)
+        assert json.loads((out / "summary.json").read_text())["steps"] == steps
+
+
+def test_cosine_learning_rate_falls_from_lr_to_nearly_nothing(digits, tmp_path, monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+    )
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        digits,
+        "--batch-size",
+        "30",
+        "--epochs",
+        "2",
+        *MODEL_FLAGS["ae"],
+        "--lr",
+        "0.01",
+    ]
+    assert train.main([*argv, "--lr-schedule", "cosine", "--out", str(tmp_path / "cosine")]) == 0
+    n = len(rates)
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * k / n)) / 2 for k in range(n)])
+    rates.clear()
+    assert train.main([*argv, "--lr-schedule", "constant", "--out", str(tmp_path / "constant")]) == 0
+    assert rates == [0.01] * n
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together(digits, tmp_path, monkeypatch):
+    norms, step = [], torch.optim.Adam.step
+
+    def spy(self):
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(torch.cat([g.flatten() for g in grads]).norm().item())
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    argv = ["--model", "ae", "--data", digits, "--epochs", "1", *MODEL_FLAGS["ae"]]
+    assert train.main([*argv, "--out", str(tmp_path / "free")]) == 0
+    free = max(norms)
+    norms.clear()
+    assert train.main([*argv, "--clip", str(free / 10), "--out", str(tmp_path / "clipped")]) == 0
+    assert max(norms) == pytest.approx(free / 10, rel=1e-3)
+
+
+def test_patience_stops_and_counts_from_the_end_of_the_warm_up(digits, tmp_path, monkeypatch):
+    scores = iter([5.0, 4.0, 3.0] + [9.0] * 99)  # best after epoch 2
+    monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": next(scores)})
+    argv = ["--model", "vae", "--data", digits, "--batch-size", "36", "--epochs", "50", *MODEL_FLAGS["vae"]]
+    assert train.main([*argv, "--patience", "3", "--out", str(tmp_path / "a")]) == 0
+    assert last(tmp_path / "a")["state"]["epoch"] == 5
+    scores = iter([5.0, 4.0, 3.0] + [9.0] * 99)
+    assert train.main([*argv, "--patience", "3", "--kl-warm-up", "16", "--out", str(tmp_path / "b")]) == 0
+    assert (
+        last(tmp_path / "b")["state"]["epoch"] == 4 + 3
+    )  # 16 updates of 36 pictures out of 144 are 4 epochs
+
+
+def test_flags_from_a_file_come_first_and_later_flags_win(digits, tmp_path):
+    recipe = tmp_path / "recipe.txt"
+    recipe.write_text(
+        '# a comment\n\n--model vae\n--encoder-layers "4,3,2,1 8,3,2,1"  # quoted\n--beta 3\n--epochs 1\n'
+    )
+    assert train.main([f"@{recipe}", "--data", digits, "--beta", "2", "--out", str(tmp_path / "run")]) == 0
+    flags = json.loads((tmp_path / "run" / "config.json").read_text())["flags"]
+    assert (flags["beta"], flags["epochs"], flags["encoder_layers"]) == (2, 1, "4,3,2,1 8,3,2,1")
+
+
+def test_a_run_never_overwrites_another(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--model", "ae", "--data", digits, "--steps", "1", *MODEL_FLAGS["ae"]]
+    for _ in range(3):
+        assert train.main(argv) == 0
+    assert sorted(os.listdir("runs")) == ["ae-digits", "ae-digits-2", "ae-digits-3"]
+
+
+def test_the_seed_makes_the_run(digits, tmp_path):
+    argv = ["--model", "vae", "--data", digits, "--epochs", "1", *MODEL_FLAGS["vae"]]
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert train.main([*argv, "--seed", seed, "--out", str(tmp_path / name)]) == 0
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not same(last(tmp_path / "a")["weights"], last(tmp_path / "c")["weights"])
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Stopping loses nothing
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digits, tmp_path, monkeypatch):
+    argv = [
+        "--model",
+        model,
+        "--data",
+        digits,
+        "--lr-schedule",
+        "cosine",
+        *MODEL_FLAGS[model],
+        "--epochs",
+        "6",
+    ]
+    assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    optimiser_step, steps = torch.optim.Adam.step, []
+
+    class Killed(BaseException):
+        """Like a kill it runs no handler of ours."""
+
+    def step_then_die(self):
+        steps.append(1)
+        if len(steps) > 3 * 3 + 1:  # 144 pictures are 3 batches: in the middle of the fourth epoch
+            raise Killed
+        return optimiser_step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(torch.optim.Adam, "step", step_then_die)
+        train.main([*argv, "--out", str(tmp_path / "killed")])
+    assert last(tmp_path / "killed")["state"]["epoch"] == 3
+    assert train.main(["--resume", str(tmp_path / "killed")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_more_epochs_extend_a_finished_run(digits, tmp_path):
+    argv = ["--model", "vae", "--data", digits, "--lr-schedule", "constant", *MODEL_FLAGS["vae"]]
+    assert train.main([*argv, "--epochs", "4", "--out", str(tmp_path / "whole")]) == 0
+    assert train.main([*argv, "--epochs", "2", "--out", str(tmp_path / "two")]) == 0
+    assert train.main(["--resume", str(tmp_path / "two"), "--epochs", "4"]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "two")
+    rows = list(csv.DictReader((tmp_path / "two" / "log.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows if row["split"] == "valid"] == list("01234")
+
+
+def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(digits, tmp_path, monkeypatch, capsys):
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        digits,
+        "--epochs",
+        "4",
+        *MODEL_FLAGS["ae"],
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    train_epoch = train.train_epoch
+
+    def interrupted(model, turns, split, args, state, *rest):
+        if state["epoch"] == 2:
+            raise KeyboardInterrupt
+        return train_epoch(model, turns, split, args, state, *rest)
+
+    monkeypatch.setattr(train, "train_epoch", interrupted)
+    assert train.main(argv) == 130
+    assert f"python train.py --resume {tmp_path / 'run'}" in capsys.readouterr().err
+    assert last(tmp_path / "run")["state"]["epoch"] == 2
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_the_last_good_epoch(
+    where, digits, tmp_path, monkeypatch, refused
+):
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        digits,
+        "--epochs",
+        "4",
+        *MODEL_FLAGS["ae"],
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    loss, calls = models.Autoencoder.loss, []
+
+    def poisoned(self, batch, step):
+        calls.append(1)
+        value, parts = loss(self, batch, step)
+        bad = step == 4 if where == "training" else self.training is False and len(calls) > 6
+        return (value * math.nan, {"loss": value.detach() * math.nan}) if bad else (value, parts)
+
+    monkeypatch.setattr(models.Autoencoder, "loss", poisoned)
+    error = refused(train.main, argv)
+    assert "step 5" in error if where == "training" else "step 6" in error, error
+    assert "last.pt keeps epoch 1" in error and last(tmp_path / "run")["state"]["epoch"] == 1
+
+
+def start(argv):
+    command = [sys.executable, str(ROOT / "train.py"), *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill_and_resume(argv, folder, kills, longest):
+    """Starts a run, kills it at random moments after its folder has appeared, and ends it undisturbed."""
+    for k, when in enumerate(kills):
+        process = start(["--resume", str(folder)] if (folder / "last.pt").exists() else argv)
+        deadline = time.monotonic() + 60
+        while k == 0 and not folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(when * longest)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for path in folder.iterdir():  # whatever is there can be read
+            if path.suffix == ".pt":
+                torch.load(path, weights_only=True)
+            elif path.suffix == ".json":
+                json.loads(path.read_text())
+            elif path.suffix == ".csv":
+                assert all(None not in row for row in csv.DictReader(path.read_text().splitlines()))
+            elif path.suffix == ".png":
+                data.read_picture(path, None)
+            else:
+                assert path.name.endswith(".tmp"), path
+    assert start(["--resume", str(folder)] if (folder / "last.pt").exists() else argv).wait() == 0
+    assert not list(folder.glob(".*.tmp"))
+
+
+def check_kills(n, digits, tmp_path, longest):
+    argv = ["--model", "vae", "--data", digits, "--epochs", "12", "--batch-size", "8", *MODEL_FLAGS["vae"]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start([*argv, "--out", str(whole)]).wait() == 0
+    dice = random.Random(n)
+    kill_and_resume(
+        [*argv, "--out", str(killed)], killed, [0.02, *(dice.random() for _ in range(n - 1))], longest
+    )
+    assert_same_run(whole, killed)
+
+
+def test_kill_9_at_two_moments(digits, tmp_path):
+    check_kills(2, digits, tmp_path, 5.0)
+
+
+@pytest.mark.long
+def test_kill_9_at_twenty_random_moments(digits, tmp_path):
+    check_kills(20, digits, tmp_path, 5.0)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Wrong use: one clear line, status 1 or 2, nothing lost
+
+TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must hold
+    "no model": ([], "which model? --model ae|vae"),
+    "unknown model": (["--model", "gpt"], "invalid choice: 'gpt'"),
+    "mistyped flag": (["--model", "ae", "--epoch", "3"], "did you mean --epochs"),
+    "word for a number": (["--model", "ae", "--epochs", "three"], "'three' is not a whole number"),
+    "no epochs": (["--model", "ae", "--epochs", "0"], "from 1"),
+    "empty batch": (["--model", "ae", "--batch-size", "0"], "from 1"),
+    "negative rate": (["--model", "ae", "--lr", "-1"], "not a number above 0"),
+    "rate of nan": (["--model", "ae", "--lr", "nan"], "not a number above 0"),
+    "flag of another model": (["--model", "ae", "--beta", "4"], "--beta does nothing for --model ae"),
+    "objective of another model": (["--model", "ae", "--objective", "elbo"], "choose from reconstruction"),
+    "beta of iwae": (["--model", "vae", "--objective", "iwae", "--beta", "4"], "iwae has none"),
+    "unknown likelihood": (["--model", "ae", "--likelihood", "poisson"], "invalid choice"),
+    "unknown data": (["--model", "ae", "--data", "mnist10"], "did you mean mnist10k"),
+    "missing path": (["--model", "ae", "--data", "nowhere/"], "there is no data set or file"),
+    "text as data": (["--model", "ae", "--data", "TEXT"], "TEXT"),
+    "empty folder": (["--model", "ae", "--data", "EMPTY"], "no readable picture"),
+    "classes of digits": (["--model", "ae", "--classes", "1,2"], "--data quickdraw"),
+    "all is validation": (["--model", "ae", "--valid-fraction", "1"], "[0, 1)"),
+    "labels missing": (["--model", "cvae", "--data", "UNLABELLED"], "labels of two classes"),
+    "nothing to classify": (["--model", "classifier", "--data", "UNLABELLED"], "labels of two classes"),
+    "layers as words": (["--model", "ae", "--encoder-layers", "32x3"], "channels,kernel,stride,padding"),
+    "too many layers": (["--model", "ae", "--encoder-layers", "4,9,9,0 4,9,9,0"], "leave nothing"),
+    "decoder of another size": (["--model", "ae", "--decoder-layers", "1,3,1,1"], "data are (1, 14, 14)"),
+    "bad start": (["--model", "ae", "--decoder-start", "128"], "channels,height,width"),
+    "rows that do not fit": (
+        ["--model", "ae", "--decoder", "lstm", "--no-decoder-readout"], "--decoder-hidden must be a row"),
+    "no such device": (["--model", "ae", "--device", "abacus"], "--device abacus cannot be used"),
+    "patience without validation": (
+        ["--model", "ae", "--valid-fraction", "0", "--patience", "2"], "needs a validation loss"),
+    "resume of nothing": (["--resume", "EMPTY"], "holds no last.pt"),
+    "resume with other flags": (["--resume", "RUN", "--lr", "1"], "--lr does not go with --resume"),
+    "fewer epochs than done": (["--resume", "RUN", "--epochs", "1"], "it has 2"),
+    "folder taken": (["--model", "ae", "--out", "RUN"], "holds a run already"),
+    "out is a file": (["--model", "ae", "--out", "TEXT"], "TEXT"),
+    "missing recipe": (["@nowhere.txt", "--model", "ae"], "cannot read flags from nowhere.txt"),
+    "late recipe": (["--model", "ae", "@nowhere.txt"], "must come first"),
+}  # fmt: skip
+OTHERS = {
+    "sample: no run": (sample, ["EMPTY"], "is not a run folder"),
+    "sample: damaged checkpoint": (sample, ["DAMAGED"], "not a checkpoint of this project, or is damaged"),
+    "sample: damaged config": (sample, ["NO_CONFIG"], "config.json is damaged"),
+    "sample: unknown picture": (sample, ["RUN", "--what", "poem"], "invalid choice: 'poem'"),
+    "sample: nothing to sample": (sample, ["RUN", "--what", "prior"], "cannot draw --what prior"),
+    "sample: no classes": (sample, ["VAE", "--what", "class"], "is not conditional"),
+    "sample: three latents": (sample, ["VAE", "--what", "manifold"], "needs --latent-dim 2"),
+    "sample: unknown class": (sample, ["CVAE", "--what", "class", "--classes", "cat"], "no class 'cat'"),
+    "sample: judge is no classifier": (
+        sample,
+        ["CVAE", "--what", "class", "--judge", "VAE"],
+        "not a classifier",
+    ),
+    "sample: unknown format": (sample, ["RUN", "--what", "real", "--out", "TEXT.doc"], "ending .doc"),
+    "sample: two runs, one picture": (sample, ["RUN", "VAE", "--what", "real"], "only with --what curves"),
+    "metrics: no judge": (metrics, ["CVAE"], "--features classifier:RUN"),
+    "metrics: unknown features": (metrics, ["CVAE", "--features", "eyes"], "write classifier:RUN"),
+    "metrics: no run": (metrics, ["EMPTY"], "is not a run folder"),
+}
+
+
+@pytest.fixture
+def places(run, tmp_path, monkeypatch):
+    """Words that stand for files and folders, right ones and wrong ones."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("EMPTY", "DAMAGED", "NO_CONFIG"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "TEXT").write_text("not a picture")
+    np.save(tmp_path / "UNLABELLED.npy", np.zeros((50, 14, 14), np.uint8))
+    (tmp_path / "DAMAGED" / "config.json").write_bytes((run("ae") / "config.json").read_bytes())
+    (tmp_path / "DAMAGED" / "best.pt").write_bytes((run("ae") / "best.pt").read_bytes()[:-100])
+    (tmp_path / "NO_CONFIG" / "config.json").write_text('{"flags": ')
+    words = {"RUN": run("ae"), "VAE": run("vae"), "CVAE": run("cvae"), "UNLABELLED": "UNLABELLED.npy"}
+    return lambda argv: [str(words.get(arg, arg)) for arg in argv]
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_wrong_use_of_train(name, places, refused, digits):
+    argv, phrase = TRAIN[name]
+    new = [] if "--resume" in argv else ["--out", "NEW", "--data", digits]
+    recipe = argv[:1] if argv and argv[0].startswith("@") else []
+    error = refused(train.main, [*recipe, *new, *places(argv[len(recipe) :])])
+    assert phrase in error, error
+    assert not Path("NEW", "last.pt").exists()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_wrong_use_of_the_others(name, places, refused):
+    script, argv, phrase = OTHERS[name]
+    error = refused(script.main, places(argv))
+    assert phrase in error, error
+
+
+def test_idle_flags_are_noted_but_do_no_harm(digits, tmp_path, capsys):
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        digits,
+        "--steps",
+        "1",
+        "--encoder",
+        "mlp",
+        "--encoder-layers",
+        "4,3,2,1",
+    ]
+    assert train.main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert "--encoder-layers does nothing with --encoder mlp" in capsys.readouterr().err
+
+
+def test_help_tells_every_default(capsys):
+    assert train.main(["--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for model, cls in models.MODELS.items():
+        for name, value in (models.keywords(model) | cls.defaults).items():
+            if isinstance(value, int | float | str) and name != "label_width":
+                assert re.search(rf"\b{model}\b[a-z ]* {re.escape(str(value))}[;)]", told), (
+                    model,
+                    name,
+                    value,
+                )
