@@ -387,9 +387,11 @@ def read_config(folder):
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{folder} is not a run folder: it has no config.json")
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except ValueError as error:
         raise Mistake(f"{path} is damaged: {error}") from None
+    require(isinstance(config, dict) and "flags" in config, f"{path} is damaged: it names no flags")
+    return config
 
 
 def of_run(config, data_dir=None, data=None):

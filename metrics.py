@@ -21,10 +21,10 @@ import torch
 
 def mean_distance(images):
     """Mean Euclidean distance between two different images of [n, ...]; nan where n < 2."""
-    n = len(images)
-    return (
-        torch.cdist(images.flatten(1), images.flatten(1)).sum().item() / (n * (n - 1)) if n > 1 else math.nan
-    )
+    n, flat = len(images), images.flatten(1)
+    # the default for large sets, by matrix products, would tell two equal images apart
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.sum().item() / (n * (n - 1)) if n > 1 else math.nan
 
 
 def predictions(model, images, chunk=500):
@@ -69,9 +69,7 @@ def flags():
 
     parser = Parser(prog="metrics.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--features", metavar="classifier:RUN", help="the classifier that judges generated images"
-    )
+    parser.add_argument("--features", metavar="classifier:RUN", help="the classifier that judges")
     parser.add_argument(
         "-n", type=number(int, 2), default=1000, help="generated images of a run (default 1000)"
     )
@@ -111,6 +109,8 @@ def command(argv):
         run = open_run(folder, args)
         if hasattr(run["model"], "predict"):
             results.append(report_classifier(run))
+        elif args.data:
+            raise data.Mistake(f"--data is for judging a classifier, and {folder} holds a {run['kind']}")
         elif judge is None:
             raise data.Mistake(f"who judges {folder}? --features classifier:RUN")
         elif judge["classes"] != run["classes"] or judge["real"].shape[1:] != run["real"].shape[1:]:
@@ -118,7 +118,7 @@ def command(argv):
         else:
             results.append(report_generated(run, judge, args))
     if args.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps(nan_as_null(results), indent=1))
     else:
         print("\n\n".join(as_text(result) for result in results))
 
@@ -178,9 +178,23 @@ def report_generated(run, judge, args):
             if not conditional:
                 del table["accuracy"]  # of what it named itself
             found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
-            found["mean"] = {name: sum(column) / len(column) for name, column in table.items()}
+            found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
             found["by_class"] = {"class": run["classes"]} | table
     return found
+
+
+def nan_free_mean(values):
+    """Over the classes that were drawn at all."""
+    return torch.tensor(values, dtype=torch.float64).nanmean().item()
+
+
+def nan_as_null(tree):
+    """JSON knows no NaN."""
+    if isinstance(tree, dict):
+        return {key: nan_as_null(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [nan_as_null(value) for value in tree]
+    return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
 def as_text(found):

@@ -43,14 +43,16 @@ class ModelError(ValueError):
     """A model that cannot be built, or a checkpoint that cannot be read: one line that says why. `status` is
     what a command line ends with: 2 for a wrong flag, 1 for a broken file."""
 
-    status = 2
+    def __init__(self, message, status=2):
+        super().__init__(message)
+        self.status = status
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Blocks: convolutions written as data
 
 
-def parse_layers(text):
+def parse_layers(text, numbers=(4,)):
     """Text "32,3,2,1 64,3,2,1" -> [(32, 3, 2, 1), (64, 3, 2, 1)].
 
     Each entry is channels, kernel, stride, padding and, of transposed convolutions, perhaps output padding.
@@ -59,7 +61,9 @@ def parse_layers(text):
         layers = [tuple(int(number) for number in entry.split(",")) for entry in text.split()]
     except ValueError:
         layers = []
-    if not layers or any(len(entry) not in (4, 5) or min(entry[:3]) < 1 for entry in layers):
+    if not layers or any(
+        len(entry) not in numbers or min(entry[:3]) < 1 or min(entry) < 0 for entry in layers
+    ):
         raise ModelError(
             f"layers {text!r}: write channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
         )
@@ -179,8 +183,12 @@ class ConvDecoder(nn.Module):
         for outputs, kernel, stride, padding, *extra in layers:
             extra = extra[0] if extra else 0
             stack += [nn.ReLU(), nn.ConvTranspose2d(made[0], outputs, kernel, stride, padding, extra)]
-            with torch.no_grad():
+            try:
                 made = tuple(stack[-1](torch.zeros(1, *made)).shape[1:])
+            except RuntimeError as error:
+                raise ModelError(
+                    f"the decoder's layers do not work: {str(error).splitlines()[0]}"
+                ) from error
         if made != tuple(image_shape):
             raise ModelError(f"the decoder's layers end at {made}, the data are {tuple(image_shape)}")
         self.stack = nn.Sequential(*stack)
@@ -373,7 +381,7 @@ class Autoencoder(nn.Module):
             layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape)
             start, layers = mirror(image_shape, layers)
             start = tuple(decoder_start) if decoder_start else start
-            layers = parse_layers(decoder_layers) if decoder_layers else layers
+            layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
             self.decoder = ConvDecoder(inputs, image_shape, start, layers)
         elif decoder == "mlp":
             self.decoder = MLPDecoder(inputs, image_shape, decoder_hidden, decoder_depth)
@@ -436,6 +444,7 @@ class VAE(Autoencoder):
 
     `kl_warm_up`: updates over which the KL's weight grows from 0 to beta. `free_bits`: nats of KL that each
     image and latent may spend at no further cost (Kingma et al. 2016, app. C.8, there per minibatch).
+    `shift`: pixels by which training pictures are moved at random, against overfitting.
     """
 
     objectives = ("elbo", "iwae")
@@ -451,6 +460,7 @@ class VAE(Autoencoder):
         kl_warm_up=0,
         free_bits=0.0,
         iwae_samples=5,
+        shift=0,
         **networks,
     ):
         super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
@@ -458,18 +468,16 @@ class VAE(Autoencoder):
             raise ModelError(
                 "--beta, --kl-warm-up and --free-bits weigh the KL of the elbo; iwae has none to weigh"
             )
-        self.beta, self.kl_warm_up, self.free_bits, self.iwae_samples = (
-            beta,
-            kl_warm_up,
-            free_bits,
-            iwae_samples,
-        )
+        self.beta, self.kl_warm_up, self.free_bits = beta, kl_warm_up, free_bits
+        self.iwae_samples, self.shift = iwae_samples, shift
 
     def posterior(self, x, labels=None):
         """q(z | x)."""
         return Gaussian(*self.to_latent(self.features(x, labels)).chunk(2, dim=1))
 
     def loss(self, batch, step):
+        if self.shift and self.training:
+            batch = batch._replace(x=shifted(batch.x, self.shift))
         posterior = self.posterior(batch.x, batch.y)
         kl = posterior.kl()  # (B, D)
         if self.objective == "iwae":
@@ -505,11 +513,25 @@ class VAE(Autoencoder):
         above 0.01 (Burda et al. 2016, sec. 5.2)."""
         posteriors = [self.posterior(x, y) for x, y in chunks(split)]
         kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
-        active = (torch.cat([posterior.mean for posterior in posteriors]).var(0) > 0.01).sum().item()
+        active = (
+            (torch.cat([posterior.mean for posterior in posteriors]).var(0, correction=0) > 0.01)
+            .sum()
+            .item()
+        )
         found = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
         if active == 0:
             found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
         return found
+
+
+def shifted(x, most):
+    """Images [B, C, H, W], each moved by up to `most` whole pixels either way; what comes in is 0."""
+    n, _, height, width = x.shape
+    padded = F.pad(x, (most,) * 4)
+    rows = torch.randint(2 * most + 1, (n, 1), device=x.device) + torch.arange(height, device=x.device)
+    columns = torch.randint(2 * most + 1, (n, 1), device=x.device) + torch.arange(width, device=x.device)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return padded.movedim(1, 3)[image, rows[:, :, None], columns[:, None]].movedim(3, 1)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -521,24 +543,36 @@ LABELS = ("concat", "add")
 
 class ConditionalVAE(VAE):
     """A VAE that draws what it is asked for. An embedding of the label is concatenated to the encoder's
-    features and to z, or added to z alone (`label="add"`, where it has the size of z)."""
+    features and to z, or added to z alone (`label="add"`, where it has the size of z).
 
-    def __init__(self, image_shape, n_classes, latent_dim=8, label="concat", label_dim=16, **options):
+    The dense layers matter: a label that meets one linear layer can only shift its q(z | x), behind a
+    hidden layer it can turn and scale it to fill the prior, and samples get better.
+    """
+
+    defaults = dict(epochs=30, batch_size=32, lr=2e-3, lr_schedule="cosine")
+
+    def __init__(
+        self, image_shape, n_classes, latent_dim=8, dense=256, label="concat", label_dim=16, **options
+    ):
         check_choice("label", label, LABELS)
         self.label, self.n_classes = label, n_classes
-        super().__init__(
-            image_shape, latent_dim, label_width=label_dim if label == "concat" else 0, **options
-        )
+        width = label_dim if label == "concat" else 0
+        super().__init__(image_shape, latent_dim, dense=dense, label_width=width, **options)
         if n_classes < 2:
             raise ModelError("a conditional model needs labels of two classes or more; these data have none")
         self.embedding = nn.Embedding(n_classes, label_dim if label == "concat" else latent_dim)
 
+    def embed(self, labels):
+        if labels is None:
+            raise ModelError("a conditional model needs to be told the labels")
+        return self.embedding(labels)
+
     def features(self, x, labels=None):
         features = super().features(x)
-        return torch.cat([features, self.embedding(labels)], 1) if self.label == "concat" else features
+        return torch.cat([features, self.embed(labels)], 1) if self.label == "concat" else features
 
     def raw(self, z, labels=None):
-        e = self.embedding(labels)
+        e = self.embed(labels)
         return super().raw(torch.cat([z, e], 1) if self.label == "concat" else z + e)
 
     def sample(self, n, labels=None, scale=1.0, truncate=None):
@@ -647,19 +681,22 @@ def read_checkpoint(path, device="cpu"):
     """The dict that `save` wrote. ModelError where the file is not one."""
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        assert checkpoint.keys() >= {"model", "arguments", "weights"}
+        if checkpoint.keys() >= {"model", "arguments", "weights"}:
+            return checkpoint
+        reason = None
     except FileNotFoundError:
         raise
     except Exception as error:  # a broken file makes torch raise anything from IndexError to OSError
-        broken = ModelError(f"{path} is not a checkpoint of this project, or is damaged")
-        broken.status = 1
-        raise broken from error
-    return checkpoint
+        reason = error
+    raise ModelError(f"{path} is not a checkpoint of this project, or is damaged", status=1) from reason
 
 
 def load(path, device="cpu"):
     """The model of a checkpoint, in eval mode."""
     checkpoint = read_checkpoint(path, device)
-    model = build(checkpoint["model"], **checkpoint["arguments"]).to(device)
-    model.load_state_dict(checkpoint["weights"])
+    try:
+        model = build(checkpoint["model"], **checkpoint["arguments"]).to(device)
+        model.load_state_dict(checkpoint["weights"])
+    except (KeyError, TypeError, RuntimeError, ModelError) as error:
+        raise ModelError(f"{path} holds a model that this version cannot build", status=1) from error
     return model.eval()

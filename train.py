@@ -74,6 +74,7 @@ def add_model_flags(parser):
         "--free-bits", type=number(float, 0), metavar="NATS", help="of KL that each latent spends at no cost"
     )
     add("--iwae-samples", type=number(int, 1), help="K of the IWAE bound")
+    add("--shift", type=number(int, 0), metavar="PIXELS", help="move training pictures by up to so many")
     add("--augment", action=argparse.BooleanOptionalAction, help="move, blur and dim the training pictures")
 
     add = adder(parser.add_argument_group("networks"), models.keywords)

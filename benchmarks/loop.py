@@ -5,7 +5,7 @@
 
 Ours: the data set is one uint8 tensor on the device, a batch is an indexed slice, Adam is fused, and no step
 waits for a number. The plain loop: a Dataset that gives one picture at a time, a transform to float tensors
-(what torchvision's ToTensor does), a DataLoader and Adam with their defaults, `loss.item()` at each step. The
+(what torchvision's ToTensor does), a DataLoader and Adam as they come, `loss.item()` in each step. The
 two alternate, an epoch each; the table gives medians of images per second, and the median of the ratios.
 """
 

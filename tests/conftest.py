@@ -27,6 +27,12 @@ MODEL_FLAGS = {  # a small one of every model
 }
 
 
+def small(model, data, flags="", out=None):
+    """The command line that trains a small model on `data`."""
+    out = ["--out", str(out)] if out else []
+    return ["--model", model, "--data", data, *MODEL_FLAGS[model], *flags.split(), *out]
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """A file of 160 training and 40 test digits, 14 x 14."""
@@ -48,8 +54,7 @@ def run(digits, tmp_path_factory):
     def trained(model, *flags):
         if (model, flags) not in done:
             folder = tmp_path_factory.mktemp("runs") / model
-            argv = ["--model", model, "--data", digits, "--epochs", "2", "--out", str(folder)]
-            assert train.main([*argv, *MODEL_FLAGS[model], *flags]) == 0
+            assert train.main([*small(model, digits, "--epochs 2", folder), *flags]) == 0
             done[model, flags] = folder
         return done[model, flags]
 

@@ -132,6 +132,7 @@ R4_UP = fc(32, 6272) + conv(128, 64, 32, k=4) + conv(32, 1, k=3)
 R4_DOWN = conv(1, 32, 64, 128, k=3)
 
 # fmt: off
+ADDED = dict(label="add", dense=0)
 REPORTS = {  # name: (model, its flags, size of the features, parameters)
     "R0.1": ("ae", R0_1 | SSE, 128, rnn(4, 28, 128, 2) + fc(128, 64) + rnn(4, 64, 128, 2) + fc(128, 28)),
     "R0.2": ("ae", R0_STACK | SSE, 1152, R0_DOWN + fc(1152, 64, 1152) + R0_UP),
@@ -145,11 +146,12 @@ REPORTS = {  # name: (model, its flags, size of the features, parameters)
     "R4.3": ("vae", dict(encoder="gru", encoder_hidden=256, bidirectional=True, sequence="full")
              | R4_DECODER, 14336, rnn(3, 28, 256, 1, 2) + 2 * fc(14336, 32) + R4_UP),
     "R4.4": ("vae", R4_STACK, 6272, R4_DOWN + 2 * fc(6272, 32) + R4_UP),
-    "R4.5": ("cvae", R4_STACK | dict(label="add"), 6272, R4_DOWN + 2 * fc(6272, 32) + R4_UP + 5 * 32),
+    "R4.5": ("cvae", R4_STACK | ADDED, 6272, R4_DOWN + 2 * fc(6272, 32) + R4_UP + 5 * 32),
     "R4.6": ("classifier", dict(encoder="mlp", encoder_hidden=256), 256, fc(784, 256, 256, 5)),
 }
 for beta in (1.0, 2.0, 4.0):
-    told, more = dict(beta=beta, label="concat", label_dim=16) | SSE, 5 * 16 + fc(64 + 16, 1152) + R0_UP
+    told = dict(beta=beta, label="concat", label_dim=16, dense=0) | SSE
+    more = 5 * 16 + fc(64 + 16, 1152) + R0_UP
     REPORTS |= {
         f"R0.5 RNN, beta {beta}": ("cvae", R0_RNN | told, 256, GRU3 + fc(256 + 16, 128) + more),
         f"R0.5 conv, beta {beta}": ("cvae", R0_STACK | told, 1152, R0_DOWN + fc(1152 + 16, 128) + more),
@@ -530,8 +532,12 @@ def test_mirror_undoes_a_stack_of_convolutions(size, layers):
     made = encoder.stack[:-1](torch.rand(1, *shape))
     assert made.shape[1:] == start == models.conv_shapes(shape, layers)[-1]
     assert encoder.size == made.numel()
-    image = models.ConvDecoder(5, shape, start, mirrored)(torch.randn(3, 5))
-    assert image.shape == (3, *shape) and image.min() < 0  # raw, not yet squashed
+    decoder = models.ConvDecoder(5, shape, start, mirrored)
+    image = decoder(torch.randn(3, 5))
+    assert image.shape == (3, *shape)
+    kinds = [type(layer).__name__ for layer in [*encoder.stack, *decoder.stack]]
+    up, down = ["ReLU", "ConvTranspose2d"], ["Conv2d", "ReLU"]
+    assert kinds == down * len(layers) + ["Flatten", "Linear", "Unflatten"] + up * len(layers)
 
 
 @pytest.mark.parametrize("text", [
@@ -539,7 +545,7 @@ def test_mirror_undoes_a_stack_of_convolutions(size, layers):
     "8,3,2,1,-1", "8,3,2,1;8,3,2,1", "8,3.5,2,1",
 ])  # fmt: skip
 def test_layers_that_make_no_sense_are_refused(text):
-    assert models.parse_layers("32,3,2,1 64,4,2,0,1") == [(32, 3, 2, 1), (64, 4, 2, 0, 1)]
+    assert models.parse_layers("32,3,2,1 64,4,2,0,1", (4, 5)) == [(32, 3, 2, 1), (64, 4, 2, 0, 1)]
     with pytest.raises(ModelError, match="channels,kernel,stride,padding"):
         models.parse_layers(text)
 
@@ -590,7 +596,7 @@ def test_augmented_pictures_differ_a_little_and_keep_their_meaning():
     assert ink.min() > 0.3 and ink.max() < 1.6 and 0.6 < ink.mean() < 0.9
     assert (moved.amax((1, 2, 3)) > 0.2).all()
     same = models.augmented(x[:1].repeat(20, 1, 1, 1)).flatten(1)
-    assert (torch.pdist(same) > 0).all()
+    assert (torch.pdist(same) > 0).all() and same.amax(1).std() > 0.05  # dimmed each by its own amount
     assert not models.augmented(torch.zeros(5, 3, 9, 7)).any()
 
 

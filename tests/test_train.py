@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL_FLAGS
+from conftest import small
 
 import data
 import metrics
@@ -108,7 +108,7 @@ def test_evaluation_meets_the_same_noise_every_time_and_weighs_every_picture_ali
 
 
 def test_the_logged_training_loss_is_the_mean_over_the_epoch(digits, tmp_path):
-    argv = ["--model", "ae", "--data", digits, "--out", str(tmp_path / "run"), *MODEL_FLAGS["ae"]]
+    argv = small("ae", digits, "", tmp_path / "run")
     assert (
         train.main([*argv, "--epochs", "1", "--batch-size", "30", "--lr", "1e-12"]) == 0
     )  # the model stays put
@@ -120,15 +120,7 @@ def test_the_logged_training_loss_is_the_mean_over_the_epoch(digits, tmp_path):
 
 
 def test_steps_end_a_run_whatever_the_epochs_say(digits, tmp_path):
-    argv = [
-        "--model",
-        "ae",
-        "--data",
-        digits,
-        "--batch-size",
-        "50",
-        *MODEL_FLAGS["ae"],
-    ]  # 3 updates an epoch
+    argv = small("ae", digits, "--batch-size 50")  # 3 updates an epoch
     for steps, epochs in ((2, 1), (7, 3)):
         out = tmp_path / str(steps)
         assert train.main([*argv, "--epochs", "2", "--steps", str(steps), "--out", str(out)]) == 0
@@ -141,19 +133,7 @@ def test_cosine_learning_rate_falls_from_lr_to_nearly_nothing(digits, tmp_path, 
     monkeypatch.setattr(
         torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
     )
-    argv = [
-        "--model",
-        "ae",
-        "--data",
-        digits,
-        "--batch-size",
-        "30",
-        "--epochs",
-        "2",
-        *MODEL_FLAGS["ae"],
-        "--lr",
-        "0.01",
-    ]
+    argv = small("ae", digits, "--batch-size 30 --epochs 2 --lr 0.01")
     assert train.main([*argv, "--lr-schedule", "cosine", "--out", str(tmp_path / "cosine")]) == 0
     n = len(rates)
     assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * k / n)) / 2 for k in range(n)])
@@ -171,7 +151,7 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(digits, tmp_path, mo
         return step(self)
 
     monkeypatch.setattr(torch.optim.Adam, "step", spy)
-    argv = ["--model", "ae", "--data", digits, "--epochs", "1", *MODEL_FLAGS["ae"]]
+    argv = small("ae", digits, "--epochs 1")
     assert train.main([*argv, "--out", str(tmp_path / "free")]) == 0
     free = max(norms)
     norms.clear()
@@ -182,7 +162,7 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(digits, tmp_path, mo
 def test_patience_stops_and_counts_from_the_end_of_the_warm_up(digits, tmp_path, monkeypatch):
     scores = iter([5.0, 4.0, 3.0] + [9.0] * 99)  # best after epoch 2
     monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": next(scores)})
-    argv = ["--model", "vae", "--data", digits, "--batch-size", "36", "--epochs", "50", *MODEL_FLAGS["vae"]]
+    argv = small("vae", digits, "--batch-size 36 --epochs 50")
     assert train.main([*argv, "--patience", "3", "--out", str(tmp_path / "a")]) == 0
     assert last(tmp_path / "a")["state"]["epoch"] == 5
     scores = iter([5.0, 4.0, 3.0] + [9.0] * 99)
@@ -204,14 +184,14 @@ def test_flags_from_a_file_come_first_and_later_flags_win(digits, tmp_path):
 
 def test_a_run_never_overwrites_another(digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv = ["--model", "ae", "--data", digits, "--steps", "1", *MODEL_FLAGS["ae"]]
+    argv = small("ae", digits, "--steps 1")
     for _ in range(3):
         assert train.main(argv) == 0
     assert sorted(os.listdir("runs")) == ["ae-digits", "ae-digits-2", "ae-digits-3"]
 
 
 def test_the_seed_makes_the_run(digits, tmp_path):
-    argv = ["--model", "vae", "--data", digits, "--epochs", "1", *MODEL_FLAGS["vae"]]
+    argv = small("vae", digits, "--epochs 1")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert train.main([*argv, "--seed", seed, "--out", str(tmp_path / name)]) == 0
     assert_same_run(tmp_path / "a", tmp_path / "b")
@@ -224,17 +204,7 @@ def test_the_seed_makes_the_run(digits, tmp_path):
 
 @pytest.mark.parametrize("model", models.MODELS)
 def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digits, tmp_path, monkeypatch):
-    argv = [
-        "--model",
-        model,
-        "--data",
-        digits,
-        "--lr-schedule",
-        "cosine",
-        *MODEL_FLAGS[model],
-        "--epochs",
-        "6",
-    ]
+    argv = small(model, digits, "--lr-schedule cosine --epochs 6 --batch-size 64")
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
     optimiser_step, steps = torch.optim.Adam.step, []
 
@@ -256,7 +226,7 @@ def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digit
 
 
 def test_more_epochs_extend_a_finished_run(digits, tmp_path):
-    argv = ["--model", "vae", "--data", digits, "--lr-schedule", "constant", *MODEL_FLAGS["vae"]]
+    argv = small("vae", digits, "--lr-schedule constant")
     assert train.main([*argv, "--epochs", "4", "--out", str(tmp_path / "whole")]) == 0
     assert train.main([*argv, "--epochs", "2", "--out", str(tmp_path / "two")]) == 0
     assert train.main(["--resume", str(tmp_path / "two"), "--epochs", "4"]) == 0
@@ -266,17 +236,7 @@ def test_more_epochs_extend_a_finished_run(digits, tmp_path):
 
 
 def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(digits, tmp_path, monkeypatch, capsys):
-    argv = [
-        "--model",
-        "ae",
-        "--data",
-        digits,
-        "--epochs",
-        "4",
-        *MODEL_FLAGS["ae"],
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    argv = small("ae", digits, "--epochs 4", tmp_path / "run")
     train_epoch = train.train_epoch
 
     def interrupted(model, turns, split, args, state, *rest):
@@ -294,17 +254,7 @@ def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(digits, tmp_path, mon
 def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_the_last_good_epoch(
     where, digits, tmp_path, monkeypatch, refused
 ):
-    argv = [
-        "--model",
-        "ae",
-        "--data",
-        digits,
-        "--epochs",
-        "4",
-        *MODEL_FLAGS["ae"],
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    argv = small("ae", digits, "--epochs 4", tmp_path / "run")
     loss, calls = models.Autoencoder.loss, []
 
     def poisoned(self, batch, step):
@@ -350,7 +300,7 @@ def kill_and_resume(argv, folder, kills, longest):
 
 
 def check_kills(n, digits, tmp_path, longest):
-    argv = ["--model", "vae", "--data", digits, "--epochs", "12", "--batch-size", "8", *MODEL_FLAGS["vae"]]
+    argv = small("vae", digits, "--epochs 12 --batch-size 8")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start([*argv, "--out", str(whole)]).wait() == 0
     dice = random.Random(n)
