@@ -436,7 +436,8 @@ class Parser(argparse.ArgumentParser):
     """One-line errors, a hint for a mistyped flag, and flags from a file (@FILE, which goes first)."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+        raw = argparse.RawDescriptionHelpFormatter  # keeps the lines of a description
+        super().__init__(allow_abbrev=False, formatter_class=raw, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")

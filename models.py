@@ -24,9 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-Batch = namedtuple(
-    "Batch", "x y index"
-)  # images, class numbers, each example's place in the training split (or None)
+Batch = namedtuple("Batch", "x y index")  # images, class numbers, places in the training split (or None)
 
 UNITS = {  # of every term that a model logs
     "loss": "nats/image",
@@ -61,12 +59,9 @@ def parse_layers(text, numbers=(4,)):
         layers = [tuple(int(number) for number in entry.split(",")) for entry in text.split()]
     except ValueError:
         layers = []
-    if not layers or any(
-        len(entry) not in numbers or min(entry[:3]) < 1 or min(entry) < 0 for entry in layers
-    ):
-        raise ModelError(
-            f"layers {text!r}: write channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
-        )
+    if not layers or any(len(e) not in numbers or min(e[:3]) < 1 or min(e) < 0 for e in layers):
+        form = "channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
+        raise ModelError(f"layers {text!r}: write {form}")
     return layers
 
 
@@ -85,9 +80,7 @@ def conv_shapes(shape, layers):
     for channels, kernel, stride, padding, *_ in layers:
         size = [(side + 2 * padding - kernel) // stride + 1 for side in shapes[-1][1:]]
         if min(size) < 1:
-            raise ModelError(
-                f"these convolutions leave nothing of a picture of {shape[1]} x {shape[2]} pixels"
-            )
+            raise ModelError(f"convolutions leave nothing of a picture of {shape[1]} x {shape[2]} pixels")
         shapes.append((channels, *size))
     return shapes
 
@@ -256,9 +249,8 @@ def make_encoder(kind, image_shape, layers, hidden, depth, bidirectional, sequen
     check_choice("encoder", kind, ENCODERS)
     check_choice("sequence", sequence, SEQUENCES)
     if kind == "conv":
-        return ConvEncoder(
-            image_shape, parse_layers(layers) if layers else default_layers(image_shape), batch_norm
-        )
+        layers = parse_layers(layers) if layers else default_layers(image_shape)
+        return ConvEncoder(image_shape, layers, batch_norm)
     if kind == "mlp":
         return MLPEncoder(image_shape, hidden, depth)
     return RNNEncoder(image_shape, kind, hidden, depth, bidirectional, sequence)
@@ -400,9 +392,9 @@ class Autoencoder(nn.Module):
 
     def nats(self, raw, x):
         """−log p(x | z) for each image, [B]."""
-        return (
-            bernoulli_nats(raw, x) if self.likelihood == "bernoulli" else gaussian_nats(self.squash(raw), x)
-        )
+        if self.likelihood == "bernoulli":
+            return bernoulli_nats(raw, x)
+        return gaussian_nats(self.squash(raw), x)
 
     def turns(self):
         return [("model", [{"params": list(self.parameters())}], self.loss)]
@@ -465,9 +457,7 @@ class VAE(Autoencoder):
     ):
         super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
         if objective == "iwae" and (beta != 1 or kl_warm_up or free_bits):
-            raise ModelError(
-                "--beta, --kl-warm-up and --free-bits weigh the KL of the elbo; iwae has none to weigh"
-            )
+            raise ModelError("--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none")
         self.beta, self.kl_warm_up, self.free_bits = beta, kl_warm_up, free_bits
         self.iwae_samples, self.shift = iwae_samples, shift
 
@@ -513,11 +503,8 @@ class VAE(Autoencoder):
         above 0.01 (Burda et al. 2016, sec. 5.2)."""
         posteriors = [self.posterior(x, y) for x, y in chunks(split)]
         kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
-        active = (
-            (torch.cat([posterior.mean for posterior in posteriors]).var(0, correction=0) > 0.01)
-            .sum()
-            .item()
-        )
+        means = torch.cat([posterior.mean for posterior in posteriors])
+        active = (means.var(0, correction=0) > 0.01).sum().item()
         found = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
         if active == 0:
             found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
@@ -536,7 +523,6 @@ def shifted(x, most):
 
 # -----------------------------------------------------------------------------------------------------------
 # Conditional VAE: encoder and decoder are told the class (Sohn et al. 2015)
-
 
 LABELS = ("concat", "add")
 

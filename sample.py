@@ -45,8 +45,8 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     n_rows, n_columns, channels, height, width = images.shape
     side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
     aspect, gap = height / width, 0.08
-    drop = gap + (0.34 if captions else 0)  # room below each image, in image widths
-    left = 0.09 * max((len(name) for name in rows), default=0) if rows else 0.0
+    drop = gap + (0.2 if captions else 0)  # room below each image, in image widths
+    left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
     top = 0.35 + (0.2 if columns else 0)
     size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
     figure = plt.figure(figsize=size)
@@ -167,7 +167,10 @@ def real(run, args, judge):
     images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
     captions, right = judged(images, labels, judge)
     captions = captions or [[run.classes[c][:12] for c in row] for row in labels.tolist()]
-    return sheet(images, f"{run.dataset.name}, {args.split} pictures", captions=captions, right=right)
+    title = f"{run.dataset.name}, {args.split} pictures" + (
+        f", named by {judge.folder.name}" if judge else ""
+    )
+    return sheet(images, title, captions=captions, right=right)
 
 
 def prior(run, args, judge):

@@ -107,6 +107,8 @@ def adder(group, defaults):
         for model in models.MODELS:
             if name in defaults(model):
                 values.setdefault(str(defaults(model)[name]), []).append(model)
+        if "type" in options:
+            options.setdefault("metavar", "N")
         told = "; ".join(f"{' '.join(which)} {value}" for value, which in values.items() if value != "None")
         group.add_argument(flag, help=f"{help} (default {told})" if told else help, **options)
 

@@ -3,7 +3,6 @@
 python datasets/build.py --data-dir DIR     # DIR holds mnist/, fashion_mnist/ and quickdraw/
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -48,9 +47,7 @@ def main(argv=None):
 
 
 def run(argv):
-    parser = data.Parser(
-        prog="build.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = data.Parser(prog="build.py", description=__doc__)
     parser.add_argument("--data-dir", help="where the whole data sets are, or else are downloaded to")
     parser.add_argument("--out", default=HERE, help="folder to write to")
     args = parser.parse_args(argv)
