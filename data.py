@@ -397,7 +397,7 @@ def read_config(folder):
 def of_run(config, data_dir=None, data=None):
     """The data set that a run was trained on, or another in its place at the same size. Raises Mistake."""
     flags = {name: config["flags"][name] for name in FLAGS}
-    if data:
+    if data and data != flags["data"]:
         flags = dict(data=data, data_dir=flags["data_dir"], image_size=flags["image_size"])
     return load(**flags | (dict(data_dir=data_dir) if data_dir else {}))
 
@@ -406,12 +406,14 @@ def add_flags(parser):
     """The flags of load, with its defaults."""
     named = "; ".join(f"{name}: {what}" for name, what in DATASETS.items())
     group = parser.add_argument_group("data")
-    group.add_argument("--data", help=f"an image folder, .npy or .npz, or a name ({named})")
-    group.add_argument("--data-dir", help="where whole data sets are, or else are downloaded to")
+    group.add_argument("--data", help=f"a path to pictures, or a name (default mnist10k); {named}")
+    group.add_argument("--data-dir", help="where whole data sets are or will be (default DGM_DATA_DIR)")
     group.add_argument("--image-size", type=number(int, 1), help="crop and resize to this side, in pixels")
     group.add_argument("--classes", help=f"of quickdraw, with commas between ({DRAWINGS})")
     group.add_argument("--per-class", type=number(int, 1), help=f"of each quickdraw class ({PER_CLASS})")
-    group.add_argument("--valid-fraction", type=number(float, 0, 1), help="of train, if valid is not given")
+    group.add_argument(
+        "--valid-fraction", type=number(float, 0, 1), help="of train, if there is no valid (0.1)"
+    )
     parser.set_defaults(**{name: flag.default for name, flag in FLAGS.items()})
 
 
@@ -474,6 +476,11 @@ def run_command(prog, function, argv, *mistakes):
         return 130
     except BrokenPipeError:  # `| head` has seen enough, and the last flush at exit must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MemoryError, RuntimeError) as error:  # torch has no one class for every device's lack of memory
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
         return 1
     except (Mistake, OSError, *mistakes) as error:
         message = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)

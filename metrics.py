@@ -50,7 +50,7 @@ def judge_samples(model, images, labels, real, n_classes):
         accuracy=[percent(named[of_class] == c) for c, of_class in enumerate(own)],
         confidence=[percent(confidence[of_class]) for of_class in own],
         diversity=[
-            mean_distance(images[of_class]) / mean_distance(real[0][real[1] == c])
+            mean_distance(images[of_class]) / (mean_distance(real[0][real[1] == c]) or math.nan)
             for c, of_class in enumerate(own)
         ],
     )
@@ -75,7 +75,7 @@ def flags():
     )
     parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of their latents (default 1)")
     parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of their latents (default 0)")
+    parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of their latents (default 0)")
     parser.add_argument(
         "--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)"
     )
@@ -102,18 +102,19 @@ def command(argv):
         kind, _, folder = args.features.partition(":")
         if kind != "classifier" or not folder:
             raise data.Mistake(f"--features {args.features}: write classifier:RUN")
-        judge = open_run(folder, args)
+        judge = open_run(folder)
         if not hasattr(judge["model"], "predict"):
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
     for folder in args.runs:
-        run = open_run(folder, args)
+        run = open_run(folder)
+        add_real_pictures(run, args)
         if hasattr(run["model"], "predict"):
             results.append(report_classifier(run))
         elif args.data:
             raise data.Mistake(f"--data is for judging a classifier, and {folder} holds a {run['kind']}")
         elif judge is None:
             raise data.Mistake(f"who judges {folder}? --features classifier:RUN")
-        elif judge["classes"] != run["classes"] or judge["real"].shape[1:] != run["real"].shape[1:]:
+        elif any(judge["config"][fact] != run["config"][fact] for fact in ("classes", "image_shape")):
             raise data.Mistake(f"{judge['folder']} knows other classes or sizes of picture than {folder}")
         else:
             results.append(report_generated(run, judge, args))
@@ -123,23 +124,29 @@ def command(argv):
         print("\n\n".join(as_text(result) for result in results))
 
 
-def open_run(folder, args):
-    """A run's model, its classes and real pictures to hold it against."""
+def open_run(folder):
+    """A run's model and what its folder says of it."""
     import data
     import models
 
     config = data.read_config(folder)
     model = models.load(Path(folder) / "best.pt")
+    return dict(folder=str(folder), config=config, kind=config["flags"]["model"], model=model,
+                classes=config["classes"])  # fmt: skip
+
+
+def add_real_pictures(run, args):
+    """Real pictures of the run's kind, to hold it against."""
+    import data
+
+    config, folder, model = run["config"], run["folder"], run["model"]
     dataset = data.of_run(config, args.data_dir, args.data if hasattr(model, "predict") else None)
     if dataset.classes != config["classes"] or list(dataset.image_shape) != config["image_shape"]:
-        raise data.Mistake(
-            f"{folder} was trained on other classes or sizes of picture than {dataset.name} has"
-        )
+        raise data.Mistake(f"{folder} knows other classes or sizes of picture than {dataset.name} has")
     x, y = getattr(dataset, args.split)
     if not len(x):
         raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
-    return dict(folder=str(folder), kind=config["flags"]["model"], model=model, classes=config["classes"],
-                data=f"{dataset.name} {args.split}", real=x.float().div_(255), labels=y)  # fmt: skip
+    run |= dict(data=f"{dataset.name} {args.split}", real=x.float().div_(255), labels=y)
 
 
 def report_classifier(run):
@@ -227,11 +234,13 @@ def as_text(found):
         columns = found["by_class"]
         lines.append("".join(f"{name:>14}" for name in columns))
         for row in [*zip(*columns.values(), strict=True), ("mean", *found["mean"].values())]:
-            lines.append("".join(f"{forms[n].format(v):>14}" for n, v in zip(columns, row, strict=True)))
+            cells = (forms[n].format(v) if v == v else "-" for n, v in zip(columns, row, strict=True))
+            lines.append("".join(f"{cell:>14}" for cell in cells))
+        if "accuracy" in columns:
+            lines.append("accuracy: named as the class asked for")
         lines.append(
-            "accuracy: named as the class asked for; diversity: mean distance between two samples of a"
+            "diversity: mean distance of two samples of a class over that of two real pictures of it"
         )
-        lines.append("class over that between two real pictures of it")
     return "\n".join(lines)
 
 

@@ -199,7 +199,7 @@ class RNNDecoder(nn.Module):
 
     def __init__(self, size, image_shape, cell, hidden, depth, inputs, readout):
         super().__init__()
-        channels, self.height, width = self.image_shape = image_shape
+        channels, _, width = self.image_shape = image_shape
         if not readout and hidden != channels * width:
             raise ModelError(
                 f"without a readout --decoder-hidden must be a row of the picture, {channels * width}"
@@ -354,10 +354,11 @@ class Autoencoder(nn.Module):
         check_choice("objective", objective, self.objectives)
         check_choice("likelihood", likelihood, LIKELIHOODS)
         check_choice("decoder", decoder, DECODERS)
-        if not decoder_readout and likelihood != "gaussian":
+        if decoder in CELLS and not decoder_readout and likelihood != "gaussian":
             raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
         self.latent_dim, self.objective, self.likelihood = latent_dim, objective, likelihood
-        self.squash = torch.sigmoid if decoder_readout else nn.Identity()  # from raw output to pixels
+        raw = decoder in CELLS and not decoder_readout
+        self.squash = nn.Identity() if raw else torch.sigmoid  # from the decoder's output to pixels
 
         sizes = encoder_hidden, encoder_depth, bidirectional, sequence
         self.encoder = make_encoder(encoder, image_shape, encoder_layers, *sizes)
@@ -370,8 +371,8 @@ class Autoencoder(nn.Module):
             inputs = dense
 
         if decoder == "conv":
-            layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape)
-            start, layers = mirror(image_shape, layers)
+            own = encoder == "conv" and encoder_layers
+            start, layers = mirror(image_shape, parse_layers(own) if own else default_layers(image_shape))
             start = tuple(decoder_start) if decoder_start else start
             layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
             self.decoder = ConvDecoder(inputs, image_shape, start, layers)
@@ -412,6 +413,7 @@ class Autoencoder(nn.Module):
         """Images [B, C, H, W] in [0, 1] of latents."""
         return self.squash(self.raw(z, labels)).clamp(0, 1)
 
+    @torch.no_grad()
     def reconstruct(self, x, labels=None):
         return self.decode(self.encode(x, labels), labels)
 
@@ -490,6 +492,7 @@ class VAE(Autoencoder):
         log_weight = prior.log_prob(z) - posterior.log_prob(z) - nats
         return log_weight.logsumexp(0) - math.log(k), nats.mean(0)
 
+    @torch.no_grad()
     def sample(self, n, labels=None, scale=1.0, truncate=None):
         """n images decoded from the prior N(0, scale² I), `truncate`d at that many deviations."""
         device = next(self.parameters()).device
@@ -614,6 +617,7 @@ class Classifier(nn.Module):
         loss = F.cross_entropy(logits, batch.y)
         return loss, {"loss": loss, "accuracy": 100 * (logits.argmax(1) == batch.y).float().mean()}
 
+    @torch.no_grad()
     def predict(self, x):
         """Probability of each class, [B, n_classes]."""
         return self(x).softmax(1)

@@ -45,7 +45,8 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     n_rows, n_columns, channels, height, width = images.shape
     side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
     aspect, gap = height / width, 0.08
-    drop = gap + (0.2 if captions else 0)  # room below each image, in image widths
+    lines = 1 + captions[0][0].count("\n") if captions else 0
+    drop = gap + 0.2 * lines  # room below each image, in image widths
     left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
     top = 0.35 + (0.2 if columns else 0)
     size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
@@ -80,7 +81,8 @@ def curves(folders):
     """Every term that training reports, a panel each: train dashed, validation solid, runs in colours."""
     logs = [read_log(folder) for folder in folders]
     place = ("epoch", "step", "split", "seconds [s]")
-    terms = [name for name in logs[0][-1] if name not in place and logs[0][-2].get(name)]
+    trained = next(row for row in logs[0] if row["split"] == "train")
+    terms = [name for name in trained if name not in place and trained[name]]
     figure, panels = plt.subplots(1, len(terms), figsize=(0.4 + 3.2 * len(terms), 3), layout="constrained")
     for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
         for folder, log, colour in zip(folders, logs, COLOURS * len(logs), strict=False):
@@ -88,6 +90,8 @@ def curves(folders):
                 rows = [
                     row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
                 ]
+                if not rows:
+                    continue
                 points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
                 name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
                 panel.plot(*points, line, color=colour, lw=1.3, ms=3, label=name)
@@ -150,9 +154,9 @@ def judged(images, labels, judge):
     if judge is None:
         return None, None
     confidence, named = judge.model.predict(images.flatten(0, 1)).max(1)
-    shape = images.shape[:2]
+    shape, gap = images.shape[:2], "\n" if max(len(name) for name in judge.classes) > 5 else " "
     captions = [
-        [f"{judge.classes[c][:9]} {p:.0%}" for c, p in zip(*row, strict=True)]
+        [f"{judge.classes[c][:11]}{gap}{p:.0%}" for c, p in zip(*row, strict=True)]
         for row in zip(named.view(shape).tolist(), confidence.view(shape).tolist(), strict=True)
     ]
     return captions, None if labels is None else (named.view(shape) == labels).tolist()
@@ -198,9 +202,11 @@ def by_class(run, args, judge):
 
 def reconstruct(run, args, judge):
     """Reconstructions above originals, of each split."""
-    rows, names, n = [], [], args.n or 10
+    rows, names = [], []
+    sizes = {split: len(getattr(run.dataset, split).x) for split in data.SPLITS}
+    n = min([args.n or 10, *(size for size in sizes.values() if size)])
     for split in data.SPLITS:
-        if len(getattr(run.dataset, split).x) >= n:
+        if sizes[split]:
             x, y = run.some(split, n, args.seed)
             rows += [run.model.reconstruct(x, y), x]
             names += [f"{split}: reconstruction", "original"]
@@ -213,10 +219,13 @@ def interpolate(run, args, judge):
     n, chosen = args.n or 9, pick_classes(run, args.classes)
     labels = run.dataset.test.y
     ends = chosen if chosen and len(chosen) == 2 else None
-    if args.classes and not ends:
-        raise Mistake(
-            f"--what interpolate goes from one class to another: --classes A,B, not {args.classes}"
-        )
+    if args.classes and not ends and args.what:
+        raise Mistake(f"--what interpolate takes two classes, --classes A,B, not {args.classes}")
+    for end in ends or ():
+        if not (labels == end).any():
+            raise Mistake(f"{run.folder}: no test picture is of class {run.classes[end]}")
+    if not len(labels):
+        raise Mistake(f"{run.folder} has no test pictures")
     first = labels == ends[0] if ends else torch.ones_like(labels, dtype=torch.bool)
     random = torch.Generator().manual_seed(args.seed)
     rows = []
@@ -238,7 +247,7 @@ def manifold(run, args, judge):
         raise Mistake(
             f"{run.folder} has {run.model.latent_dim} latents: --what manifold needs --latent-dim 2"
         )
-    n, label = args.n or 15, (pick_classes(run, args.classes) or [0])[0]
+    n, label = args.n or 11, (pick_classes(run, args.classes) or [0])[0]
     line = torch.linspace(-args.scale, args.scale, n)
     z = torch.cartesian_prod(line.flip(0), line).flip(1)  # x grows to the right, y upwards
     images = run.model.decode(z, torch.full((n * n,), label) if run.conditional else None)
@@ -297,7 +306,9 @@ def flags():
     )
     parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of the latents (default 1)")
     parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of latents and choices (default 0)")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31), default=0, help="of latents and choices (default 0)"
+    )
     parser.add_argument(
         "--data-dir", metavar="DIR", help="where whole data sets are, if not where training had them"
     )
@@ -339,8 +350,14 @@ def draw(what, runs, args, judge=None):
 
 def draw_run(folder, model, dataset):
     """All pictures of a run that has just ended; returns their paths."""
-    args, run = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset)
-    return [draw(what, [run], args) for what in PICTURES if possible(run, what)]
+    args, run, paths = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset), []
+    for what in PICTURES:
+        if possible(run, what):
+            try:
+                paths.append(draw(what, [run], args))
+            except Mistake as mistake:  # as for want of test pictures: the run is done all the same
+                print(f"note: no picture of --what {what}: {mistake}", file=sys.stderr)
+    return paths
 
 
 def open_judge(folder, run):

@@ -3,7 +3,7 @@
     python train.py --model cvae                                # the digits that come with the repository
     python train.py --model vae --encoder gru --data quickdraw5k --latent-dim 64 --epochs 100
     python train.py @experiments/quickdraw-cvae.txt --beta 2    # flags from a file; those after it win
-    python train.py --resume runs/cvae-mnist10k --epochs 40     # go on as if it had never stopped
+    python train.py --resume runs/cvae-mnist10k                 # go on as if it had never stopped
 
 A run folder holds config.json (every flag), log.csv (a row per epoch and split), best.pt and last.pt
 (checkpoints), summary.json (the final numbers) and pictures. A kill at any moment leaves it usable, and on a
@@ -45,7 +45,7 @@ def flags():
     group.add_argument(
         "--resume", metavar="RUN", help="go on with this run; beside it --epochs and --device"
     )
-    group.add_argument("--seed", type=number(int, 0), default=0, help="of weights, order, noise (default 0)")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of weights, order and noise")
     group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
 
     data.add_flags(parser)
@@ -145,6 +145,10 @@ def read_flags(argv):
         kind = getattr(args, side) or takes.get(side)
         for name in given & set().union(*kinds.values()) - set(kinds.get(kind, given)):
             print(f"note: {dashed(name)} does nothing with --{side} {kind}", file=sys.stderr)
+    if "label_dim" in given and args.label == "add":
+        print("note: --label-dim does nothing with --label add", file=sys.stderr)
+    if "iwae_samples" in given and args.objective != "iwae":
+        print("note: --iwae-samples does nothing without --objective iwae", file=sys.stderr)
     for name, value in (takes | models.MODELS[args.model].defaults).items():
         if getattr(args, name, value) is None:
             setattr(args, name, value)
@@ -158,6 +162,8 @@ def resumed_flags(args, given):
         flags.device = args.device
     if "epochs" in given:
         flags.epochs, flags.steps = args.epochs, None
+        if flags.lr_schedule == "cosine" and last["state"]["step"] > 0:
+            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
         if args.epochs < last["state"]["epoch"]:
             raise Mistake(f"{args.resume} is past --epochs {args.epochs}: it has {last['state']['epoch']}")
     return flags, last
@@ -167,7 +173,10 @@ def read_last(folder):
     path = folder / "last.pt"
     if not path.exists():
         raise Mistake(f"{folder} holds no last.pt, so there is no run to go on with")
-    return models.read_checkpoint(path)
+    checkpoint = models.read_checkpoint(path)
+    if not checkpoint.keys() >= {"config", "state", "optimisers"}:
+        raise Mistake(f"{path} is a model without the state of its training, so it cannot be resumed")
+    return checkpoint
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -194,15 +203,17 @@ def run(argv):
     else:
         folder, config = new_folder(args, dataset), describe(args, dataset, argv)
         state = dict(epoch=0, step=0, images=0, seconds=0.0, best=math.inf, best_epoch=0, history=[])
-    for unfinished in folder.glob(".*.tmp"):  # what a kill left of a file half written
+    for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # what a kill left of a file half written
         unfinished.unlink()
     announce(config, model, dataset, device, folder)
     try:
         fit(model, optimisers, dataset, args, config, state, folder, device)
         finish(dataset, config, state, folder, device)
     except KeyboardInterrupt:
-        kept = read_last(folder)["state"]["epoch"] if (folder / "last.pt").exists() else 0
-        print(f"\nstopped after epoch {kept}; to go on: python train.py --resume {folder}", file=sys.stderr)
+        if not (folder / "last.pt").exists():
+            raise  # nothing is kept yet
+        kept, where = read_last(folder)["state"]["epoch"], shlex.quote(str(folder))
+        print(f"\nstopped after epoch {kept}; to go on: python train.py --resume {where}", file=sys.stderr)
         return 130
 
 
@@ -210,8 +221,8 @@ def pick_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        return torch.zeros(1, device=name).cpu() is not None and torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
@@ -235,7 +246,7 @@ def new_folder(args, dataset):
     """A folder that holds no run. Nothing is ever overwritten."""
     if args.out:
         folder = Path(args.out)
-        if any((folder / name).exists() for name in ("last.pt", "best.pt", "config.json")):
+        if (folder / "last.pt").exists():
             raise Mistake(f"--out {folder} holds a run already: name another, or --resume {folder}")
     else:
         name, count = f"{args.model}-{dataset.name}", 1
@@ -304,7 +315,7 @@ def fit(model, optimisers, dataset, args, config, state, folder, device):
 
     if not state["history"]:
         end_epoch({})  # the untrained model
-    while state["step"] < total:
+    while state["step"] < total and state["epoch"] < epochs:
         idle = state["epoch"] - max(state["best_epoch"], warm_up)
         if args.patience and idle >= args.patience:
             print(f"stopped: no better validation loss for {args.patience} epochs")
@@ -317,7 +328,7 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
     model.train()
     torch.manual_seed(args.seed * 1_000_003 + state["epoch"])  # nothing hangs on what ran before
     order = torch.randperm(len(split.x)).to(split.x.device)
-    rows, sizes, started = [], [], time.perf_counter()
+    rows, sizes, seen, started = [], [], 0, time.perf_counter()
     for index in order.split(args.batch_size)[: total - state["step"]]:
         batch = models.Batch(split.x[index].float().div_(255), split.y[index], index)
         factor = (1 + math.cos(math.pi * state["step"] / total)) / 2 if args.lr_schedule == "cosine" else 1
@@ -337,26 +348,25 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
             model.after_step()
         rows.append(torch.stack([term.detach() for term in parts.values()]))  # .item() would wait for a GPU
         sizes.append(len(index))
+        seen += len(index)
         state["step"] += 1
-        console.progress(state, sum(sizes), time.perf_counter() - started)
+        console.progress(state, seen, time.perf_counter() - started)
     table = torch.stack(rows)  # (updates, terms)
     for row in (~table.isfinite().all(1)).nonzero()[:1]:
         step = state["step"] - len(rows) + row.item() + 1
         refuse_nan(math.nan, f"the training loss at step {step}", folder, state)
     state["epoch"] += 1
-    state["images"] += sum(sizes)
+    state["images"] += seen
     state["seconds"] += time.perf_counter() - started
-    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / sum(sizes)
+    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / seen
     return dict(zip(parts, (weights @ table).tolist(), strict=True))
 
 
 def refuse_nan(value, what, folder, state):
     if not math.isfinite(value):
         kept = state["history"][-1]["epoch"] if state["history"] else 0
-        raise Mistake(
-            f"{what} is not a finite number; {folder}/last.pt keeps epoch {kept}, the last good one."
-            " Try a lower --lr, or --clip 1"
-        )
+        good = f"{folder}/last.pt keeps epoch {kept}, the last good one"
+        raise Mistake(f"{what} is not a finite number; {good}. Try a lower --lr, or --clip 1")
 
 
 def evaluate(model, split):
@@ -381,11 +391,8 @@ class Console:
     """A line for each epoch; on a terminal also one that moves: how far, how fast, how long still."""
 
     def __init__(self, state, epochs, total):
-        self.epochs, self.total, self.told = (
-            epochs,
-            total,
-            None,
-        )  # told: the last warning, once there is a line
+        self.epochs, self.total = epochs, total
+        self.headed, self.warned = False, None
         self.started, self.first_step, self.drawn = time.perf_counter(), state["step"], 0.0
         self.live = sys.stdout.isatty()
 
@@ -406,26 +413,25 @@ class Console:
             print(f"\r{line}\x1b[K", end="", flush=True)
 
     def epoch(self, state, train, valid, warning):
-        terms = [
-            ("train loss", "loss", train),
-            *(("valid " * (name == "loss") + name, name, valid) for name in valid),
-        ]
-        terms = [term for term in terms if term[1] != "kl_per_dimension"]
-        if not self.told:
-            for titles in (
-                [title.replace("_", " ") for title, _, _ in terms],
-                [models.UNITS[n] for _, n, _ in terms],
-            ):
+        shown = {"train loss": train.get("loss"), "valid loss": valid.get("loss")}
+        shown |= {name: value for name, value in (valid or train).items() if name != "loss"}
+        shown.pop("kl_per_dimension", None)  # too long for a column; log.csv has it
+        if not train and not valid:
+            return
+        if not self.headed:
+            self.headed, of = True, "validation" if valid else "train"
+            names = [name.split()[-1] for name in shown]
+            splits = ["train", "validation"] + [of] * (len(names) - 2)
+            units = [models.UNITS[name] for name in names]
+            for titles in (splits, [name.replace("_", " ") for name in names], units):
                 print(" " * 9 + "".join(f"{title:>15}" for title in titles))
-        cells = "".join(
-            f"{found[name]:15.5g}" if name in found else f"{'-':>15}" for _, name, found in terms
-        )
-        rate = f"  {state['images'] / state['seconds']:,.0f} images/s" if state["seconds"] else ""
+        cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in shown.values())
+        rate = f"{state['images'] / state['seconds']:>9,.0f} images/s" if state["seconds"] else ""
         start = "\r\x1b[K" if self.live else ""
         print(f"{start}{state['epoch']:>4}/{self.epochs:<4}{cells}{rate}  {self.left(state)}", flush=True)
-        if warning and warning != self.told and state["epoch"]:
-            print(f"warning: {warning}", file=sys.stderr)
-        self.told = warning or True
+        if state["epoch"] and warning != self.warned:  # before the first epoch any model would be warned of
+            self.warned = warning
+            print(f"warning: {warning}" if warning else "the last warning no longer holds", file=sys.stderr)
 
 
 def write_logs(folder, config, state):

@@ -172,3 +172,26 @@ def test_classes_are_chosen_by_name_or_number():
     assert sample.pick_classes(run, None) is None
     with pytest.raises(data.Mistake, match="no class 'cow'"):
         sample.pick_classes(run, "cow")
+
+
+def test_more_pictures_than_there_are_become_as_many_as_there_are(run, drawn):
+    assert sample.main([str(run("ae")), "--what", "reconstruct", "-n", "100"]) == 0
+    assert len(drawn["images"]) == 6 * 16  # the smallest split, valid, has 16
+
+
+def test_interpolating_to_a_class_without_test_pictures_is_refused(run, digits, tmp_path, refused):
+    with np.load(digits) as whole:
+        arrays = dict(whole)
+    keep = arrays["y_test"] != 7
+    arrays |= {"x_test": arrays["x_test"][keep], "y_test": arrays["y_test"][keep]}
+    np.savez(tmp_path / "no7.npz", **arrays)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("best.pt", "config.json"):
+        content = (
+            (run("ae") / name).read_bytes().replace(digits.encode(), str(tmp_path / "no7.npz").encode())
+        )
+        (folder / name).write_bytes(content if name == "config.json" else (run("ae") / name).read_bytes())
+    for classes in ("7,1", "1,7"):
+        argv = [folder, "--what", "interpolate", "--classes", classes]
+        assert "no test picture is of class 7" in refused(sample.main, argv)

@@ -142,6 +142,14 @@ def test_cosine_learning_rate_falls_from_lr_to_nearly_nothing(digits, tmp_path, 
     assert rates == [0.01] * n
 
 
+def test_without_validation_pictures_the_last_epoch_is_the_best(digits, tmp_path, capsys):
+    assert train.main(small("vae", digits, "--epochs 2 --valid-fraction 0", tmp_path / "run")) == 0
+    assert last(tmp_path / "run")["state"]["best_epoch"] == 2
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["split"]) for row in rows] == [("1", "train"), ("2", "train")]
+    assert (tmp_path / "run" / "loss.png").exists() and "kl" in capsys.readouterr().out
+
+
 def test_clipping_bounds_the_norm_of_all_gradients_together(digits, tmp_path, monkeypatch):
     norms, step = [], torch.optim.Adam.step
 
@@ -442,3 +450,60 @@ def test_help_tells_every_default(capsys):
                     name,
                     value,
                 )
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Odd moments and odd data
+
+
+def test_a_decoder_that_ignores_z_is_warned_of_once(digits, tmp_path, capsys):
+    argv = small("vae", digits, "--beta 1000 --lr 0.01 --epochs 6", tmp_path / "run")
+    assert train.main(argv) == 0
+    assert last(tmp_path / "run")["state"]["history"][-1]["active_latents"] == 0
+    assert capsys.readouterr().err.count("the decoder ignores z") == 1
+
+
+def test_a_kill_between_the_first_best_and_the_first_last_leaves_a_folder_to_start_in(
+    digits, tmp_path, monkeypatch, capsys
+):
+    argv, write_file = small("ae", digits, "--epochs 1", tmp_path / "run"), train.write_file
+
+    def die(path, writer):
+        if path.name == "last.pt":
+            raise KeyboardInterrupt
+        write_file(path, writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_file", die)
+        assert train.main(argv) == 130
+    assert (tmp_path / "run" / "best.pt").exists() and "--resume" not in capsys.readouterr().err
+    assert train.main(argv) == 0
+
+
+def test_a_best_checkpoint_in_the_place_of_the_last_is_refused(run, tmp_path, refused):
+    (tmp_path / "last.pt").write_bytes((run("ae") / "best.pt").read_bytes())
+    assert "cannot be resumed" in refused(train.main, ["--resume", tmp_path])
+
+
+def test_three_pictures_are_enough_to_train(tmp_path, capsys):
+    np.save(tmp_path / "three.npy", np.random.RandomState(0).randint(0, 256, (3, 14, 14), np.uint8))
+    assert train.main(small("vae", str(tmp_path / "three.npy"), "--epochs 1", tmp_path / "run")) == 0
+    assert "note: no picture of --what real" in capsys.readouterr().err
+
+
+def test_colour_and_pictures_that_are_not_square_train(tmp_path):
+    np.save(tmp_path / "wide.npy", np.random.RandomState(0).randint(0, 256, (40, 3, 12, 20), np.uint8))
+    for kind in models.DECODERS:
+        argv = ["--model", "vae", "--data", str(tmp_path / "wide.npy"), "--steps", "2", "--decoder", kind]
+        assert train.main([*argv, "--out", str(tmp_path / kind)]) == 0
+
+
+def test_want_of_memory_is_told_in_one_line(refused, digits, tmp_path):
+    argv = ["--model", "ae", "--data", digits, "--latent-dim", "10000000000", "--out", tmp_path / "run"]
+    assert "out of memory" in refused(train.main, argv)
+
+
+def test_steps_then_epochs_end_at_those_epochs(digits, tmp_path):
+    argv = small("ae", digits, "--batch-size 50 --steps 2", tmp_path / "run")  # 3 updates an epoch
+    assert train.main(argv) == 0 and train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
+    assert last(tmp_path / "run")["state"]["epoch"] == 2
