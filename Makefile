@@ -34,8 +34,8 @@ demo: $(JUDGE)/summary.json $(CVAE)/summary.json
 	@echo "Look at $(CVAE)/classes.png, reconstructions.png, interpolation.png and loss.png there."
 	@echo "Then try, with .venv/bin/python for python:"
 	@echo "  python sample.py $(CVAE) --what class --classes 3,5,8 -n 5 --judge $(JUDGE)"
-	@echo "  python train.py --model cvae --beta 4           # what does a heavier KL cost, what does it buy?"
-	@echo "  python train.py --model vae --latent-dim 2      # then look at manifold.png"
+	@echo "  python train.py --model cvae --beta 4                        # what does a heavier KL cost, what does it buy?"
+	@echo "  python train.py --model vae --latent-dim 2 --dense 256      # then look at manifold.png"
 	@echo "  python train.py --help"
 
 test: .venv/dev

@@ -242,13 +242,14 @@ def interpolate(run, args, judge):
 
 
 def manifold(run, args, judge):
-    """What each place of a two-dimensional latent space decodes to, over [-scale, scale]²."""
+    """What each place of a two-dimensional latent space decodes to, over ±2·scale, where most of
+    the prior lies."""
     if run.model.latent_dim != 2:
         raise Mistake(
             f"{run.folder} has {run.model.latent_dim} latents: --what manifold needs --latent-dim 2"
         )
     n, label = args.n or 11, (pick_classes(run, args.classes) or [0])[0]
-    line = torch.linspace(-args.scale, args.scale, n)
+    line = torch.linspace(-2 * args.scale, 2 * args.scale, n)
     z = torch.cartesian_prod(line.flip(0), line).flip(1)  # x grows to the right, y upwards
     images = run.model.decode(z, torch.full((n * n,), label) if run.conditional else None)
     rows = [f"{y:+.1f}" if k % 2 == 0 else "" for k, y in enumerate(line.flip(0))]
@@ -331,7 +332,8 @@ def possible(run, what):
 def draw(what, runs, args, judge=None):
     """Draws one kind of picture into its file; returns the path."""
     function, methods, name = PICTURES[what]
-    run, path = runs[0], Path(args.out) if args.out else runs[0].folder / name
+    run, name = runs[0], name if len(runs) == 1 else "comparison.png"
+    path = Path(args.out) if args.out else run.folder / name
     if not all(hasattr(run.model, method) for method in methods):
         raise Mistake(
             f"{run.folder} holds a {run.config['flags']['model']}, which cannot draw --what {what}"

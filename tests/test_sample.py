@@ -139,7 +139,7 @@ def test_interpolation_pairs_one_class_where_the_decoder_is_told_it(run, digits,
 def test_manifold_grows_to_the_right_and_upwards(run, drawn):
     folder = run("vae", "--latent-dim", "2")
     assert (folder / "manifold.png").exists()
-    assert sample.main([str(folder), "--what", "manifold", "-n", "5", "--scale", "2"]) == 0
+    assert sample.main([str(folder), "--what", "manifold", "-n", "5"]) == 0
     images, model = as_tensor(drawn["images"]).unflatten(0, (5, 5)), models.load(folder / "best.pt")
     corners = model.decode(torch.tensor([[-2.0, 2.0], [2.0, 2.0], [-2.0, -2.0], [2.0, -2.0]]))
     shown = images[[0, 0, 4, 4], [0, 4, 0, 4]]
