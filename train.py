@@ -221,14 +221,15 @@ def pick_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=name).cpu() is not None and torch.device(name)
+        torch.zeros(1, device=name).cpu()  # there and back: "meta" takes numbers and gives none
+        return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def make_model(args, dataset, last):
-    sizes = dict(n_classes=len(dataset.classes), n_train=len(dataset.train.x))
-    facts = dict(image_shape=dataset.image_shape) | sizes
+    facts = dict(image_shape=dataset.image_shape, n_classes=len(dataset.classes))
+    facts["n_train"] = len(dataset.train.x)
     takes = models.keywords(args.model)
     arguments = {name: value for name, value in (vars(args) | facts).items() if name in takes}
     if args.patience and not (models.MODELS[args.model].monitor and len(dataset.valid.x)):
@@ -277,9 +278,9 @@ def describe(args, dataset, argv):
 def announce(config, model, dataset, device, folder):
     sizes = ", ".join(f"{len(getattr(dataset, name).x):,} {name}" for name in data.SPLITS)
     shape = " x ".join(str(side) for side in dataset.image_shape)
-    parameters = sum(p.numel() for p in model.parameters())
     print(f"{config['flags']['model']} on {dataset.name} ({sizes}; pictures of {shape}) -> {folder}")
-    print(f"{parameters:,} parameters, {device}, {config['threads']} threads, torch {torch.__version__}")
+    size = f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    print(f"{size}, {device}, {config['threads']} threads, torch {torch.__version__}")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -405,9 +406,8 @@ class Console:
         return f"{seconds // 60}:{seconds % 60:02d} left"
 
     def progress(self, state, images, seconds):
-        now = time.perf_counter()
-        if self.live and now - self.drawn > 0.2:
-            self.drawn = now
+        if self.live and time.perf_counter() - self.drawn > 0.2:
+            self.drawn = time.perf_counter()
             share, rate = state["step"] / self.total, f"{images / seconds:,.0f} images/s"
             line = f"epoch {state['epoch'] + 1}/{self.epochs}  {share:4.0%}  {rate}  {self.left(state)}"
             print(f"\r{line}\x1b[K", end="", flush=True)
@@ -431,15 +431,14 @@ class Console:
         print(f"{start}{state['epoch']:>4}/{self.epochs:<4}{cells}{rate}  {self.left(state)}", flush=True)
         if state["epoch"] and warning != self.warned:  # before the first epoch any model would be warned of
             self.warned = warning
-            print(f"warning: {warning}" if warning else "the last warning no longer holds", file=sys.stderr)
+            print(f"warning: {warning or 'that is over'}", file=sys.stderr)
 
 
 def write_logs(folder, config, state):
     """config.json, and log.csv from the whole history, so that a resumed run has no row twice."""
     write_json(folder / "config.json", config)
     names = list(dict.fromkeys(name for row in state["history"] for name in row))
-    text = io.StringIO()
-    table = csv.writer(text)
+    table = csv.writer(text := io.StringIO())
     units = {"seconds": "s"} | models.UNITS
     table.writerow([f"{name} [{units[name]}]" if units.get(name) else name for name in names])
     for row in state["history"]:
