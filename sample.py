@@ -141,12 +141,10 @@ class Run:
 
     def some(self, split, n, seed):
         """n random pictures of a split, the same for the same seed."""
-        order = torch.randperm(
-            len(getattr(self.dataset, split).x), generator=torch.Generator().manual_seed(seed)
-        )
-        if not len(order):
+        size, random = len(getattr(self.dataset, split).x), torch.Generator().manual_seed(seed)
+        if not size:
             raise Mistake(f"{self.folder} has no {split} pictures")
-        return self.pictures(split, order[:n])
+        return self.pictures(split, torch.randperm(size, generator=random)[:n])
 
 
 def judged(images, labels, judge):
@@ -171,9 +169,8 @@ def real(run, args, judge):
     images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
     captions, right = judged(images, labels, judge)
     captions = captions or [[run.classes[c][:12] for c in row] for row in labels.tolist()]
-    title = f"{run.dataset.name}, {args.split} pictures" + (
-        f", named by {judge.folder.name}" if judge else ""
-    )
+    by = f", named by {judge.folder.name}" if judge else ""
+    title = f"{run.dataset.name}, {args.split} pictures{by}"
     return sheet(images, title, captions=captions, right=right)
 
 
@@ -242,8 +239,7 @@ def interpolate(run, args, judge):
 
 
 def manifold(run, args, judge):
-    """What each place of a two-dimensional latent space decodes to, over ±2·scale, where most of
-    the prior lies."""
+    """What a two-dimensional latent space decodes to, over ±2·scale, where most of the prior lies."""
     if run.model.latent_dim != 2:
         raise Mistake(
             f"{run.folder} has {run.model.latent_dim} latents: --what manifold needs --latent-dim 2"

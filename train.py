@@ -481,7 +481,7 @@ def finish(dataset, config, state, folder, device):
         single = {term: value for term, value in found.items() if not isinstance(value, list)}
         told = [f"{term} {value:.5g} {models.UNITS[term]}".strip() for term, value in single.items()]
         print(f"{name}: {', '.join(told)}")
-    print("pictures: " + " ".join(str(path) for path in sample.draw_run(folder, model, dataset)))
+    print("pictures: " + " ".join(str(path) for path in sample.draw_run(folder, model.cpu(), dataset)))
 
 
 def peak_memory(device):
