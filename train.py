@@ -398,7 +398,7 @@ class Console:
         self.live = sys.stdout.isatty()
 
     def left(self, state):
-        """Time left at the pace of this session."""
+        """Time left at the pace so far."""
         done = state["step"] - self.first_step
         if not done:
             return ""
