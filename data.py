@@ -20,6 +20,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import sys
 import urllib.parse
@@ -478,7 +479,9 @@ def run_command(prog, function, argv, *mistakes):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:  # torch has no one class for every device's lack of memory
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search(
+            "(not enough|out of|allocate) memory", str(error)
+        ):
             raise
         print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
         return 1

@@ -797,3 +797,17 @@ def umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_only_a_want_of_memory_is_told_as_one(capsys):
+    def fails(message):
+        def function(_):
+            raise RuntimeError(message)
+
+        return function
+
+    for message in ("DefaultCPUAllocator: not enough memory: you tried to", "CUDA out of memory. Tried"):
+        assert data.run_command("x.py", fails(message), []) == 1
+        assert "out of memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="memory format"):  # a bug of ours keeps its traceback
+        data.run_command("x.py", fails("unsupported memory format option"), [])

@@ -12,7 +12,7 @@ import train
 
 ROOT = Path(train.__file__).parent
 PAGES = ["README.md", "RESULTS.md", "Makefile", "train.py", "sample.py", "metrics.py", "data.py"]
-COMMAND = re.compile(r"(?:python|\$\(BIN\)/python|\.venv/bin/python) ((train|sample|metrics)\.py [^`\"\n]*)")
+COMMAND = re.compile(r"python ((train|sample|metrics)\.py [^`\"\n]*)")
 FOUND = [
     (page, match[1].partition("#")[0], match[2])
     for page in PAGES
