@@ -48,7 +48,16 @@ DATASETS = {
     "quickdraw": "drawings of whatever --classes names",
 }
 
-Split = namedtuple("Split", "x y")  # x uint8 [n, C, H, W], y int64 [n], class numbers
+
+class Split(namedtuple("Split", "x y")):
+    """Pictures x uint8 [n, C, H, W] and their class numbers y int64 [n]."""
+
+    def batch(self, index):
+        """What a model is shown of the examples at an index [B] or slice: x float in [0, 1], and y."""
+        return self.x[index].float().div_(255), self.y[index]
+
+    def to(self, device):
+        return Split(self.x.to(device), self.y.to(device))
 
 
 class Mistake(Exception):

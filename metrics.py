@@ -143,10 +143,11 @@ def add_real_pictures(run, args):
     dataset = data.of_run(config, args.data_dir, args.data if hasattr(model, "predict") else None)
     if dataset.classes != config["classes"] or list(dataset.image_shape) != config["image_shape"]:
         raise data.Mistake(f"{folder} knows other classes or sizes of picture than {dataset.name} has")
-    x, y = getattr(dataset, args.split)
-    if not len(x):
+    split = getattr(dataset, args.split)
+    if not len(split.x):
         raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
-    run |= dict(data=f"{dataset.name} {args.split}", real=x.float().div_(255), labels=y)
+    x, y = split.batch(slice(None))
+    run |= dict(data=f"{dataset.name} {args.split}", real=x, labels=y)
 
 
 def report_classifier(run):

@@ -425,8 +425,8 @@ class Autoencoder(nn.Module):
 
 def chunks(split, size=500):
     """A split as (float images in [0, 1], labels), `size` at a time."""
-    for x, y in zip(split.x.split(size), split.y.split(size), strict=True):
-        yield x.float().div_(255), y
+    for start in range(0, len(split.x), size):
+        yield split.batch(slice(start, start + size))
 
 
 # -----------------------------------------------------------------------------------------------------------

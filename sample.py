@@ -136,8 +136,7 @@ class Run:
 
     def pictures(self, split, index):
         """Images in [0, 1] and labels at these places of a split."""
-        x, y = getattr(self.dataset, split)
-        return x[index].float().div_(255), y[index]
+        return getattr(self.dataset, split).batch(index)
 
     def some(self, split, n, seed):
         """n random pictures of a split, the same for the same seed."""

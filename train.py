@@ -289,7 +289,7 @@ def announce(config, model, dataset, device, folder):
 
 def fit(model, optimisers, dataset, args, config, state, folder, device):
     """Trains until epochs, updates or patience are used up, and writes the run folder after each epoch."""
-    train, valid = (data.Split(*(t.to(device) for t in split)) for split in (dataset.train, dataset.valid))
+    train, valid = (split.to(device) for split in (dataset.train, dataset.valid))
     batches = math.ceil(len(train.x) / args.batch_size)
     total = args.steps or args.epochs * batches  # updates
     epochs = math.ceil(total / batches)
@@ -331,7 +331,7 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
     order = torch.randperm(len(split.x)).to(split.x.device)
     rows, sizes, seen, started = [], [], 0, time.perf_counter()
     for index in order.split(args.batch_size)[: total - state["step"]]:
-        batch = models.Batch(split.x[index].float().div_(255), split.y[index], index)
+        batch = models.Batch(*split.batch(index), index)
         factor = (1 + math.cos(math.pi * state["step"] / total)) / 2 if args.lr_schedule == "cosine" else 1
         parts = {}
         for optimiser, loss_function in turns:
@@ -458,9 +458,9 @@ def finish(dataset, config, state, folder, device):
     model = models.load(folder / "best.pt", device)
     scores = {}
     for name in ("valid", "test"):
-        x, y = getattr(dataset, name)
-        if len(x):
-            scores[name] = evaluate(model, data.Split(x.to(device), y.to(device)))
+        split = getattr(dataset, name)
+        if len(split.x):
+            scores[name] = evaluate(model, split.to(device))
             scores[name].pop("warning", None)
     summary = dict(
         model=config["flags"]["model"],

@@ -124,6 +124,17 @@ def test_the_valid_fraction():
         assert "[0, 1)" in mistake("fashion2k", valid_fraction=fraction)
 
 
+def test_a_batch_is_scaled_and_leaves_the_data_as_they_are():
+    split = data.Split(torch.randint(256, (9, 1, 4, 4), dtype=torch.uint8), torch.arange(9))
+    before = split.x.clone()
+    for index in (torch.tensor([3, 0]), slice(2, 5), slice(None)):
+        x, y = split.batch(index)
+        assert torch.equal(x, split.x[index] / 255) and torch.equal(y, torch.arange(9)[index])
+    assert torch.equal(split.x, before)
+    moved = split.to("meta")
+    assert isinstance(moved, data.Split) and moved.x.is_meta and moved.y.is_meta
+
+
 def test_stratified_takes_exactly_n_in_proportion():
     y = np.array([0] * 55 + [1] * 33 + [2] * 12)
     for n in (0, 1, 7, 50, 100):
