@@ -37,6 +37,7 @@ from PIL import Image, ImageOps
 
 SPLITS = ("train", "valid", "test")
 PER_CLASS = 5000  # drawings of each quickdraw class, where --per-class says nothing
+ALPHABET = "0123456789+- "  # of arithmetic; a token is a symbol's place in it
 BUILT_IN = Path(__file__).resolve().parent / "datasets"
 
 DATASETS = {
@@ -46,6 +47,7 @@ DATASETS = {
     "mnist": "all 60,000 + 10,000 digits",
     "fashion": "all 60,000 + 10,000 pieces of clothing",
     "quickdraw": "drawings of whatever --classes names",
+    "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
 
 
@@ -58,6 +60,28 @@ class Split(namedtuple("Split", "x y")):
 
     def to(self, device):
         return Split(self.x.to(device), self.y.to(device))
+
+
+class Queries(namedtuple("Queries", "x y glyphs first count drawn")):
+    """Arithmetic: queries x and answers y as tokens, int64 [n, 5] and [n, 3].
+
+    glyphs is a Split of pictures sorted by symbol: `count` [13] of each, from the row `first` [13] on.
+    drawn ("query", "answer" or None) names the side that batch shows as pictures.
+    """
+
+    def batch(self, index):
+        """Queries and answers at an index [B] or slice: tokens, or float [B, characters, 1, 28, 28]."""
+        x, y = self.x[index], self.y[index]
+        return self.draw(x) if self.drawn == "query" else x, self.draw(y) if self.drawn == "answer" else y
+
+    def draw(self, tokens):
+        """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each one of its glyphs at random."""
+        chance = torch.rand(tokens.shape, device=tokens.device)
+        rows = self.first[tokens] + (chance * self.count[tokens]).long()
+        return self.glyphs.batch(rows)[0]
+
+    def to(self, device):
+        return Queries(*(part.to(device) for part in self[:-1]), self.drawn)
 
 
 class Mistake(Exception):
@@ -309,6 +333,75 @@ def read_quickdraw(classes, per_class, data_dir):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
+
+
+def encode(texts, length):
+    """Tokens int64 [n, length] of n texts, blanks to their right."""
+    return torch.tensor([[ALPHABET.index(symbol) for symbol in text.ljust(length)] for text in texts])
+
+
+def encode_text(text):
+    """Tokens int64 [5] of a query as people type it, such as "12+34". Raises Mistake."""
+    parts = re.fullmatch(r"\s*([0-9]{1,2})\s*([+-])\s*([0-9]{1,2})\s*", text)
+    require(parts, f"{text!r} is no query: give two numbers from 0 to 99 with + or - between, as in 12+34")
+    return encode([f"{int(parts[1])}{parts[2]}{int(parts[3])}"], 5)[0]
+
+
+def decode_text(tokens):
+    """The text of tokens [length], with its blanks."""
+    return "".join(ALPHABET[token] for token in tokens)
+
+
+def draw_signs(n=50):
+    """n each of '+', '-' and the blank, in lines 2 px wide: uint8 [3 * n, 1, 28, 28], always the same."""
+    random = np.random.RandomState(0)
+    half, turn = random.uniform(6, 9, (n, 1, 1)), random.uniform(-0.15, 0.15, (n, 1, 1))  # length, angle
+    right, down = random.uniform(-1.5, 1.5, (2, n, 1, 1))
+    y, x = np.mgrid[:28, :28] - 13.5  # from the middle, in pixels
+    x, y = x - right, y - down
+    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)  # (n, 28, 28)
+
+    def line(along, across):
+        distance = np.hypot(across, np.maximum(np.abs(along) - half, 0))
+        return (1.5 - distance).clip(0, 1)  # fades from 0.5 px within its edge to 0.5 px beyond
+
+    minus = line(along, across)
+    signs = np.concatenate([np.maximum(minus, line(across, along)), minus, np.zeros_like(minus)])
+    return torch.from_numpy(np.rint(255 * signs[:, None]).astype(np.uint8))
+
+
+def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
+    """Every i + j and i - j for i and j in 0..99. The digits of a split are drawn from MNIST's split of that
+    name, of mnist10k where no data_dir is given; the signs are the same in all."""
+    require(drawn in (None, "query", "answer"), f"drawn is {drawn!r}: give 'query', 'answer' or None")
+    digits = load("mnist" if data_dir else "mnist10k", data_dir, valid_fraction=valid_fraction)
+    problems = [(i, sign, j) for sign in "+-" for i in range(100) for j in range(100)]
+    x = encode([f"{i}{sign}{j}" for i, sign, j in problems], 5)
+    y = encode([str(i + j if sign == "+" else i - j) for i, sign, j in problems], 3)
+    place = np.random.RandomState(42).permutation(len(x))  # in a random order: first test, then valid, train
+    if keep_twins:
+        group = np.arange(len(x)).reshape(2, 100, 100)  # (sign, i, j)
+        group[0] = np.minimum(group[0], group[0].T)  # a+b and b+a are one group
+        place = place[group.flatten()]
+    n_test = len(x) // 10
+    ends = np.cumsum([n_test, round(valid_fraction * (len(x) - n_test))])
+    splits = np.array(["test", "valid", "train"])[np.digitize(place, ends)]
+    signs, symbols = draw_signs(), torch.arange(10, 13).repeat_interleave(50)
+
+    def queries(name):
+        split, rows = getattr(digits, name), splits == name
+        order = split.y.argsort(stable=True)
+        glyphs = Split(torch.cat([split.x[order], signs]), torch.cat([split.y[order], symbols]))
+        count = glyphs.y.bincount(minlength=len(ALPHABET))
+        enough = count.all() or not rows.any()
+        require(enough, f"--valid-fraction {valid_fraction:g} leaves a digit out: give 0, or 0.01 or more")
+        return Queries(x[rows], y[rows], glyphs, count.cumsum(0) - count, count, drawn)
+
+    return Dataset("arithmetic", list(ALPHABET), *map(queries, SPLITS))
+
+
+# -----------------------------------------------------------------------------------------------------------
 # One door to all of them
 
 
@@ -346,17 +439,34 @@ def stratified(y, n):
     return chosen
 
 
-def load(data="mnist10k", data_dir=None, image_size=None, classes=None, per_class=None, valid_fraction=0.1):
+def load(
+    data="mnist10k",
+    data_dir=None,
+    image_size=None,
+    classes=None,
+    per_class=None,
+    valid_fraction=0.1,
+    keep_twins=False,
+    drawn=None,
+):
     """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
 
     classes (a list, or a string with commas) and per_class are quickdraw's. Where a data set has no valid
     split, it is valid_fraction of train, the same on every call, so that runs of different seeds compare.
+    keep_twins and drawn are arithmetic's: whether a+b and b+a are kept in one split, and the side of it
+    that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
     """
     data, path = str(data), Path(data).expanduser()
-    data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
-    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
+    require(
+        data == "arithmetic" or not keep_twins, f"--keep-twins is for arithmetic: leave it out with {data}"
+    )
     others = data == "quickdraw" or (classes is None and per_class is None)
     require(others, f"--classes and --per-class are for --data quickdraw: leave them out with {data}")
+    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
+    if data == "arithmetic":
+        require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
+        return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
+    data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
     if data == "mnist":
         x, labels, splits, names = read_idx("mnist", DIGITS, data_dir)
     elif data == "fashion":
@@ -406,7 +516,7 @@ def read_config(folder):
 
 def of_run(config, data_dir=None, data=None):
     """The data set that a run was trained on, or another in its place at the same size. Raises Mistake."""
-    flags = {name: config["flags"][name] for name in FLAGS}
+    flags = {name: config["flags"].get(name, flag.default) for name, flag in FLAGS.items()}
     if data and data != flags["data"]:
         flags = dict(data=data, data_dir=flags["data_dir"], image_size=flags["image_size"])
     return load(**flags | (dict(data_dir=data_dir) if data_dir else {}))
@@ -424,6 +534,8 @@ def add_flags(parser):
     group.add_argument(
         "--valid-fraction", type=number(float, 0, 1), help="of train, if there is no valid (0.1)"
     )
+    twins = "arithmetic: a+b and b+a stay on one side of the split"
+    group.add_argument("--keep-twins", action=argparse.BooleanOptionalAction, help=twins)
     parser.set_defaults(**{name: flag.default for name, flag in FLAGS.items()})
 
 

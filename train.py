@@ -193,7 +193,7 @@ def run(argv):
     device = pick_device(args.device)
     if last:
         torch.set_num_threads(last["config"]["threads"])  # they share out sums: other threads, other bits
-    dataset = data.load(**{name: getattr(args, name) for name in data.FLAGS})
+    dataset = data.of_run({"flags": vars(args)})  # older runs lack newer flags
     model = make_model(args, dataset, last).to(device)
     optimisers = [torch.optim.Adam(groups, lr=args.lr, fused=True) for _, groups, _ in model.turns()]
     if last:

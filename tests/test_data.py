@@ -657,6 +657,168 @@ def test_butterflies(whole):
 
 
 # ----------------------------------------------------------------------------------------------------------
+# Arithmetic
+
+
+@pytest.fixture(scope="module")
+def arithmetic():
+    return data.load("arithmetic", drawn="query")
+
+
+def texts(split):
+    """{query: answer} of a split, as people would write them."""
+    assert split.x.dtype == split.y.dtype == torch.int64 and split.x.shape[1:] == (5,)
+    return {
+        data.decode_text(x).rstrip(): data.decode_text(y).rstrip()
+        for x, y in zip(split.x.tolist(), split.y.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("keep_twins", [False, True])
+def test_every_query_is_there_once_and_answered_as_python_does(keep_twins):
+    dataset = data.load("arithmetic", keep_twins=keep_twins)
+    train, valid, test = (texts(getattr(dataset, split)) for split in data.SPLITS)
+    every = train | valid | test
+    assert set(every) == {f"{i}{sign}{j}" for i in range(100) for j in range(100) for sign in "+-"}
+    assert all(int(answer) == eval(query) for query, answer in every.items())
+    n = [len(dataset.train.x), len(dataset.valid.x), len(dataset.test.x)]
+    assert sum(n) == 20_000 and n == [len(train), len(valid), len(test)]  # none is in two splits
+    assert dataset.classes == list(data.ALPHABET) and dataset.image_shape == (5,)
+    together = 0
+    for i in range(100):
+        for j in range(i):
+            sides = [f"{i}+{j}" in split for split in (train, valid, test)]
+            together += sides == [f"{j}+{i}" in split for split in (train, valid, test)]
+    if keep_twins:
+        assert together == 4950 and abs(n[2] - 2000) < 160 and abs(n[1] - 1800) < 160
+    else:
+        assert together < 4000 and n == [16_200, 1800, 2000]
+
+
+def test_the_split_of_arithmetic_hangs_on_nothing_but_its_flags(arithmetic):
+    np.random.seed(7)
+    torch.manual_seed(7)
+    again = data.load("arithmetic", valid_fraction=0)
+    assert torch.equal(again.test.x, arithmetic.test.x) and len(again.train.x) == 18_000
+    assert len(again.valid.x) == len(again.valid.y) == 0 and again.valid.batch(slice(None))[0].shape == (
+        0,
+        5,
+    )
+
+
+def test_text_and_tokens():
+    for text, padded in [("12+34", "12+34"), ("7-9", "7-9  "), (" 07 - 9\n", "7-9  "), ("0+0", "0+0  ")]:
+        tokens = data.encode_text(text)
+        assert tokens.dtype == torch.int64 and tokens.shape == (5,) and data.decode_text(tokens) == padded
+    assert data.encode_text("12+34").tolist() == [1, 2, 10, 3, 4]
+    assert data.encode_text("5-6").tolist() == [5, 11, 6, 12, 12]
+    for text in ("", "12", "1+2+3", "100+1", "-1+2", "1*2", "1 2+3", "1+", "one+two", "٣+٤", "1+2\n3"):
+        with pytest.raises(data.Mistake, match="12\\+34") as caught:
+            data.encode_text(text)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_drawn_side_is_pictures_and_the_other_tokens(arithmetic):
+    index = torch.tensor([5, 17, 300])
+    for drawn, shapes in {
+        None: ((3, 5), (3, 3)),
+        "query": ((3, 5, 1, 28, 28), (3, 3)),
+        "answer": ((3, 5), (3, 3, 1, 28, 28)),
+    }.items():
+        x, y = arithmetic.test._replace(drawn=drawn).batch(index)
+        assert (x.shape, y.shape) == shapes
+        for side, name, tokens in ((x, "query", arithmetic.test.x), (y, "answer", arithmetic.test.y)):
+            if drawn == name:
+                assert side.dtype == torch.float32 and side.min() == 0 and 0.9 < side.max() <= 1
+            else:
+                assert torch.equal(side, tokens[index])
+    assert data.load("arithmetic", drawn="answer").train.drawn == "answer"
+    moved = arithmetic.test.to("meta")
+    assert isinstance(moved, data.Queries) and moved.drawn == "query"
+    assert all(part.is_meta for part in (*moved[:2], *moved.glyphs, *moved[3:5]))
+
+
+def test_draws_are_new_each_time_and_the_same_under_a_seed(arithmetic):
+    torch.manual_seed(3)
+    first, second = (arithmetic.train.batch(slice(0, 20))[0] for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(first, arithmetic.train.batch(slice(0, 20))[0]) and not torch.equal(first, second)
+
+
+def test_each_digit_drawn_is_one_of_its_own_split_and_label(arithmetic):
+    digits, drawn = data.load("mnist10k"), {}
+    for split in data.SPLITS:
+        known = {x.numpy().tobytes(): y for x, y in zip(*map(list, getattr(digits, split)), strict=True)}
+        tokens = getattr(arithmetic, split).x[torch.randperm(1000)]
+        pictures = getattr(arithmetic, split).draw(tokens).mul(255).round().byte()
+        drawn[split] = set()
+        for token, picture in zip(tokens.flatten(), pictures.flatten(0, 1), strict=True):
+            if token < 10:
+                assert known[picture.numpy().tobytes()] == token
+                drawn[split].add(picture.numpy().tobytes())
+            else:
+                assert picture.any() == (token < 12)
+        assert len(drawn[split]) > 500
+    assert not drawn["train"] & drawn["test"] and not drawn["train"] & drawn["valid"]
+    one, seven = arithmetic.test.draw(torch.tensor([1, 7])), arithmetic.test.draw(torch.tensor(7))
+    assert one.shape == (2, 1, 28, 28) and seven.shape == (1, 28, 28)
+
+
+def test_every_glyph_is_drawn_and_none_of_another_symbol(arithmetic):
+    glyphs, symbols = arithmetic.test.glyphs
+    assert symbols.bincount().tolist() == [*data.load("mnist10k").test.y.bincount().tolist(), 50, 50, 50]
+    for symbol in (0, 9, 10, 11, 12):
+        own = rows(glyphs[symbols == symbol])
+        assert rows((arithmetic.test.draw(torch.full((5000,), symbol)) * 255).round().byte()) == own
+    x, y = arithmetic.test.glyphs.batch(slice(None))  # an ordinary split, to train a reader on
+    assert x.shape == (len(y), 1, 28, 28) and y.unique().tolist() == list(range(13))
+
+
+def test_signs_look_like_signs():
+    plus, minus, blank = (data.draw_signs()[50 * k :][:50, 0] / 255.0 for k in range(3))
+    assert not blank.any() and len(rows(plus)) == len(rows(minus)) == 50
+    for sign in (plus, minus):
+        assert sign.amax((1, 2)).min() > 0.9 and ((sign > 0) & (sign < 1)).any((1, 2)).all()  # soft edges
+        assert not sign[:, [0, -1]].any() and not sign[:, :, [0, -1]].any()
+        mass, place = sign.sum((1, 2)), torch.arange(28) - 13.5
+        for middle in ((sign.sum(1) * place).sum(1) / mass, (sign.sum(2) * place).sum(1) / mass):
+            assert middle.abs().max() < 1.6 and middle.std() > 0.3
+    # a line 2 px wide has an area of 2 px for every px of its length; '+' is as high as it is wide
+    wide, high = minus.amax(1).sum(1), minus.amax(2).sum(1)
+    assert (minus.sum((1, 2)) / wide / 2 - 1).abs().max() < 0.15 and (high < wide / 2).all()
+    assert ((plus.sum((1, 2)) + 4) / minus.sum((1, 2)) / 2 - 1).abs().max() < 0.05
+    assert (plus.amax(1).sum(1) - plus.amax(2).sum(1)).abs().max() < 1
+
+
+def test_arithmetic_takes_its_digits_from_mnist_only_where_the_folder_is_named(
+    digits, tmp_path, monkeypatch, arithmetic
+):
+    put(tmp_path / "mnist", digits)
+    monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path))
+    assert torch.equal(data.load("arithmetic").test.glyphs.x, arithmetic.test.glyphs.x)
+    dataset = data.load("arithmetic", tmp_path)
+    assert rows(dataset.test.glyphs.x[:50]) == rows(numbered(50, start=500))
+    assert len(dataset.train.glyphs.x) == 90 + 150 and len(dataset.valid.glyphs.x) == 10 + 150
+
+
+def test_arithmetic_mistakes():
+    assert "--image-size" in mistake("arithmetic", image_size=28)
+    assert "--classes" in mistake("arithmetic", classes="3,5")
+    assert "--per-class" in mistake("arithmetic", per_class=5)
+    assert "--keep-twins" in mistake("mnist10k", keep_twins=True)
+    assert "'queries'" in mistake("arithmetic", drawn="queries")
+    assert "--valid-fraction 0.0004 leaves a digit out" in mistake("arithmetic", valid_fraction=0.0004)
+    assert "did you mean arithmetic?" in mistake("arithmetics")
+
+
+def test_a_run_from_before_a_flag_was_there_has_its_default():
+    flags = {"data": "arithmetic", "data_dir": None, "valid_fraction": 0.5}
+    dataset = data.of_run({"flags": flags})
+    assert len(dataset.valid.x) == 9000 and dataset.train.drawn is None
+    assert data.of_run({"flags": flags | {"drawn": "answer"}}).train.drawn == "answer"
+
+
+# ----------------------------------------------------------------------------------------------------------
 # Command lines
 
 
@@ -700,6 +862,7 @@ def test_flags_have_the_defaults_of_load(parser):
     )
     found = [args.data, args.data_dir, args.image_size, args.classes, args.per_class, args.valid_fraction]
     assert found == ["d", "e", 8, "a,b", 7, 0.0]
+    assert parser.parse_args(["--keep-twins"]).keep_twins and not args.keep_twins and args.drawn is None
     assert "quickdraw5k" in parser.format_help()
 
 
