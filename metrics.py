@@ -2,6 +2,7 @@
 
     python metrics.py runs/cvae-mnist10k --features classifier:runs/classifier-mnist10k
     python metrics.py runs/classifier-mnist10k --data mnist --split test    # how good is the judge itself?
+    python metrics.py runs/text2text-arithmetic                             # how many answers are right?
 
 A classifier names each generated image. That alone can be bought with sameness, one perfect 3 drawn a
 hundred times, so the diversity within each class stands beside it: the mean distance between two images of
@@ -61,6 +62,37 @@ def percent(values):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# log p(x) of a VAE
+
+
+def log_weights(model, x, labels, samples, chunk=2000):
+    """log p(x | z) p(z) / q(z | x) of `samples` draws of z for images [n, C, H, W], [samples, n] in nats."""
+    found, at_once = [], max(1, chunk // len(x))
+    with torch.inference_mode():
+        for done in range(0, samples, at_once):
+            found.append(model.log_weights(x, labels, min(at_once, samples - done))[0])
+    found = torch.cat(found).double()
+    if model.likelihood == "gaussian":  # a variance of 1/2 has this constant, which training leaves out
+        found -= x[0].numel() / 2 * math.log(math.pi)
+    return found
+
+
+def log_likelihood(log_weights):
+    """log p(x) in nats of each image [n] by importance sampling, and the effective sample size [n] of k
+    weights [k, n]: 1 where a single sample carries it all, k where all weigh the same."""
+    k = len(log_weights)
+    total = log_weights.logsumexp(0)
+    return total - math.log(k), (2 * total - (2 * log_weights).logsumexp(0)).exp()
+
+
+def bound(log_weights, k):
+    """The IWAE bound of k samples (Burda et al. 2016, eq. 8; of one, the ELBO): its mean over images and
+    over all disjoint groups of k of the weights [K, n], nats."""
+    groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
+    return (groups.logsumexp(1) - math.log(k)).mean().item()
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Command line. Our other files are imported here alone, so that what is above works without them
 
 
@@ -72,6 +104,12 @@ def flags():
     parser.add_argument("--features", metavar="classifier:RUN", help="the classifier that judges")
     parser.add_argument(
         "-n", type=number(int, 2), default=1000, help="generated images of a run (default 1000)"
+    )
+    parser.add_argument(
+        "--log-likelihood",
+        type=number(int, 50),
+        metavar="K",
+        help="of a VAE, by K importance samples for each of -n real images; and its amortisation gap",
     )
     parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of their latents (default 1)")
     parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
@@ -107,13 +145,19 @@ def command(argv):
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
     for folder in args.runs:
         run = open_run(folder)
+        if run["config"]["flags"]["data"] == "arithmetic":
+            results.append(report_arithmetic(run, args))
+            continue
         add_real_pictures(run, args)
         if hasattr(run["model"], "predict"):
             results.append(report_classifier(run))
         elif args.data:
             raise data.Mistake(f"--data is for judging a classifier, and {folder} holds a {run['kind']}")
+        elif args.log_likelihood:
+            results.append(report_likelihood(run, args))
         elif judge is None:
-            raise data.Mistake(f"who judges {folder}? --features classifier:RUN")
+            hint = ", or --log-likelihood 500" if hasattr(run["model"], "log_weights") else ""
+            raise data.Mistake(f"who judges {folder}? --features classifier:RUN{hint}")
         elif any(judge["config"][fact] != run["config"][fact] for fact in ("classes", "image_shape")):
             raise data.Mistake(f"{judge['folder']} knows other classes or sizes of picture than {folder}")
         else:
@@ -191,6 +235,94 @@ def report_generated(run, judge, args):
     return found
 
 
+def report_likelihood(run, args):
+    """Bounds on log p(x), its estimate, and what the encoder loses against fitted distributions."""
+    import data
+    import models
+
+    model, flags = run["model"], run["config"]["flags"]
+    if not hasattr(model, "log_weights"):
+        raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
+    torch.manual_seed(args.seed)
+    chosen = torch.randperm(len(run["real"]))[: args.n]
+    x, labels = run["real"][chosen], run["labels"][chosen]
+    weights = [
+        log_weights(model, *part, args.log_likelihood)
+        for part in zip(x.split(100), labels.split(100), strict=True)
+    ]
+    weights = torch.cat(weights, 1)  # (K, n)
+    value, effective = log_likelihood(weights)
+    few = slice(min(len(x), 100))
+    (_, encoded), (_, fitted) = models.amortisation(model, x[few], labels[few])
+    grey = model.likelihood == "bernoulli" and not flags.get("binarize")
+    return dict(
+        title=f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}",
+        elbo=bound(weights, 1),
+        iwae_5=bound(weights, 5),
+        iwae_50=bound(weights, 50),
+        log_likelihood=value.mean().item(),
+        standard_error=(value.std() / math.sqrt(len(value))).item(),
+        importance_samples=args.log_likelihood,
+        effective_samples=effective.median().item(),
+        amortisation_gap=(encoded - fitted).mean().item(),
+        amortisation_pictures=len(encoded),
+        note="grey pixels: a score, not a likelihood; see --binarize" if grey else None,
+    )
+
+
+def report_arithmetic(run, args):
+    """How many answers of a sequence model are right, where and by how much the others are wrong."""
+    import data
+
+    if args.data and args.data != "arithmetic":
+        raise data.Mistake(f"--data is for judging a classifier, and {run['folder']} holds a {run['kind']}")
+    split, model = getattr(data.of_run(run["config"], args.data_dir), args.split), run["model"]
+    data.require(len(split.x), f"arithmetic has no {args.split} queries here")
+    torch.manual_seed(args.seed)  # of the digits' pictures
+    with torch.inference_mode():
+        parts = [split.batch(slice(i, i + 500)) for i in range(0, len(split.x), 500)]
+        answers = torch.cat([model.predict(x) for x, _ in parts])
+        named = model.read(answers) if split.drawn == "answer" else answers
+    queries, truth, told = ([data.decode_text(row) for row in rows] for rows in (split.x, split.y, named))
+    same, exact = named == split.y, (named == split.y).all(1)
+    carried = torch.tensor([carries(query) for query in queries])
+    errors = [size_of_error(*pair) for pair in zip(told, truth, strict=True)]
+    found = dict(title=f"{run['folder']} on {len(exact):,} {args.split} queries of arithmetic")
+    found |= dict(characters=percent(same), exact=percent(exact))
+    found["errors"] = {size: errors.count(size) for size in ERRORS}
+    found["exact_by_carries"] = {n: percent(exact[carried == n]) for n in range(3)}
+    if split.drawn == "answer":
+        y = torch.cat([y for _, y in parts])
+        with torch.inference_mode():
+            found["reader"] = percent(model.read(y) == split.y)
+        for name, pictures in (("drawn", answers), ("all_black", torch.zeros_like(y))):
+            pixels = percent((pictures > 0.5) == (y > 0.5))
+            found[name] = dict(mse=(pictures - y).square().mean().item(), pixels=pixels)
+    return found
+
+
+ERRORS = ("off by 1", "off by 10", "off by another number", "no number")
+
+
+def size_of_error(told, truth):
+    """Which of ERRORS an answer is, texts such as "-7 "; None where it is right."""
+    if told == truth:
+        return None
+    told = told.rstrip(" ")
+    if not told.removeprefix("-").isdigit() or str(int(told)) != told:  # nor is 07 or -0
+        return "no number"
+    return {1: "off by 1", 10: "off by 10"}.get(abs(int(told) - int(truth)), "off by another number")
+
+
+def carries(query):
+    """How many columns of a query such as "58+67" carry, or borrow from the next (of the larger number)."""
+    plus = "+" in query
+    low, high = sorted(int(part) for part in query.replace("-", "+").split("+"))
+    if plus:
+        return int(low % 10 + high % 10 > 9) + int(low + high > 99)
+    return int(high % 10 < low % 10)
+
+
 def nan_free_mean(values):
     """Over the classes that were drawn at all."""
     return torch.tensor(values, dtype=torch.float64).nanmean().item()
@@ -208,6 +340,8 @@ def nan_as_null(tree):
 def as_text(found):
     """A report as the tables that the terminal shows."""
     lines = [found["title"]]
+    if "errors" in found:
+        return "\n".join(lines + arithmetic_lines(found))
     if "confusion" in found:
         names = list(found["class_accuracy"])
         width = max(6, *(len(name) + 2 for name in names))
@@ -219,6 +353,20 @@ def as_text(found):
         ):
             lines.append(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) + f"{share:>10.1f}")
         return "\n".join(lines)
+    if "elbo" in found:
+        for name, label in (
+            ("elbo", "ELBO"),
+            ("iwae_5", "IWAE, 5 samples"),
+            ("iwae_50", "IWAE, 50 samples"),
+        ):
+            lines.append(f"{label:>24}{found[name]:>12.2f}")
+        error = f" ± {found['standard_error']:.2f} over images"
+        label = f"log p(x), {found['importance_samples']:,} samples"
+        lines.append(f"{label:>24}{found['log_likelihood']:>12.2f}{error}")
+        lines.append(f"{'effective samples':>24}{found['effective_samples']:>12.1f} (median)")
+        gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
+        lines.append(f"{'amortisation gap':>24}{gap}")
+        return "\n".join(lines + ([f"note: {found['note']}"] if found["note"] else []))
     lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled,")
     lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
     if "samples" in found:
@@ -243,6 +391,19 @@ def as_text(found):
             "diversity: mean distance of two samples of a class over that of two real pictures of it"
         )
     return "\n".join(lines)
+
+
+def arithmetic_lines(found):
+    lines = [f"{found['exact']:.2f}% of answers right, {found['characters']:.2f}% of characters"]
+    shares = [f"{share:.2f}% with {n}" for n, share in found["exact_by_carries"].items() if share == share]
+    lines.append(f"right by carries or borrows: {', '.join(shares)}")
+    lines.append("wrong: " + ", ".join(f"{count} {size}" for size, count in found["errors"].items()))
+    if "drawn" in found:
+        lines.append(f"as its reader names them; of true symbols it names {found['reader']:.2f}% right")
+        for name, what in (("drawn", "drawn answers"), ("all_black", "all-black ones")):
+            row = found[name]
+            lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
+    return lines
 
 
 if __name__ == "__main__":

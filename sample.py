@@ -8,11 +8,14 @@ Without --what it draws all that the model can. Pictures land in the run folder 
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
+from PIL import Image
 
 import data
 import models
@@ -43,10 +46,11 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     """A figure of images [R, K, C, H, W] in [0, 1], with names of rows and columns, a caption under each
     and `right` [R, K] framing each with a tick or a cross."""
     n_rows, n_columns, channels, height, width = images.shape
-    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
     aspect, gap = height / width, 0.08
+    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
+    side = side if aspect >= 0.9 else 1.6  # a strip of characters
     lines = 1 + captions[0][0].count("\n") if captions else 0
-    drop = gap + 0.2 * lines  # room below each image, in image widths
+    drop = gap + 0.15 * lines / side  # room below each image, in image widths
     left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
     top = 0.35 + (0.2 if columns else 0)
     size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
@@ -62,9 +66,8 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
                 picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **grey
             )
             if captions:
-                colour, mark = (
-                    ("#333333", "") if right is None else (RIGHT, "✓ ") if right[r][k] else (WRONG, "✗ ")
-                )
+                verdict = right[r][k] if right else None
+                colour, mark = {None: ("#333333", ""), True: (RIGHT, "✓ "), False: (WRONG, "✗ ")}[verdict]
                 text = mark + captions[r][k]
                 axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=colour, fontsize=7)
         if rows:
@@ -77,16 +80,25 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     return figure
 
 
+SPLIT_LINES = (
+    ("train", "--", "train"),
+    ("valid", "-", "validation"),
+    ("refined", "-.", "refining"),  # of an auto-decoder, whose latents are learnt on after training
+    ("test_latents", ":", "fitting test"),
+)
+
+
 def curves(folders):
     """Every term that training reports, a panel each: train dashed, validation solid, runs in colours."""
     logs = [read_log(folder) for folder in folders]
     place = ("epoch", "step", "split", "seconds [s]")
     trained = next(row for row in logs[0] if row["split"] == "train")
     terms = [name for name in trained if name not in place and trained[name]]
-    figure, panels = plt.subplots(1, len(terms), figsize=(0.4 + 3.2 * len(terms), 3), layout="constrained")
+    size = 0.4 + 3.2 * len(terms), 3 if len(logs) == 1 else 3.6
+    figure, panels = plt.subplots(1, len(terms), figsize=size, layout="constrained")
     for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
         for folder, log, colour in zip(folders, logs, COLOURS * len(logs), strict=False):
-            for split, line, name in (("train", ".--", "train"), ("valid", ".-", "validation")):
+            for split, line, name in SPLIT_LINES:
                 rows = [
                     row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
                 ]
@@ -94,12 +106,20 @@ def curves(folders):
                     continue
                 points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
                 name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
-                panel.plot(*points, line, color=colour, lw=1.3, ms=3, label=name)
+                marker = "." if len(rows) < 20 else ""  # many dots would hide the dashes
+                panel.plot(*points, line, marker=marker, color=colour, lw=1.3, ms=3, label=name)
         title, _, unit = term.partition(" [")
         panel.set(title=title.replace("kl", "KL divergence"), xlabel="epoch", ylabel=unit.rstrip("]"))
         panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend()
-    figure.suptitle(" and ".join(Path(folder).name for folder in folders), fontsize=10)
+    names = [Path(folder).name for folder in folders]
+    if len(names) == 1:
+        figure.axes[0].legend()
+    else:  # a line for each run, below, where it hides no curve
+        keys = [
+            plt.Line2D([], [], color=colour) for colour, _ in zip(COLOURS * len(logs), logs, strict=False)
+        ]
+        figure.legend(keys, names, loc="outside lower center", ncols=4)
+    figure.suptitle(names[0] if len(names) == 1 else "train dashed, validation solid", fontsize=10)
     return figure
 
 
@@ -112,6 +132,17 @@ def read_log(folder):
     if not any(row["split"] == "train" for row in rows):
         raise Mistake(f"{path} holds no finished epoch yet: nothing to draw")
     return rows
+
+
+def snapshot(folder, model, epoch):
+    """Nine samples of the same latents after every epoch, in folder/epochs."""
+    torch.manual_seed(0)
+    labels = torch.arange(9, device=model.device) % model.n_classes if hasattr(model, "embedding") else None
+    images = model.eval().sample(9, labels).cpu().unflatten(0, (3, 3))  # (3, 3, C, H, W)
+    pixels = (255 * images).byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
+    path = Path(folder) / "epochs" / f"{epoch:04d}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -138,12 +169,22 @@ class Run:
         """Images in [0, 1] and labels at these places of a split."""
         return getattr(self.dataset, split).batch(index)
 
-    def some(self, split, n, seed):
-        """n random pictures of a split, the same for the same seed."""
+    def choose(self, split, n, seed):
+        """Places of n random pictures of a split, the same for the same seed."""
         size, random = len(getattr(self.dataset, split).x), torch.Generator().manual_seed(seed)
         if not size:
             raise Mistake(f"{self.folder} has no {split} pictures")
-        return self.pictures(split, torch.randperm(size, generator=random)[:n])
+        return torch.randperm(size, generator=random)[:n]
+
+    def latents(self, split, index):
+        """z of pictures at these places of a split: an auto-decoder's own, else what the encoder says."""
+        if hasattr(self.model, "kept_latents"):
+            return self.model.kept_latents(split)[index]
+        return self.model.encode(*self.pictures(split, index))
+
+    def reconstructions(self, split, index):
+        _, labels = self.pictures(split, index)
+        return self.model.decode(self.latents(split, index), labels)
 
 
 def judged(images, labels, judge):
@@ -163,7 +204,7 @@ def real(run, args, judge):
     """Pictures of the data; those of a classifier's run with its own answers."""
     judge = judge or (run if hasattr(run.model, "predict") else None)
     n = args.n or 8
-    images, labels = run.some(args.split, n * n, args.seed)
+    images, labels = run.pictures(args.split, run.choose(args.split, n * n, args.seed))
     n = min(n, len(images))
     images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
     captions, right = judged(images, labels, judge)
@@ -176,9 +217,73 @@ def real(run, args, judge):
 def prior(run, args, judge):
     """Images decoded from the prior."""
     n = args.n or 8
-    images = run.model.sample(n * n, scale=args.scale, truncate=args.truncate).unflatten(0, (n, n))
+    shape = (args.rows or n, n)
+    images = run.model.sample(math.prod(shape), scale=args.scale, truncate=args.truncate).unflatten(0, shape)
     captions, _ = judged(images, None, judge)
     return sheet(images, f"samples of {run.folder.name}{spread(args)}", captions=captions)
+
+
+def epochs(run, args, judge):
+    """Samples of the same latents after each epoch, from the run's own snapshots."""
+    paths = sorted(run.folder.glob("epochs/*.png"))
+    if not paths:
+        raise Mistake(f"{run.folder} holds no snapshots of its epochs")
+    most = args.rows or 10
+    paths = [paths[round(k)] for k in torch.linspace(0, len(paths) - 1, min(most, len(paths))).tolist()]
+    rows = []
+    for path in paths:
+        pixels = torch.from_numpy(np.array(Image.open(path))) / 255
+        pixels = pixels if pixels.dim() == 3 else pixels[:, :, None]  # (3 * H, 3 * W, C)
+        rows.append(pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1)).permute(0, 2, 4, 1, 3).flatten(0, 1))
+    names = [f"epoch {int(path.stem)}" for path in paths]
+    return sheet(torch.stack(rows), f"the same nine latents, {run.folder.name}", names)
+
+
+def untrained(run, args, judge):
+    """Test pictures, what the model made of them before training, and after."""
+    index = run.choose(args.split, args.n or 10, args.seed)
+    x, y = run.pictures(args.split, index)
+    torch.manual_seed(run.config["flags"]["seed"])
+    blank = models.build(run.config["flags"]["model"], **run.model.recipe["arguments"]).eval()
+    z = run.latents(args.split, index) if hasattr(blank, "kept_latents") else blank.encode(x, y)
+    rows = torch.stack([x, blank.decode(z, y), run.reconstructions(args.split, index)])
+    return sheet(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
+
+
+def scaled(run, args, judge):
+    """Latents of test pictures times 0.5, 1 and 1.5."""
+    index, factors = run.choose("test", args.n or 5, args.seed), (0.5, 1.0, 1.5)
+    z, (x, y) = run.latents("test", index), run.pictures("test", index)
+    rows = torch.stack([x, *(run.model.decode(factor * z, y) for factor in factors)])
+    names = ["original", *(f"z x {factor:g}" for factor in factors)]
+    return sheet(rows, f"scaled latents of {run.folder.name}", names)
+
+
+def constant(run, args, judge):
+    """What z = 0 and z = 1 in every dimension decode to."""
+    z = torch.tensor([0.0, 1.0])[:, None].expand(2, run.model.latent_dim)
+    chosen = pick_classes(run, args.classes) or list(range(len(run.classes) if run.conditional else 1))
+    rows = [run.model.decode(z[:1].expand(len(chosen), -1), torch.tensor(chosen))]
+    rows.append(run.model.decode(z[1:].expand(len(chosen), -1), torch.tensor(chosen)))
+    columns = [run.classes[c] for c in chosen] if run.conditional else None
+    return sheet(
+        torch.stack(rows), f"constant latents of {run.folder.name}", ["all zeros", "all ones"], columns
+    )
+
+
+def amortisation(run, args, judge):
+    """A VAE's encoder against distributions fitted to each test picture for the same decoder."""
+    index = run.choose(args.split, args.n or 8, args.seed)
+    x, y = run.pictures(args.split, index)
+    with torch.random.fork_rng():
+        encoded, fitted = models.amortisation(run.model, x, y)
+    rows, nats = [x], [[""] * len(x)]
+    for numbers, bound in (encoded, fitted):
+        rows.append(run.model.decode(models.Gaussian.of(numbers).mean, y))
+        nats.append([f"{value:.1f}" for value in bound.tolist()])
+    gap = (encoded[1] - fitted[1]).mean()
+    title = f"amortisation gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
+    return sheet(torch.stack(rows), title, ["original", "by the encoder", "fitted"], captions=nats)
 
 
 def by_class(run, args, judge):
@@ -200,18 +305,43 @@ def reconstruct(run, args, judge):
     """Reconstructions above originals, of each split."""
     rows, names = [], []
     sizes = {split: len(getattr(run.dataset, split).x) for split in data.SPLITS}
+    if hasattr(run.model, "kept_latents"):
+        sizes["valid"] = 0  # it has no latents for them
     n = min([args.n or 10, *(size for size in sizes.values() if size)])
     for split in data.SPLITS:
         if sizes[split]:
-            x, y = run.some(split, n, args.seed)
-            rows += [run.model.reconstruct(x, y), x]
+            index = run.choose(split, n, args.seed)
+            rows += [run.reconstructions(split, index), run.pictures(split, index)[0]]
             names += [f"{split}: reconstruction", "original"]
     return sheet(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
+
+
+def compare(runs, args):
+    """The same test pictures as several runs reconstruct them."""
+    index = runs[0].choose(args.split, args.n or 10, args.seed)
+    rows = [runs[0].pictures(args.split, index)[0]]
+    for run in runs:
+        if run.config["image_shape"] != runs[0].config["image_shape"]:
+            raise Mistake(f"{run.folder} has pictures of another size than {runs[0].folder}")
+        rows.append(run.reconstructions(args.split, index))
+    return sheet(torch.stack(rows), "reconstructions", ["original", *(run.folder.name for run in runs)])
+
+
+def between_samples(run, args, judge):
+    """Straight lines between pairs of latents from the prior, for a model without an encoder."""
+    n, t = args.n or 5, torch.linspace(0, 1, args.n or 5)[:, None]
+    rows = []
+    for _ in range(args.rows or 5):
+        z = args.scale * run.model.distribution.prior(2, run.model.latent_dim, args.truncate)
+        rows.append(run.model.decode((1 - t) * z[0] + t * z[1]))
+    return sheet(torch.stack(rows), f"{n} steps between latents of {run.folder.name}{spread(args)}")
 
 
 def interpolate(run, args, judge):
     """Straight lines in latent space between pairs of test pictures, which stand at the ends as they are.
     Pairs are of different classes, or of one class where the decoder is told it."""
+    if not hasattr(run.model, "encode"):
+        return between_samples(run, args, judge)
     n, chosen = args.n or 9, pick_classes(run, args.classes)
     labels = run.dataset.test.y
     ends = chosen if chosen and len(chosen) == 2 else None
@@ -225,12 +355,16 @@ def interpolate(run, args, judge):
     first = labels == ends[0] if ends else torch.ones_like(labels, dtype=torch.bool)
     random = torch.Generator().manual_seed(args.seed)
     rows = []
-    for a in first.nonzero().flatten()[torch.randperm(int(first.sum()), generator=random)][:5]:
+    for a in first.nonzero().flatten()[torch.randperm(int(first.sum()), generator=random)][: args.rows or 5]:
         same = labels == (ends[1] if ends else labels[a])
         others = (same if ends or run.conditional or same.all() else ~same).nonzero().flatten()
         b = others[torch.randint(len(others), (1,), generator=random)]
-        x, y = run.pictures("test", torch.cat([a[None], b]))
-        z, t = run.model.encode(x, y), torch.linspace(0, 1, n)[:, None]
+        index = torch.cat([a[None], b])
+        (x, y), z, t = (
+            run.pictures("test", index),
+            run.latents("test", index),
+            torch.linspace(0, 1, n)[:, None],
+        )
         y = torch.where(t[:, 0] < 0.5, y[0], y[1])
         rows.append(torch.cat([x[:1], run.model.decode((1 - t) * z[0] + t * z[1], y), x[1:]]))
     columns = ["original", *[""] * n, "original"]
@@ -251,6 +385,61 @@ def manifold(run, args, judge):
     columns = [f"{x:+.1f}" if k % 2 == 0 else "" for k, x in enumerate(line)]
     which = f", class {run.classes[label]}" if run.conditional else ""
     return sheet(images.unflatten(0, (n, n)), f"latent space of {run.folder.name}{which}", rows, columns)
+
+
+def answers(run, args, judge):
+    """Cards of random queries of a split and their answers, drawn where the model sees or draws pictures."""
+    split = getattr(run.dataset, args.split)
+    return cards(
+        run, run.choose(args.split, (args.rows or 6) * (args.n or 5), args.seed), split, args.n or 5
+    )
+
+
+def errors(run, args, judge):
+    """Cards of queries whose answers are wrong."""
+    split, model = getattr(run.dataset, args.split), run.model
+    named = []
+    for start in range(0, len(split.x), 500):
+        found = model.predict(split.batch(slice(start, start + 500))[0])
+        named.append(model.read(found) if split.drawn == "answer" else found)
+    wrong = (torch.cat(named) != split.y).any(1).nonzero().flatten()
+    if not len(wrong):
+        raise Mistake(f"{run.folder} answers every {args.split} query rightly: no error to show")
+    # digits are drawn anew on the cards, so now and then an answer that was wrong comes out right
+    few = wrong[torch.randperm(len(wrong))[: (args.rows or 6) * (args.n or 5)]]
+    return cards(run, few, split, args.n or 5, f"{len(wrong):,} of {len(split.x):,} answers are wrong")
+
+
+def query(run, args, judge):
+    """The answer to --query, a dozen times where its digits are drawn."""
+    tokens = data.encode_text(args.query or "12+34")[None]
+    n = 5 if run.dataset.test.drawn == "query" else 1
+    own = run.dataset.test._replace(x=tokens.repeat(n, 1), y=models.results(tokens).repeat(n, 1))
+    return cards(run, torch.arange(n), own, n)
+
+
+def cards(run, index, split, columns, title="answers"):
+    """A sheet of queries with the answers given: as pictures, an answer below the true one, and as text."""
+    (x, y), model = split.batch(index), run.model
+    found = model.predict(x)
+    named = model.read(found) if split.drawn == "answer" else found
+    if split.drawn:
+        shown = [x] if split.drawn == "query" else [y, found]
+        pictures = torch.cat([part.movedim(1, 3).flatten(3) for part in shown], 2)  # (B, 1, H, 5 or 3 * W)
+    else:
+        pictures = torch.ones(len(x), 1, 1, 25)  # nothing but the line below it
+    told = zip(
+        *(map(data.decode_text, rows) for rows in (split.x[index], named, split.y[index])), strict=True
+    )
+    captions = [f"{q.strip()} = {a.strip()}" + (f", not {t.strip()}" if a != t else "") for q, a, t in told]
+    right, blanks = (named == split.y[index]).all(1).tolist(), -len(x) % columns
+    pictures = torch.cat([pictures, torch.ones(blanks, *pictures.shape[1:])]).unflatten(0, (-1, columns))
+    captions, right = captions + [""] * blanks, right + [None] * blanks
+    rows = [slice(k, k + columns) for k in range(0, len(captions), columns)]
+    title = f"{run.folder.name}: {title}" + (
+        ", drawn below the true ones" if split.drawn == "answer" else ""
+    )
+    return sheet(pictures, title, captions=[captions[k] for k in rows], right=[right[k] for k in rows])
 
 
 def spread(args):
@@ -278,10 +467,22 @@ PICTURES = {
     "real": (real, (), "real.png"),
     "prior": (prior, ("sample",), "samples.png"),
     "class": (by_class, ("sample",), "classes.png"),
-    "reconstruct": (reconstruct, ("reconstruct",), "reconstructions.png"),
-    "interpolate": (interpolate, ("encode", "decode"), "interpolation.png"),
+    "epochs": (epochs, ("sample",), "epochs.png"),
+    "reconstruct": (reconstruct, ("encode",), "reconstructions.png"),
+    "untrained": (untrained, ("encode",), "untrained.png"),
+    "interpolate": (interpolate, ("decode",), "interpolation.png"),
+    "scale": (scaled, ("encode",), "scaled.png"),
+    "constant": (constant, ("decode",), "constant.png"),
+    "amortisation": (amortisation, ("posterior",), "amortisation.png"),
     "manifold": (manifold, ("decode",), "manifold.png"),
+    "answers": (answers, ("frames",), "answers.png"),
+    "errors": (errors, ("frames",), "errors.png"),
+    "query": (query, ("frames",), "query.png"),
 }
+
+
+AFTER_TRAINING = ("curves", "real", "prior", "class", "epochs", "reconstruct", "interpolate", "manifold")
+AFTER_TRAINING += ("answers", "errors")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -290,11 +491,15 @@ PICTURES = {
 
 def flags():
     parser = data.Parser(prog="sample.py", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders; more than one for curves")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; more than one for curves and reconstruct"
+    )
     parser.add_argument(
         "--what", choices=PICTURES, help="which picture (default: all that the model can draw)"
     )
     parser.add_argument("-n", type=number(int, 1, 100), help="images in a row")
+    parser.add_argument("--query", metavar="TEXT", help='of --what query, such as "12+34"')
+    parser.add_argument("--rows", type=number(int, 1, 100), help="rows of images")
     parser.add_argument("--classes", metavar="A,B", help="which classes, by name or number")
     parser.add_argument("--judge", metavar="RUN", help="a classifier's run, which names what it sees")
     parser.add_argument(
@@ -321,6 +526,7 @@ def possible(run, what):
         all(hasattr(run.model, method) for method in methods)
         and (function is not by_class or run.conditional)
         and (function is not manifold or run.model.latent_dim == 2)
+        and (function is not real or "drawn" not in run.model.defaults)  # a query is no picture
     )
 
 
@@ -335,7 +541,10 @@ def draw(what, runs, args, judge=None):
         )
     torch.manual_seed(args.seed)
     with plt.rc_context(STYLE), torch.inference_mode():
-        figure = function(run, args, judge) if function else curves([run.folder for run in runs])
+        if what == "curves":
+            figure = curves([run.folder for run in runs])
+        else:
+            figure = function(run, args, judge) if len(runs) == 1 else compare(runs, args)
         kind = path.suffix[1:].lower() or "png"
         if kind not in figure.canvas.get_supported_filetypes():
             raise Mistake(f"--out {path}: no picture format has the ending .{kind}; write .png or .pdf")
@@ -348,7 +557,7 @@ def draw(what, runs, args, judge=None):
 def draw_run(folder, model, dataset):
     """All pictures of a run that has just ended; returns their paths."""
     args, run, paths = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset), []
-    for what in PICTURES:
+    for what in AFTER_TRAINING:
         if possible(run, what):
             try:
                 paths.append(draw(what, [run], args))
@@ -377,8 +586,8 @@ def main(argv=None):
 def command(argv):
     args = flags().parse_args(argv)
     runs = [Run(folder, args.data_dir) for folder in args.runs]
-    if len(runs) > 1 and args.what != "curves":
-        raise Mistake("several runs share a picture only with --what curves")
+    if len(runs) > 1 and args.what not in ("curves", "reconstruct"):
+        raise Mistake("several runs share a picture only with --what curves or reconstruct")
     judge = open_judge(args.judge, runs[0]) if args.judge else None
     if args.out and not args.what:
         raise Mistake("--out names one file: say which picture with --what")
