@@ -62,6 +62,31 @@ def percent(values):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Fréchet distance
+
+
+def frechet_distance(mean1, cov1, mean2, cov2):
+    """Squared Fréchet distance of two Gaussians (Dowson & Landau 1982, eq. 4):
+    |m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½).
+
+    The last trace is of (C1^½ C2 C1^½)^½, whose eigenvalues are real and not negative, so that no imaginary
+    part can appear. Means [d], covariances [d, d]; in float64.
+    """
+    mean1, cov1, mean2, cov2 = (torch.as_tensor(part).double() for part in (mean1, cov1, mean2, cov2))
+    values, vectors = torch.linalg.eigh(cov1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
+    return distance.clamp(min=0).item()
+
+
+def fid(features1, features2):
+    """Fréchet distance of features [n, d] and [m, d] (Heusel et al. 2017, eq. 6)."""
+    features1, features2 = (torch.as_tensor(features).double() for features in (features1, features2))
+    return frechet_distance(features1.mean(0), features1.T.cov(), features2.mean(0), features2.T.cov())
+
+
+# -----------------------------------------------------------------------------------------------------------
 # log p(x) of a VAE
 
 

@@ -942,7 +942,7 @@ class GAN(LatentModel):
         latent_dim=16,
         objective="nonsaturating",
         channels=64,
-        gradient_penalty=1.0,
+        gradient_penalty=0.0,
         spectral_norm=False,
         he_init=True,
         generator_norm=True,

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.spatial.distance
 import torch
 
@@ -262,3 +263,17 @@ def test_bounds_of_a_vae_are_in_order(runs, capsys):
 
 def test_log_likelihood_of_another_model_is_refused(runs, refused):
     assert "is of VAEs" in refused(metrics.main, [runs["ae"], "--log-likelihood", "50"])
+
+
+def test_frechet_distance_is_scipys_and_the_closed_forms():
+    random = np.random.RandomState(0)
+    a, b = random.randn(60, 8), random.randn(50, 8) @ random.randn(8, 8) + 1
+    c1, c2 = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(c1 @ c2).real
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
+    assert metrics.fid(a, b) == pytest.approx(wanted, rel=1e-9)
+    assert metrics.fid(b, a) == pytest.approx(wanted, rel=1e-9)
+    assert metrics.fid(a, a + 3) == pytest.approx(8 * 9)  # equal covariances: the means' distance alone
+    assert metrics.fid(a, a) < 1e-9
+    few = random.randn(5, 8)  # singular covariances
+    assert math.isfinite(metrics.fid(few, b)) and metrics.fid(few, few) >= 0
