@@ -240,10 +240,9 @@ def report_generated(run, judge, args):
     found = dict(title=f"{run['folder']} judged by {judge['folder']}", data=run["data"])
     found["accuracy_on_real"] = percent(predictions(judge["model"], x)[0] == y)
     with torch.inference_mode():
-        copies = [model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)]
-        found["accuracy_on_reconstructions"] = percent(
-            predictions(judge["model"], torch.cat(copies))[0] == y
-        )
+        if hasattr(model, "encode"):
+            named = predictions(judge["model"], reconstructions(run, args.split))[0]
+            found["accuracy_on_reconstructions"] = percent(named == y)
         if hasattr(model, "sample"):
             conditional = hasattr(model, "embedding")
             labels = torch.arange(args.n) % len(run["classes"]) if conditional else None
@@ -258,6 +257,14 @@ def report_generated(run, judge, args):
             found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
             found["by_class"] = {"class": run["classes"]} | table
     return found
+
+
+def reconstructions(run, split):
+    """Of an auto-decoder from the latents that it keeps, else through the encoder."""
+    model, x, y = run["model"], run["real"], run["labels"]
+    if hasattr(model, "kept_latents"):
+        return torch.cat([model.decode(z) for z in model.kept_latents(split).split(500)])
+    return torch.cat([model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)])
 
 
 def report_likelihood(run, args):
@@ -392,8 +399,9 @@ def as_text(found):
         gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
         lines.append(f"{'amortisation gap':>24}{gap}")
         return "\n".join(lines + ([f"note: {found['note']}"] if found["note"] else []))
-    lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled,")
-    lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
+    lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled")
+    if "accuracy_on_reconstructions" in found:
+        lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
     if "samples" in found:
         drawn = found["samples"]
         cut = f", cut off at ±{drawn['truncate']:g}" if drawn["truncate"] else ""

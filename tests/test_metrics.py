@@ -11,6 +11,7 @@ import torch
 
 import data
 import metrics
+import models
 import train
 
 
@@ -41,6 +42,11 @@ def runs(tmp_path_factory):
     for name, source in [("cvae", ten), ("vae", ten), ("ae", ten), ("classifier", ten), ("vae-two", two)]:
         made[name] = str(folder / name)
         flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
+        assert train.main(flags) == 0
+    small = ["--steps", "5", "--batch-size", "32"]
+    for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--channels", "4"])]:
+        made[name] = str(folder / name)
+        flags = ["--model", name, "--data", ten, "--out", made[name], *small, *more]
         assert train.main(flags) == 0
     monkeypatch.undo()
     return made
@@ -277,3 +283,23 @@ def test_frechet_distance_is_scipys_and_the_closed_forms():
     assert metrics.fid(a, a) < 1e-9
     few = random.randn(5, 8)  # singular covariances
     assert math.isfinite(metrics.fid(few, b)) and metrics.fid(few, few) >= 0
+
+
+def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
+    judge = ["--features", f"classifier:{runs['classifier']}", "-n", "20"]
+    for split in ("train", "test"):
+        (found,) = judged(capsys, runs["vad"], *judge, "--split", split)
+        run = metrics.open_run(runs["vad"])
+        dataset = data.of_run(run["config"])
+        kept = run["model"].latents.weight if split == "train" else run["model"].test_latents
+        images = run["model"].decode(models.Gaussian.of(kept).mean)
+        named = metrics.predictions(metrics.open_run(runs["classifier"])["model"], images)[0]
+        wanted = 100 * (named == getattr(dataset, split).y).float().mean().item()
+        assert found["accuracy_on_reconstructions"] == pytest.approx(wanted)
+
+
+def test_a_gan_is_judged_without_reconstructions(runs, capsys):
+    argv = [runs["gan"], "--features", f"classifier:{runs['classifier']}", "-n", "20"]
+    (found,) = judged(capsys, *argv)
+    assert found["samples"]["n"] == 20 and "accuracy_on_reconstructions" not in found
+    assert metrics.main(argv) == 0
