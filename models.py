@@ -44,6 +44,7 @@ UNITS = {  # of every term that a model logs, where its class says nothing else
     "discriminator": "nats",
     "generator": "nats",
     "told_apart": "%",
+    "spelling": "nats/character",
     "diversity": "",
 }
 
@@ -1202,7 +1203,8 @@ class Text2Text(nn.Module):
     def write(self, states):
         return self.writer(states)  # (B, 3, decoder_hidden) -> logits (B, 3, symbols)
 
-    def forward(self, x):
+    def states(self, x):
+        """The decoder's states [B, 3, decoder_hidden], one for each character of the answer."""
         outputs, (hidden, _) = self.encoder(self.frames(x))  # (B, 5, size), (depth * directions, B, hidden)
         last = hidden[-self.directions :].transpose(0, 1).flatten(1)  # (B, size)
         states, _ = self.decoder(self.between(last)[:, None].repeat(1, ANSWER, 1))  # (B, 3, decoder_hidden)
@@ -1210,7 +1212,10 @@ class Text2Text(nn.Module):
             score = self.to_score(states) @ outputs.transpose(1, 2)  # (B, 3, 5)
             context = score.softmax(2) @ outputs  # (B, 3, size)
             states = self.combine(torch.cat([context, states], 2)).tanh()
-        return self.write(states)
+        return states
+
+    def forward(self, x):
+        return self.write(self.states(x))
 
     def turns(self):
         return [("model", [{"params": list(self.parameters())}], self.loss)]
@@ -1274,6 +1279,8 @@ class Text2Image(Text2Text):
 
     The squared error is least at the mean of all pictures of a symbol. Whether a drawn answer is right tells
     `reader`, a classifier of the symbols that a turn of its own trains on the true answers' pictures.
+    `spelling` weighs a cross-entropy: the states that are drawn must spell the answer as well. Handwriting
+    is drawn anew each time, so squared error alone says little of which symbol was meant.
     """
 
     objectives = ("mse",)
@@ -1286,15 +1293,17 @@ class Text2Image(Text2Text):
         dense=128,
         decoder_start=(128, 7, 7),
         decoder_layers="64,3,2,1,1 1,3,2,1,1",
+        spelling=0.0,
         **options,
     ):
-        self.decoder_start, self.decoder_layers = decoder_start, decoder_layers
+        self.decoder_start, self.decoder_layers, self.spelling = decoder_start, decoder_layers, spelling
         super().__init__(n_classes, objective, dense=dense, **options)
         self.reader = Classifier(PICTURE, n_classes, encoder_layers=READER)
 
     def make_writer(self, size):
         layers = parse_layers(self.decoder_layers, (4, 5))
         self.writer = ConvDecoder(size, PICTURE, tuple(self.decoder_start), layers)
+        self.speller = nn.Linear(size, len(SYMBOLS)) if self.spelling else None
 
     def write(self, states):
         return self.writer(states.flatten(0, 1)).sigmoid().unflatten(0, states.shape[:2])
@@ -1311,8 +1320,13 @@ class Text2Image(Text2Text):
 
     def loss(self, batch, step):
         """Squared error of an answer, a Gaussian's nats less its constant, and of a pixel."""
-        loss = gaussian_nats(self(batch.x), batch.y).mean()
-        return loss, {"loss": loss, "mse": loss / batch.y[0].numel()}
+        states = self.states(batch.x)
+        error = gaussian_nats(self.write(states), batch.y).mean()
+        parts = {"loss": error, "mse": error / batch.y[0].numel()}
+        if self.spelling:
+            parts["spelling"] = F.cross_entropy(self.speller(states).transpose(1, 2), results(batch.x))
+            parts["loss"] = error + self.spelling * parts["spelling"]
+        return parts["loss"], parts
 
     @torch.no_grad()
     def predict(self, x):

@@ -77,6 +77,7 @@ def add_model_flags(parser):
     add(
         "--free-bits", type=number(float, 0), metavar="NATS", help="of KL that each latent spends at no cost"
     )
+    add("--spelling", type=number(float, 0), help="weight of naming the drawn characters, 0 for none")
     add("--iwae-samples", type=number(int, 1), help="K of the IWAE bound")
     add("--shift", type=number(int, 0), metavar="PIXELS", help="move training pictures by up to so many")
     add(

@@ -227,3 +227,15 @@ def test_sizes_of_errors(told, truth, expected):
 ])  # fmt: skip
 def test_carries_and_borrows(query, expected):
     assert metrics.carries(query) == expected
+
+
+def test_spelling_adds_the_cross_entropy_of_the_characters_and_nothing_else(splits):
+    given = batch("text2image", splits)
+    model, plain = tiny("text2image", spelling=2.0), tiny("text2image")
+    loss, parts = model.loss(given, 0)
+    squares = (model(given.x) - given.y).square().sum() / len(given.x)
+    tokens = models.results(given.x)
+    named = model.speller(model.states(given.x)).log_softmax(2).gather(2, tokens[:, :, None])
+    torch.testing.assert_close(loss, squares - 2 * named.mean())
+    torch.testing.assert_close(parts["mse"] * given.y[0].numel(), squares)
+    assert plain.speller is None and "spelling" not in plain.loss(given, 0)[1]
