@@ -24,9 +24,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-Batch = namedtuple("Batch", "x y index")  # images, class numbers, places in the training split (or None)
+# images, class numbers (or queries, answers), places in the training split (or None)
+Batch = namedtuple("Batch", "x y index")
 
-UNITS = {  # of every term that a model logs
+UNITS = {  # of every term that a model logs, where its class says nothing else
     "loss": "nats/image",
     "reconstruction": "nats/image",
     "kl": "nats/image",
@@ -34,6 +35,9 @@ UNITS = {  # of every term that a model logs
     "active_latents": "",
     "mse": "per pixel",
     "accuracy": "%",
+    "characters": "%",
+    "exact": "%",
+    "reader": "%",
 }
 
 
@@ -636,6 +640,200 @@ def augmented(x):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Sequence models: arithmetic learnt from examples, read and written one character at a time
+# (Sutskever et al. 2014; Zaremba & Sutskever 2014)
+
+SYMBOLS = "0123456789+- "  # a token is a symbol's place in it
+ANSWER = 3  # characters
+PICTURE = (1, 28, 28)  # of a character
+
+
+class Text2Text(nn.Module):
+    """A query, tokens [B, 5] such as "12+34", to its answer, tokens [B, 3] such as "46 ".
+
+    One LSTM reads the query; its last state, of both directions if `bidirectional`, is shown another LSTM 3
+    times, which writes the answer. `dense` puts a layer of so many units, with ReLU, between the two. With
+    `attention` each step of the answer also looks back at the query: at a mean of the encoder's outputs,
+    weighted by how well they fit the decoder's state (Luong et al. 2015, eq. 5 to 8, score "general").
+    The other sequence models change an end: `frames` makes vectors of a query, `write` an answer of states.
+    """
+
+    objectives = ("cross-entropy",)
+    monitor = "loss"
+    units = {"loss": "nats/answer"}
+    defaults = dict(epochs=40, batch_size=64, lr=1e-3, lr_schedule="constant", data="arithmetic", drawn=None)
+
+    def __init__(
+        self,
+        n_classes,
+        objective=None,
+        encoder_hidden=256,
+        encoder_depth=1,
+        bidirectional=False,
+        attention=False,
+        dense=0,
+        decoder_hidden=256,
+        decoder_depth=1,
+    ):
+        super().__init__()
+        if n_classes != len(SYMBOLS):
+            raise ModelError(f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic")
+        check_choice("objective", objective or self.objectives[0], self.objectives)
+        self.directions, self.attention = 1 + bidirectional, attention
+        frame, size = self.make_reader(), self.directions * encoder_hidden
+        self.encoder = nn.LSTM(
+            frame, encoder_hidden, encoder_depth, batch_first=True, bidirectional=bidirectional
+        )
+        self.between = nn.Sequential(nn.Linear(size, dense), nn.ReLU()) if dense else nn.Identity()
+        self.decoder = nn.LSTM(dense or size, decoder_hidden, decoder_depth, batch_first=True)
+        if attention:
+            self.to_score = nn.Linear(decoder_hidden, size, bias=False)
+            self.combine = nn.Linear(size + decoder_hidden, decoder_hidden)
+        self.make_writer(decoder_hidden)
+
+    def make_reader(self):
+        """The layers of `frames`; returns the size of a frame."""
+        return len(SYMBOLS)
+
+    def make_writer(self, size):
+        """The layers of `write`, for states of that size."""
+        self.writer = nn.Linear(size, len(SYMBOLS))
+
+    def frames(self, x):
+        return F.one_hot(x, len(SYMBOLS)).float()  # (B, 5) -> (B, 5, symbols)
+
+    def write(self, states):
+        return self.writer(states)  # (B, 3, decoder_hidden) -> logits (B, 3, symbols)
+
+    def forward(self, x):
+        outputs, (hidden, _) = self.encoder(self.frames(x))  # (B, 5, size), (depth * directions, B, hidden)
+        last = hidden[-self.directions :].transpose(0, 1).flatten(1)  # (B, size)
+        states, _ = self.decoder(self.between(last)[:, None].repeat(1, ANSWER, 1))  # (B, 3, decoder_hidden)
+        if self.attention:
+            score = self.to_score(states) @ outputs.transpose(1, 2)  # (B, 3, 5)
+            context = score.softmax(2) @ outputs  # (B, 3, size)
+            states = self.combine(torch.cat([context, states], 2)).tanh()
+        return self.write(states)
+
+    def turns(self):
+        return [("model", [{"params": list(self.parameters())}], self.loss)]
+
+    def loss(self, batch, step):
+        logits = self(batch.x)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="sum") / len(batch.y)
+        return loss, {"loss": loss} | right(logits.argmax(2), batch.y)
+
+    @torch.no_grad()
+    def predict(self, x):
+        """Answers of queries x, as the data hold them: tokens [B, 3], or pictures float [B, 3, 1, 28, 28]."""
+        return self(x).argmax(2)
+
+
+def right(named, y):
+    """% of characters right, and of answers right as a whole; tokens [B, 3]."""
+    same = (named == y).float()
+    return {"characters": 100 * same.mean(), "exact": 100 * same.amin(1).mean()}
+
+
+class Image2Text(Text2Text):
+    """Reads pictures of the query's characters, float [B, 5, 1, 28, 28]: each goes through `encoder_layers`,
+    without them through one convolution and max-pooling. Nobody tells it which digit a picture shows.
+    `augment` moves, blurs and dims the training pictures."""
+
+    defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
+
+    def __init__(self, n_classes, encoder_layers=None, batch_norm=False, augment=False, **options):
+        self.encoder_layers, self.batch_norm, self.augment = encoder_layers, batch_norm, augment
+        super().__init__(n_classes, **options)
+
+    def make_reader(self):
+        if self.encoder_layers:
+            self.reader = ConvEncoder(PICTURE, parse_layers(self.encoder_layers), self.batch_norm)
+            return self.reader.size
+        self.reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        return 32 * 13 * 13
+
+    def frames(self, x):
+        pictures = x.flatten(0, 1)
+        if self.augment and self.training:
+            pictures = augmented(pictures)
+        return self.reader(pictures).unflatten(0, x.shape[:2])  # (B, 5, 1, 28, 28) -> (B, 5, size)
+
+
+class Text2Image(Text2Text):
+    """Draws the answer's characters, float [B, 3, 1, 28, 28], each a ConvDecoder's picture of a state.
+
+    The squared error is least at the mean of all pictures of a symbol. Whether the drawn answer is right is
+    told by `reader`, a classifier of the symbols that a turn of its own trains on the true answers' pictures.
+    """
+
+    objectives = ("mse",)
+    defaults = Text2Text.defaults | dict(epochs=50, drawn="answer")
+
+    def __init__(
+        self,
+        n_classes,
+        dense=128,
+        decoder_start=(128, 7, 7),
+        decoder_layers="64,3,2,1,1 1,3,2,1,1",
+        **options,
+    ):
+        self.decoder_start, self.decoder_layers = decoder_start, decoder_layers
+        super().__init__(n_classes, dense=dense, **options)
+        self.reader = Classifier(PICTURE, n_classes, encoder_layers=READER)
+
+    def make_writer(self, size):
+        layers = parse_layers(self.decoder_layers, (4, 5))
+        self.writer = ConvDecoder(size, PICTURE, tuple(self.decoder_start), layers)
+
+    def write(self, states):
+        return self.writer(states.flatten(0, 1)).sigmoid().unflatten(0, states.shape[:2])
+
+    def turns(self):
+        own = [p for name, p in self.named_parameters() if not name.startswith("reader.")]
+        reader = list(self.reader.parameters())
+        return [("reader", [{"params": reader}], self.reader_loss), ("model", [{"params": own}], self.loss)]
+
+    def reader_loss(self, batch, step):
+        pictures = Batch(batch.y.flatten(0, 1), results(batch.x).flatten(), None)
+        loss, parts = self.reader.loss(pictures, step)
+        return loss, {"reader": parts["accuracy"]}
+
+    def loss(self, batch, step):
+        """Squared error of an answer, a Gaussian's nats less its constant, and of a pixel."""
+        loss = gaussian_nats(self(batch.x), batch.y).mean()
+        return loss, {"loss": loss, "mse": loss / batch.y[0].numel()}
+
+    @torch.no_grad()
+    def predict(self, x):
+        return self(x)
+
+    @torch.no_grad()
+    def read(self, pictures):
+        """Tokens [B, 3] of answers' pictures, as the reader names them."""
+        return self.reader(pictures.flatten(0, 1)).argmax(1).unflatten(0, pictures.shape[:2])
+
+    def diagnose(self, split):
+        """The drawn answers as the reader reads them, and what it names right of true pictures."""
+        read = [(self.read(self.predict(x)), self.read(y), results(x)) for x, y in chunks(split)]
+        drawn, shown, truth = (torch.cat(tokens) for tokens in zip(*read, strict=True))
+        found = right(drawn, truth) | {"reader": right(shown, truth)["characters"]}
+        return {name: value.item() for name, value in found.items()}
+
+
+READER = "16,5,2,2 32,5,2,2"  # the reader's convolutions
+
+
+def results(x):
+    """What queries, tokens [B, 5], come to: tokens [B, 3]. These label the reader's pictures; the network
+    that draws never meets them."""
+    texts = ("".join(SYMBOLS[token] for token in query) for query in x.tolist())
+    values = [sum(map(int, text.replace("-", "+-").split("+"))) for text in texts]  # 5-7 is 5 + -7
+    answers = [[SYMBOLS.index(symbol) for symbol in str(value).ljust(ANSWER)] for value in values]
+    return torch.tensor(answers, device=x.device)
+
+
+# -----------------------------------------------------------------------------------------------------------
 # The table, and what keeps a model in a file
 
 MODELS = {
@@ -643,6 +841,9 @@ MODELS = {
     "vae": VAE,
     "cvae": ConditionalVAE,
     "classifier": Classifier,
+    "text2text": Text2Text,
+    "image2text": Image2Text,
+    "text2image": Text2Image,
 }
 
 
@@ -653,6 +854,11 @@ def keywords(model):
         if issubclass(cls, nn.Module) and "__init__" in vars(cls) and cls is not nn.Module:
             found |= inspect.signature(cls.__init__).parameters
     return {name: p.default for name, p in found.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
+
+
+def units(model):
+    """The unit of each term that MODELS[model] logs."""
+    return UNITS | getattr(MODELS[model], "units", {})
 
 
 def build(model, **arguments):

@@ -321,6 +321,7 @@ def possible(run, what):
         all(hasattr(run.model, method) for method in methods)
         and (function is not by_class or run.conditional)
         and (function is not manifold or run.model.latent_dim == 2)
+        and (function is not real or "drawn" not in run.model.defaults)  # a query is no picture
     )
 
 

@@ -84,7 +84,8 @@ def add_model_flags(parser):
     add("--encoder-layers", help="convolutions: channels,kernel,stride,padding as in '32,3,2,1 64,3,2,1'")
     add("--encoder-hidden", type=number(int, 1), help="units of an RNN or MLP")
     add("--encoder-depth", type=number(int, 1), help="layers of an RNN or MLP")
-    add("--bidirectional", action=argparse.BooleanOptionalAction, help="the RNN also reads upwards")
+    add("--bidirectional", action=argparse.BooleanOptionalAction, help="the RNN also reads backwards")
+    add("--attention", action=argparse.BooleanOptionalAction, help="the answer looks back at the query")
     add("--sequence", choices=models.SEQUENCES, help="what an RNN hands on: its last state or every output")
     add("--batch-norm", action=argparse.BooleanOptionalAction, help="after each convolution of the encoder")
     add("--decoder", choices=models.DECODERS, help="an RNN writes a picture row by row")
@@ -149,9 +150,14 @@ def read_flags(argv):
         print("note: --label-dim does nothing with --label add", file=sys.stderr)
     if "iwae_samples" in given and args.objective != "iwae":
         print("note: --iwae-samples does nothing without --objective iwae", file=sys.stderr)
-    for name, value in (takes | models.MODELS[args.model].defaults).items():
-        if getattr(args, name, value) is None:
+    defaults = models.MODELS[args.model].defaults
+    for name, value in (takes | defaults).items():
+        if getattr(args, name, value) is None or (name == "data" and name not in given):
             setattr(args, name, value)
+    arithmetic = [name for name, cls in models.MODELS.items() if "drawn" in cls.defaults]
+    if (args.data == "arithmetic") != (args.model in arithmetic):
+        pairs = f"--data arithmetic is for --model {'|'.join(arithmetic)} and they for it"
+        raise Mistake(f"{pairs}: --model {args.model} cannot have --data {args.data}")
     return args, None
 
 
@@ -278,7 +284,8 @@ def describe(args, dataset, argv):
 def announce(config, model, dataset, device, folder):
     sizes = ", ".join(f"{len(getattr(dataset, name).x):,} {name}" for name in data.SPLITS)
     shape = " x ".join(str(side) for side in dataset.image_shape)
-    print(f"{config['flags']['model']} on {dataset.name} ({sizes}; pictures of {shape}) -> {folder}")
+    what = f"pictures of {shape}" if len(dataset.image_shape) > 1 else f"queries of {shape} characters"
+    print(f"{config['flags']['model']} on {dataset.name} ({sizes}; {what}) -> {folder}")
     size = f"{sum(p.numel() for p in model.parameters()):,} parameters"
     print(f"{size}, {device}, {config['threads']} threads, torch {torch.__version__}")
 
@@ -296,7 +303,7 @@ def fit(model, optimisers, dataset, args, config, state, folder, device):
     warm_up = math.ceil(getattr(model, "kl_warm_up", 0) / batches)  # patience counts from its end
     monitor = model.monitor if len(valid.x) else None
     turns = [(optimiser, loss) for optimiser, (_, _, loss) in zip(optimisers, model.turns(), strict=True)]
-    console = Console(state, epochs, total)
+    console = Console(state, epochs, total, models.units(args.model))
 
     def end_epoch(terms):
         scores = evaluate(model, valid) if len(valid.x) else {}
@@ -391,8 +398,8 @@ def evaluate(model, split):
 class Console:
     """A line for each epoch; on a terminal also one that moves: how far, how fast, how long still."""
 
-    def __init__(self, state, epochs, total):
-        self.epochs, self.total = epochs, total
+    def __init__(self, state, epochs, total, units):
+        self.epochs, self.total, self.units = epochs, total, units
         self.headed, self.warned = False, None
         self.started, self.first_step, self.drawn = time.perf_counter(), state["step"], 0.0
         self.live = sys.stdout.isatty()
@@ -422,7 +429,7 @@ class Console:
             self.headed, of = True, "validation" if valid else "train"
             names = [name.split()[-1] for name in shown]
             splits = ["train", "validation"] + [of] * (len(names) - 2)
-            units = [models.UNITS[name] for name in names]
+            units = [self.units[name] for name in names]
             for titles in (splits, [name.replace("_", " ") for name in names], units):
                 print(" " * 9 + "".join(f"{title:>15}" for title in titles))
         cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in shown.values())
@@ -439,7 +446,7 @@ def write_logs(folder, config, state):
     write_json(folder / "config.json", config)
     names = list(dict.fromkeys(name for row in state["history"] for name in row))
     table = csv.writer(text := io.StringIO())
-    units = {"seconds": "s"} | models.UNITS
+    units = {"seconds": "s"} | models.units(config["flags"]["model"])
     table.writerow([f"{name} [{units[name]}]" if units.get(name) else name for name in names])
     for row in state["history"]:
         cells = [row.get(name, "") for name in names]
@@ -462,6 +469,7 @@ def finish(dataset, config, state, folder, device):
         if len(split.x):
             scores[name] = evaluate(model, split.to(device))
             scores[name].pop("warning", None)
+    units = models.units(config["flags"]["model"])
     summary = dict(
         model=config["flags"]["model"],
         data=dataset.name,
@@ -469,7 +477,7 @@ def finish(dataset, config, state, folder, device):
         steps=state["step"],
         best_epoch=state["best_epoch"],
         **scores,
-        units={name: unit for name, unit in models.UNITS.items() if any(name in s for s in scores.values())},
+        units={name: unit for name, unit in units.items() if any(name in s for s in scores.values())},
         parameters=sum(p.numel() for p in model.parameters()),
         seconds=state["seconds"],
         images_per_second=state["images"] / state["seconds"] if state["seconds"] else None,
@@ -479,7 +487,7 @@ def finish(dataset, config, state, folder, device):
     print(f"best epoch {state['best_epoch']} of {state['epoch']}, {state['seconds']:.0f} s of training")
     for name, found in scores.items():
         single = {term: value for term, value in found.items() if not isinstance(value, list)}
-        told = [f"{term} {value:.5g} {models.UNITS[term]}".strip() for term, value in single.items()]
+        told = [f"{term} {value:.5g} {units[term]}".strip() for term, value in single.items()]
         print(f"{name}: {', '.join(told)}")
     print("pictures: " + " ".join(str(path) for path in sample.draw_run(folder, model.cpu(), dataset)))
 
