@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import torch
+from PIL import Image
 
 import data
 import models
@@ -112,6 +113,17 @@ def read_log(folder):
     if not any(row["split"] == "train" for row in rows):
         raise Mistake(f"{path} holds no finished epoch yet: nothing to draw")
     return rows
+
+
+def snapshot(folder, model, epoch):
+    """Nine samples of the same latents after every epoch, in folder/epochs."""
+    torch.manual_seed(0)
+    labels = torch.arange(9, device=model.device) % model.n_classes if hasattr(model, "embedding") else None
+    images = model.eval().sample(9, labels).cpu().unflatten(0, (3, 3))  # (3, 3, C, H, W)
+    pixels = (255 * images).byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
+    path = Path(folder) / "epochs" / f"{epoch:04d}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
 
 
 # -----------------------------------------------------------------------------------------------------------
