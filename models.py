@@ -495,6 +495,10 @@ class LatentModel(nn.Module):
         return self.squash(self.raw(z, labels)).clamp(0, 1)
 
     @torch.no_grad()
+    def reconstruct(self, x, labels=None):
+        return self.decode(self.encode(x, labels), labels)
+
+    @torch.no_grad()
     def sample_prior(self, n, labels=None, scale=1.0, truncate=None):
         """n images decoded from the prior, its latents times scale, `truncate`d at that many deviations."""
         return self.decode(
@@ -603,10 +607,6 @@ class Autoencoder(LatentModel):
         """z [B, latent_dim] of images; of a VAE, the mean of q(z | x)."""
         return self.to_latent(self.features(x, labels))
 
-    @torch.no_grad()
-    def reconstruct(self, x, labels=None):
-        return self.decode(self.encode(x, labels), labels)
-
     def diagnose(self, split):
         """Mean squared error of the reconstructions of a split (x uint8 [n, C, H, W], y [n])."""
         errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in chunks(split)]
@@ -698,6 +698,23 @@ class VAE(Autoencoder):
         if active == 0:
             found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
         return found
+
+
+def amortisation(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
+    """What a VAE loses because one encoder serves all images (Cremer et al. 2018).
+
+    Returns two pairs, of the encoder and of Gaussians fitted to each image for the same decoder from the
+    encoder's answer: their numbers [B, 2 * D] and their −ELBO in nats [B], under the same noise for both.
+    """
+    posterior, found = model.posterior(x, labels), []
+    encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
+    fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
+    for numbers in (encoded, fitted):
+        torch.manual_seed(0)
+        q = Gaussian.of(numbers)
+        nats = sum(model.nats(model.raw(q.sample(), labels), x) for _ in range(samples)) / samples
+        found.append((numbers, (nats + q.kl().sum(1)).detach()))
+    return found
 
 
 def shifted(x, most):
@@ -855,6 +872,16 @@ class AutoDecoder(LatentModel):
                 for term, value in self.terms(part, x, self.beta)[1].items():
                     totals[term] = totals.get(term, 0.0) + value.item() * len(x) / len(numbers)
         return found
+
+    def kept_latents(self, split):
+        """The means z [n, latent_dim] that were found for a split, the refined ones where there are any."""
+        tables = {"train": [self.refined, self.latents.weight.detach()], "test": [self.test_latents]}
+        for numbers in tables.get(split, []):
+            if not numbers.isnan().any():
+                return self.distribution.of(numbers).mean
+        raise ModelError(
+            f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs", status=1
+        )
 
     def encode(self, x, labels=None):
         """The mean z [B, latent_dim] of latents fitted to images."""
