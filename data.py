@@ -47,6 +47,7 @@ DATASETS = {
     "mnist": "all 60,000 + 10,000 digits",
     "fashion": "all 60,000 + 10,000 pieces of clothing",
     "quickdraw": "drawings of whatever --classes names",
+    "butterflies": "2,000 of five species in 64x64 colour, drawn by a formula",
     "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
 
@@ -333,6 +334,77 @@ def read_quickdraw(classes, per_class, data_dir):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Butterflies, drawn here so that the models of 64x64 colour pictures run anywhere
+
+SPECIES = {  # colours near the body, far from it, of the margin, of bright marks; the margin's share; marks
+    "monarch": ("d9701a f09a2c 1c120e fff4e0", 0.17, "veins dots"),
+    "morpho": ("52b5f0 1d4fc4 0d1024 e8f2ff", 0.22, "dots"),
+    "swallowtail": ("f8e88a f2c84b 17140f 6fa0e0", 0.22, "veins dots stripes tails"),
+    "peacock": ("6e2418 c0502e 33211c f3d27a", 0.09, "eyes"),
+    "apollo": ("fbfaf0 ecebdc 3a3936 d0452e", 0.07, "eyes"),
+}
+# hind and fore wing: height of its root on the body, direction of its middle, reach, narrowness, skew
+WINGS = ((-0.08, -0.68, 0.8, 1.2, 0.0), (0.02, 0.55, 1.1, 1.8, 0.3))
+
+
+def draw_butterfly(colours, margin, marks, random):
+    """One picture uint8 [3, 64, 64]. Lengths are in those of a wing, about 28 pixels, and angles in radians.
+
+    A wing is the polar curve r = reach * cos(narrow * angle)^0.5 around its root, angle 0 along its middle.
+    """
+    colours = np.frombuffer(bytes.fromhex(colours), np.uint8).reshape(4, 3) / 255
+    colours = colours * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
+    near, far, dark, light = colours.astype(np.float32)
+    garden = random.normal(
+        0, 20, (*random.randint(2, 8, 2), 3)
+    )  # a few large pixels, which are then blurred
+    garden = (garden + random.uniform([60, 85, 35], [165, 190, 150])).clip(0, 255).astype(np.uint8)
+    garden = Image.fromarray(garden).resize((64, 64), Image.BICUBIC)
+    canvas = np.asarray(garden, np.float32) / 255  # (64, 64, 3)
+    size, turn, fold = random.uniform(26, 31), random.normal(0, 0.2), random.uniform(0.8, 1)
+    y, x = ((np.mgrid[:64, :64] - 31.5 - random.uniform(-2, 2, (2, 1, 1))) / size).astype(np.float32)
+    across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body, so that both sides are alike
+    up = x * math.sin(turn) - y * math.cos(turn)
+
+    def paint(colour, *depths):
+        """Colour what lies within all of these shapes: depths [64, 64] are above 0 inside."""
+        cover = math.prod((depth * size + 0.5).clip(0, 1) for depth in depths)  # the edge is a pixel wide
+        canvas[:] += cover[..., None] * (colour - canvas)
+
+    for root, middle, reach, narrow, skew in WINGS:
+        reach, middle = reach * random.uniform(0.93, 1.05), middle + random.normal(0, 0.05)
+        r, angle = np.hypot(across / fold, up - root), np.arctan2(up - root, across / fold) - middle
+        edge = reach * np.cos((narrow * angle).clip(-1.57, 1.57)) ** 0.5
+        edge *= 1 + skew * angle + 0.03 * np.cos(14 * angle)  # a tip, and scallops
+        if "tails" in marks and root < 0:
+            edge += 0.36 * np.exp(-(((angle + 0.42) / 0.09) ** 2))
+        wing, inner = edge - r, edge * (1 - margin)
+        paint(near + (far - near) * (r / (edge + 1e-6)).clip(0, 1)[..., None] ** 2, wing)
+        if "veins" in marks:
+            paint(dark, wing, 0.017 - r * np.abs(np.sin(5 * angle)) / 5)
+        if "stripes" in marks:
+            paint(dark, wing, 0.035 - np.abs((across + 0.3 * up) % 0.3 - 0.15), up - 0.1)
+        paint(dark, wing, r - inner)
+        if "dots" in marks:
+            paint(light, wing, 0.04 - np.hypot(r - (edge + inner) / 2, r * np.sin(7 * angle) / 7))
+        if "eyes" in marks:
+            for radius, colour in ((0.19, dark), (0.14, light), (0.07, dark)):
+                paint(colour, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
+    paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and a feeler on each side
+    paint(dark / 2, 0.02 - np.abs(across - 0.5 * (up - 0.34)), up - 0.34, 0.7 - up)
+    return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
+
+
+def read_butterflies(n=2000):
+    """n pictures, the species in turn, in splits of 80/10/10; always the same."""
+    random, species = np.random.RandomState(0), list(SPECIES)
+    labels = np.arange(n) % len(species)
+    x = np.stack([draw_butterfly(*SPECIES[species[label]], random) for label in labels])
+    splits = np.array(["train"] * 8 + ["valid", "test"])[np.arange(n) // len(species) % 10]
+    return x, labels, splits, species
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
 
 
@@ -476,6 +548,8 @@ def load(
         names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
         require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
         x, labels, splits, names = read_quickdraw(names, per_class or PER_CLASS, data_dir)
+    elif data == "butterflies":
+        x, labels, splits, names = read_butterflies()
     elif data in DATASETS or path.is_file():
         x, labels, splits, names = read_arrays(BUILT_IN / f"{data}.npz" if data in DATASETS else path)
     elif path.is_dir():

@@ -649,11 +649,61 @@ def test_empty_folder_and_wrong_names(tmp_path):
     assert "did you mean quickdraw5k?" in mistake("quickdrw5k")
 
 
-def test_butterflies(whole):
+def test_a_folder_of_photographs(whole):
     folder = whole / "butterflies/valid"
     dataset = data.load(folder, image_size=64)
     assert dataset.image_shape == (3, 64, 64) and len(dataset.classes) == 100
     assert sum(len(getattr(dataset, s).y) for s in data.SPLITS) == 500
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Butterflies
+
+
+def test_butterflies_are_many_varied_and_always_the_same():
+    dataset = data.load("butterflies")
+    assert dataset.image_shape == (3, 64, 64) and dataset.classes == list(data.SPECIES)
+    assert all(split.x.dtype == torch.uint8 for split in (dataset.train, dataset.valid, dataset.test))
+    assert [getattr(dataset, s).y.bincount().tolist() for s in data.SPLITS] == [
+        [320] * 5,
+        [40] * 5,
+        [40] * 5,
+    ]
+    x = torch.cat([dataset.train.x, dataset.valid.x, dataset.test.x])
+    assert len(rows(x)) == 2000  # no picture twice
+    np.random.seed(5)
+    assert np.array_equal(data.read_butterflies(40)[0], dataset.train.x[:40])
+    # no pixel is alike in all, and a species is known by the mean colour around its middle
+    assert x.float().std(0).min() > 20
+    middle = [split.x[:, :, 20:40, 20:44].float().mean((2, 3)) for split in (dataset.train, dataset.test)]
+    means = torch.stack([middle[0][dataset.train.y == k].mean(0) for k in range(5)])
+    assert (torch.cdist(middle[1], means).argmin(1) == dataset.test.y).float().mean() > 0.7
+
+
+def test_both_sides_of_a_butterfly_are_alike(monkeypatch):
+    class Still(np.random.RandomState):  # neither moved nor turned, and in front of one colour
+        def uniform(self, low, high, size=None):
+            return super().uniform(low, high, size) * (0 if np.shape(size) == (3,) else 1)
+
+        def normal(self, mean, deviation, size=None):
+            return 0.0 if size is None else np.zeros(size)
+
+    for species in data.SPECIES.values():
+        x = data.draw_butterfly(*species, Still(1)).astype(int)
+        assert np.abs(x - x[:, :, ::-1]).max() <= 1
+        background = np.abs(x - x[:, :1, :1]).max(0) <= 1
+        assert 0.4 < background.mean() < 0.8 and not background[22:42, 31:33].any()
+        edges = [background[:, 0], background[:, -1], background[0]]
+        assert np.mean(edges) > 0.9  # the wings are within the picture
+
+
+def test_the_size_of_butterflies(monkeypatch):
+    few = data.read_butterflies(50)
+    monkeypatch.setattr(data, "read_butterflies", lambda: few)
+    dataset = data.load("butterflies", image_size=32)
+    assert dataset.image_shape == (3, 32, 32) and len(dataset.train.x) == 40
+    halves = torch.from_numpy(few[0][:1]).float().unflatten(2, (32, 2)).unflatten(4, (32, 2)).mean((3, 5))
+    assert (dataset.train.x[0] - halves).abs().mean() < 6
 
 
 # ----------------------------------------------------------------------------------------------------------
