@@ -10,7 +10,6 @@ The last section is what all our command lines share.
 """
 
 import argparse
-import base64
 import difflib
 import gzip
 import hashlib
@@ -63,10 +62,10 @@ class Split(namedtuple("Split", "x y")):
         return Split(self.x.to(device), self.y.to(device))
 
 
-class Queries(namedtuple("Queries", "x y glyphs first count drawn")):
+class Queries(namedtuple("Queries", "x y glyphs drawn")):
     """Arithmetic: queries x and answers y as tokens, int64 [n, 5] and [n, 3].
 
-    glyphs is a Split of pictures sorted by symbol: `count` [13] of each, from the row `first` [13] on.
+    glyphs is a Split of pictures of the 13 symbols, those of one symbol side by side in ALPHABET's order.
     drawn ("query", "answer" or None) names the side that batch shows as pictures.
     """
 
@@ -77,12 +76,12 @@ class Queries(namedtuple("Queries", "x y glyphs first count drawn")):
 
     def draw(self, tokens):
         """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each one of its glyphs at random."""
-        chance = torch.rand(tokens.shape, device=tokens.device)
-        rows = self.first[tokens] + (chance * self.count[tokens]).long()
+        first, end = (torch.searchsorted(self.glyphs.y, tokens, right=right) for right in (False, True))
+        rows = first + (torch.rand(tokens.shape, device=tokens.device) * (end - first)).long()
         return self.glyphs.batch(rows)[0]
 
     def to(self, device):
-        return Queries(*(part.to(device) for part in self[:-1]), self.drawn)
+        return Queries(self.x.to(device), self.y.to(device), self.glyphs.to(device), self.drawn)
 
 
 class Mistake(Exception):
@@ -242,37 +241,20 @@ CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankl
 DRAWINGS = "rabbit,yoga,hand,snowman,motorbike"
 
 
-def download(url):
-    """The bytes at url. Raises OSError, or ValueError with a phrase that says what the mirror did."""
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (data.py)"})
-    body = bytearray()
-    with urllib.request.urlopen(request, timeout=30) as response:
-        size = int(response.headers.get("Content-Length", 0))
-        while chunk := response.read(1 << 20):
-            body += chunk
-            if size and sys.stderr.isatty():
-                end = "\n" if len(body) == size else ""
-                print(f"\r{url} {len(body) / size:4.0%} of {size / 1e6:,.1f} MB", end=end, file=sys.stderr)
-        announced = ",".join(response.headers.get_all("x-goog-hash", []))  # "crc32c=...,md5=..."
-    if size and len(body) != size:
-        raise ValueError(f"stopped after {len(body):,} of {size:,} bytes")
-    if body[:100].lstrip().startswith(b"<"):
-        raise ValueError(f"sent an HTML page, not a {'gzip' if url.endswith('.gz') else '.npy'} file")
-    md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
-    if "md5=" in announced and md5 not in announced:
-        raise ValueError("sent a file whose MD5 is not the one announced with it")
-    return bytes(body)
-
-
 def fetch(path, check):
     """Download path from the mirrors of its folder in turn; check(bytes) raises ValueError if it is bad."""
     answers = []
     for mirror in MIRRORS[path.parent.name]:
         url = mirror + urllib.parse.quote(path.name)
+        request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (data.py)"})
         try:
-            body = download(url)
+            with urllib.request.urlopen(request, timeout=30) as response:
+                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                body = response.read()
+            require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
             check(body)
-        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
+        except (OSError, EOFError, http.client.HTTPException, ValueError, Mistake) as error:
             answers.append(f"{url.split('/')[2]}: {error}")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -311,9 +293,11 @@ def read_idx(folder, names, data_dir):
 
 
 def read_quickdraw(classes, per_class, data_dir):
-    """The first per_class drawings of each class, from <data_dir>/quickdraw/<class>.npy, uint8 [n, 784]."""
-    pictures, tenths, few = [], [], []
-    for name in classes:
+    """Up to per_class drawings of each class, the first in <data_dir>/quickdraw/<class>.npy."""
+    names = [name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes)]
+    require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
+    pictures, tenths = [], []
+    for name in names:
         path = data_dir / "quickdraw" / f"{name}.npy"
         if not path.is_file():
             fetch(path, lambda body: np.load(io.BytesIO(body), allow_pickle=False))
@@ -322,15 +306,12 @@ def read_quickdraw(classes, per_class, data_dir):
         require(fits, f"{path} is not in the numpy_bitmap format, uint8 [n, 784]: delete it or replace it")
         pictures.append(rows[:per_class].reshape(-1, 1, 28, 28))
         n = len(pictures[-1])
-        few += [f"{name} ({n:,})"] if n < per_class else []
         # 80/10/10 in blocks of 1,000 rows, so that asking for more drawings turns no test into training:
         # rows 900-999 test here as they test quickdraw5k. Fewer than 1,000 are one smaller block.
         tenths.append(np.arange(n) % 1000 * 10 // min(n, 1000))
-    if few:
-        print(f"note: quickdraw has fewer than {per_class:,} drawings of {', '.join(few)}", file=sys.stderr)
     splits = np.array(["train"] * 8 + ["valid", "test"])[np.concatenate(tenths)]
-    labels = np.repeat(np.arange(len(classes)), [len(x) for x in pictures])
-    return np.concatenate(pictures), labels, splits, classes
+    labels = np.repeat(np.arange(len(names)), [len(x) for x in pictures])
+    return np.concatenate(pictures), labels, splits, names
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -465,10 +446,9 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
         split, rows = getattr(digits, name), splits == name
         order = split.y.argsort(stable=True)
         glyphs = Split(torch.cat([split.x[order], signs]), torch.cat([split.y[order], symbols]))
-        count = glyphs.y.bincount(minlength=len(ALPHABET))
-        enough = count.all() or not rows.any()
+        enough = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
         require(enough, f"--valid-fraction {valid_fraction:g} leaves a digit out: give 0, or 0.01 or more")
-        return Queries(x[rows], y[rows], glyphs, count.cumsum(0) - count, count, drawn)
+        return Queries(x[rows], y[rows], glyphs, drawn)
 
     return Dataset("arithmetic", list(ALPHABET), *map(queries, SPLITS))
 
@@ -529,11 +509,9 @@ def load(
     that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
     """
     data, path = str(data), Path(data).expanduser()
-    require(
-        data == "arithmetic" or not keep_twins, f"--keep-twins is for arithmetic: leave it out with {data}"
-    )
-    others = data == "quickdraw" or (classes is None and per_class is None)
-    require(others, f"--classes and --per-class are for --data quickdraw: leave them out with {data}")
+    own = (("quickdraw", "classes", classes), ("quickdraw", "per-class", per_class))
+    for owner, flag, value in (*own, ("arithmetic", "keep-twins", keep_twins)):
+        require(data == owner or not value, f"--{flag} is for --data {owner}: leave it out with {data}")
     require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
@@ -544,10 +522,7 @@ def load(
     elif data == "fashion":
         x, labels, splits, names = read_idx("fashion_mnist", CLOTHES, data_dir)
     elif data == "quickdraw":
-        names = classes or DRAWINGS
-        names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-        require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
-        x, labels, splits, names = read_quickdraw(names, per_class or PER_CLASS, data_dir)
+        x, labels, splits, names = read_quickdraw(classes or DRAWINGS, per_class or PER_CLASS, data_dir)
     elif data == "butterflies":
         x, labels, splits, names = read_butterflies()
     elif data in DATASETS or path.is_file():
@@ -674,9 +649,8 @@ def run_command(prog, function, argv, *mistakes):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:  # torch has no one class for every device's lack of memory
-        if isinstance(error, RuntimeError) and not re.search(
-            "(not enough|out of|allocate) memory", str(error)
-        ):
+        lacking = re.search("(not enough|out of|allocate) memory", str(error))
+        if isinstance(error, RuntimeError) and not lacking:
             raise
         print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
         return 1
