@@ -10,7 +10,6 @@ The last section is what all our command lines share.
 """
 
 import argparse
-import base64
 import difflib
 import gzip
 import hashlib
@@ -47,6 +46,7 @@ DATASETS = {
     "mnist": "all 60,000 + 10,000 digits",
     "fashion": "all 60,000 + 10,000 pieces of clothing",
     "quickdraw": "drawings of whatever --classes names",
+    "butterflies": "2,000 of five species in 64x64 colour, drawn by a formula",
     "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
 
@@ -62,10 +62,10 @@ class Split(namedtuple("Split", "x y")):
         return Split(self.x.to(device), self.y.to(device))
 
 
-class Queries(namedtuple("Queries", "x y glyphs first count drawn")):
+class Queries(namedtuple("Queries", "x y glyphs drawn")):
     """Arithmetic: queries x and answers y as tokens, int64 [n, 5] and [n, 3].
 
-    glyphs is a Split of pictures sorted by symbol: `count` [13] of each, from the row `first` [13] on.
+    glyphs is a Split of pictures of the 13 symbols, those of one symbol side by side in ALPHABET's order.
     drawn ("query", "answer" or None) names the side that batch shows as pictures.
     """
 
@@ -76,12 +76,12 @@ class Queries(namedtuple("Queries", "x y glyphs first count drawn")):
 
     def draw(self, tokens):
         """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each one of its glyphs at random."""
-        chance = torch.rand(tokens.shape, device=tokens.device)
-        rows = self.first[tokens] + (chance * self.count[tokens]).long()
+        first, end = (torch.searchsorted(self.glyphs.y, tokens, right=right) for right in (False, True))
+        rows = first + (torch.rand(tokens.shape, device=tokens.device) * (end - first)).long()
         return self.glyphs.batch(rows)[0]
 
     def to(self, device):
-        return Queries(*(part.to(device) for part in self[:-1]), self.drawn)
+        return Queries(self.x.to(device), self.y.to(device), self.glyphs.to(device), self.drawn)
 
 
 class Mistake(Exception):
@@ -241,37 +241,20 @@ CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankl
 DRAWINGS = "rabbit,yoga,hand,snowman,motorbike"
 
 
-def download(url):
-    """The bytes at url. Raises OSError, or ValueError with a phrase that says what the mirror did."""
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (data.py)"})
-    body = bytearray()
-    with urllib.request.urlopen(request, timeout=30) as response:
-        size = int(response.headers.get("Content-Length", 0))
-        while chunk := response.read(1 << 20):
-            body += chunk
-            if size and sys.stderr.isatty():
-                end = "\n" if len(body) == size else ""
-                print(f"\r{url} {len(body) / size:4.0%} of {size / 1e6:,.1f} MB", end=end, file=sys.stderr)
-        announced = ",".join(response.headers.get_all("x-goog-hash", []))  # "crc32c=...,md5=..."
-    if size and len(body) != size:
-        raise ValueError(f"stopped after {len(body):,} of {size:,} bytes")
-    if body[:100].lstrip().startswith(b"<"):
-        raise ValueError(f"sent an HTML page, not a {'gzip' if url.endswith('.gz') else '.npy'} file")
-    md5 = base64.b64encode(hashlib.md5(body).digest()).decode()
-    if "md5=" in announced and md5 not in announced:
-        raise ValueError("sent a file whose MD5 is not the one announced with it")
-    return bytes(body)
-
-
 def fetch(path, check):
     """Download path from the mirrors of its folder in turn; check(bytes) raises ValueError if it is bad."""
     answers = []
     for mirror in MIRRORS[path.parent.name]:
         url = mirror + urllib.parse.quote(path.name)
+        request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (data.py)"})
         try:
-            body = download(url)
+            with urllib.request.urlopen(request, timeout=30) as response:
+                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                body = response.read()
+            require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
             check(body)
-        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
+        except (OSError, EOFError, http.client.HTTPException, ValueError, Mistake) as error:
             answers.append(f"{url.split('/')[2]}: {error}")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -310,9 +293,11 @@ def read_idx(folder, names, data_dir):
 
 
 def read_quickdraw(classes, per_class, data_dir):
-    """The first per_class drawings of each class, from <data_dir>/quickdraw/<class>.npy, uint8 [n, 784]."""
-    pictures, tenths, few = [], [], []
-    for name in classes:
+    """Up to per_class drawings of each class, the first in <data_dir>/quickdraw/<class>.npy."""
+    names = [name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes)]
+    require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
+    pictures, tenths = [], []
+    for name in names:
         path = data_dir / "quickdraw" / f"{name}.npy"
         if not path.is_file():
             fetch(path, lambda body: np.load(io.BytesIO(body), allow_pickle=False))
@@ -321,15 +306,83 @@ def read_quickdraw(classes, per_class, data_dir):
         require(fits, f"{path} is not in the numpy_bitmap format, uint8 [n, 784]: delete it or replace it")
         pictures.append(rows[:per_class].reshape(-1, 1, 28, 28))
         n = len(pictures[-1])
-        few += [f"{name} ({n:,})"] if n < per_class else []
         # 80/10/10 in blocks of 1,000 rows, so that asking for more drawings turns no test into training:
         # rows 900-999 test here as they test quickdraw5k. Fewer than 1,000 are one smaller block.
         tenths.append(np.arange(n) % 1000 * 10 // min(n, 1000))
-    if few:
-        print(f"note: quickdraw has fewer than {per_class:,} drawings of {', '.join(few)}", file=sys.stderr)
     splits = np.array(["train"] * 8 + ["valid", "test"])[np.concatenate(tenths)]
-    labels = np.repeat(np.arange(len(classes)), [len(x) for x in pictures])
-    return np.concatenate(pictures), labels, splits, classes
+    labels = np.repeat(np.arange(len(names)), [len(x) for x in pictures])
+    return np.concatenate(pictures), labels, splits, names
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Butterflies, drawn here so that the models of 64x64 colour pictures run anywhere
+
+SPECIES = {  # colours near the body, far from it, of the margin, of bright marks; the margin's share; marks
+    "monarch": ("d9701a f09a2c 1c120e fff4e0", 0.17, "veins dots"),
+    "morpho": ("52b5f0 1d4fc4 0d1024 e8f2ff", 0.22, "dots"),
+    "swallowtail": ("f8e88a f2c84b 17140f 6fa0e0", 0.22, "veins dots stripes tails"),
+    "peacock": ("6e2418 c0502e 33211c f3d27a", 0.09, "eyes"),
+    "apollo": ("fbfaf0 ecebdc 3a3936 d0452e", 0.07, "eyes"),
+}
+# hind and fore wing: height of its root on the body, direction of its middle, reach, narrowness, skew
+WINGS = ((-0.08, -0.68, 0.8, 1.2, 0.0), (0.02, 0.55, 1.1, 1.8, 0.3))
+
+
+def draw_butterfly(colours, margin, marks, random):
+    """One picture uint8 [3, 64, 64]. Lengths are in those of a wing, about 28 pixels, and angles in radians.
+
+    A wing is the polar curve r = reach * cos(narrow * angle)^0.5 around its root, angle 0 along its middle.
+    """
+    colours = np.frombuffer(bytes.fromhex(colours), np.uint8).reshape(4, 3) / 255
+    colours = colours * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
+    near, far, dark, light = colours.astype(np.float32)
+    garden = random.normal(
+        0, 20, (*random.randint(2, 8, 2), 3)
+    )  # a few large pixels, which are then blurred
+    garden = (garden + random.uniform([60, 85, 35], [165, 190, 150])).clip(0, 255).astype(np.uint8)
+    garden = Image.fromarray(garden).resize((64, 64), Image.BICUBIC)
+    canvas = np.asarray(garden, np.float32) / 255  # (64, 64, 3)
+    size, turn, fold = random.uniform(26, 31), random.normal(0, 0.2), random.uniform(0.8, 1)
+    y, x = ((np.mgrid[:64, :64] - 31.5 - random.uniform(-2, 2, (2, 1, 1))) / size).astype(np.float32)
+    across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body, so that both sides are alike
+    up = x * math.sin(turn) - y * math.cos(turn)
+
+    def paint(colour, *depths):
+        """Colour what lies within all of these shapes: depths [64, 64] are above 0 inside."""
+        cover = math.prod((depth * size + 0.5).clip(0, 1) for depth in depths)  # the edge is a pixel wide
+        canvas[:] += cover[..., None] * (colour - canvas)
+
+    for root, middle, reach, narrow, skew in WINGS:
+        reach, middle = reach * random.uniform(0.93, 1.05), middle + random.normal(0, 0.05)
+        r, angle = np.hypot(across / fold, up - root), np.arctan2(up - root, across / fold) - middle
+        edge = reach * np.cos((narrow * angle).clip(-1.57, 1.57)) ** 0.5
+        edge *= 1 + skew * angle + 0.03 * np.cos(14 * angle)  # a tip, and scallops
+        if "tails" in marks and root < 0:
+            edge += 0.36 * np.exp(-(((angle + 0.42) / 0.09) ** 2))
+        wing, inner = edge - r, edge * (1 - margin)
+        paint(near + (far - near) * (r / (edge + 1e-6)).clip(0, 1)[..., None] ** 2, wing)
+        if "veins" in marks:
+            paint(dark, wing, 0.017 - r * np.abs(np.sin(5 * angle)) / 5)
+        if "stripes" in marks:
+            paint(dark, wing, 0.035 - np.abs((across + 0.3 * up) % 0.3 - 0.15), up - 0.1)
+        paint(dark, wing, r - inner)
+        if "dots" in marks:
+            paint(light, wing, 0.04 - np.hypot(r - (edge + inner) / 2, r * np.sin(7 * angle) / 7))
+        if "eyes" in marks:
+            for radius, colour in ((0.19, dark), (0.14, light), (0.07, dark)):
+                paint(colour, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
+    paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and a feeler on each side
+    paint(dark / 2, 0.02 - np.abs(across - 0.5 * (up - 0.34)), up - 0.34, 0.7 - up)
+    return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
+
+
+def read_butterflies(n=2000):
+    """n pictures, the species in turn, in splits of 80/10/10; always the same."""
+    random, species = np.random.RandomState(0), list(SPECIES)
+    labels = np.arange(n) % len(species)
+    x = np.stack([draw_butterfly(*SPECIES[species[label]], random) for label in labels])
+    splits = np.array(["train"] * 8 + ["valid", "test"])[np.arange(n) // len(species) % 10]
+    return x, labels, splits, species
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -393,10 +446,9 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
         split, rows = getattr(digits, name), splits == name
         order = split.y.argsort(stable=True)
         glyphs = Split(torch.cat([split.x[order], signs]), torch.cat([split.y[order], symbols]))
-        count = glyphs.y.bincount(minlength=len(ALPHABET))
-        enough = count.all() or not rows.any()
+        enough = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
         require(enough, f"--valid-fraction {valid_fraction:g} leaves a digit out: give 0, or 0.01 or more")
-        return Queries(x[rows], y[rows], glyphs, count.cumsum(0) - count, count, drawn)
+        return Queries(x[rows], y[rows], glyphs, drawn)
 
     return Dataset("arithmetic", list(ALPHABET), *map(queries, SPLITS))
 
@@ -457,11 +509,9 @@ def load(
     that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
     """
     data, path = str(data), Path(data).expanduser()
-    require(
-        data == "arithmetic" or not keep_twins, f"--keep-twins is for arithmetic: leave it out with {data}"
-    )
-    others = data == "quickdraw" or (classes is None and per_class is None)
-    require(others, f"--classes and --per-class are for --data quickdraw: leave them out with {data}")
+    own = (("quickdraw", "classes", classes), ("quickdraw", "per-class", per_class))
+    for owner, flag, value in (*own, ("arithmetic", "keep-twins", keep_twins)):
+        require(data == owner or not value, f"--{flag} is for --data {owner}: leave it out with {data}")
     require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
@@ -472,10 +522,9 @@ def load(
     elif data == "fashion":
         x, labels, splits, names = read_idx("fashion_mnist", CLOTHES, data_dir)
     elif data == "quickdraw":
-        names = classes or DRAWINGS
-        names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
-        require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
-        x, labels, splits, names = read_quickdraw(names, per_class or PER_CLASS, data_dir)
+        x, labels, splits, names = read_quickdraw(classes or DRAWINGS, per_class or PER_CLASS, data_dir)
+    elif data == "butterflies":
+        x, labels, splits, names = read_butterflies()
     elif data in DATASETS or path.is_file():
         x, labels, splits, names = read_arrays(BUILT_IN / f"{data}.npz" if data in DATASETS else path)
     elif path.is_dir():
@@ -600,9 +649,8 @@ def run_command(prog, function, argv, *mistakes):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemoryError, RuntimeError) as error:  # torch has no one class for every device's lack of memory
-        if isinstance(error, RuntimeError) and not re.search(
-            "(not enough|out of|allocate) memory", str(error)
-        ):
+        lacking = re.search("(not enough|out of|allocate) memory", str(error))
+        if isinstance(error, RuntimeError) and not lacking:
             raise
         print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
         return 1

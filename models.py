@@ -15,6 +15,7 @@ One contract lets one loop train everything:
 This file needs torch alone and works when copied into another project.
 """
 
+import copy
 import inspect
 import math
 from collections import namedtuple
@@ -31,13 +32,19 @@ UNITS = {  # of every term that a model logs, where its class says nothing else
     "loss": "nats/image",
     "reconstruction": "nats/image",
     "kl": "nats/image",
+    "penalty": "nats/image",
     "kl_per_dimension": "nats",
     "active_latents": "",
     "mse": "per pixel",
+    "rmse": "of 0..255",
     "accuracy": "%",
     "characters": "%",
     "exact": "%",
     "reader": "%",
+    "discriminator": "nats",
+    "generator": "nats",
+    "told_apart": "%",
+    "diversity": "",
 }
 
 
@@ -172,20 +179,26 @@ def linear_layers(inputs, hidden, depth):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer to a small picture of many channels, then transposed convolutions; ReLU between."""
+    """A linear layer to a small picture of many channels, then transposed convolutions with ReLU between.
 
-    def __init__(self, size, image_shape, start, layers):
+    With `batch_norm` every layer but those that make pixels ends with batch norm and ReLU instead.
+    """
+
+    def __init__(self, size, image_shape, start, layers, batch_norm=False):
         super().__init__()
         made, stack = start, [nn.Linear(size, math.prod(start)), nn.Unflatten(1, start)]
         for outputs, kernel, stride, padding, *extra in layers:
+            norm = batch_norm and outputs != image_shape[0]
+            stack += [] if batch_norm else [nn.ReLU()]
             extra = extra[0] if extra else 0
-            stack += [nn.ReLU(), nn.ConvTranspose2d(made[0], outputs, kernel, stride, padding, extra)]
+            layer = nn.ConvTranspose2d(made[0], outputs, kernel, stride, padding, extra, bias=not norm)
             try:
-                made = tuple(stack[-1](torch.zeros(1, *made)).shape[1:])
+                made = tuple(layer(torch.zeros(1, *made)).shape[1:])
             except RuntimeError as error:
                 raise ModelError(
                     f"the decoder's layers do not work: {str(error).splitlines()[0]}"
                 ) from error
+            stack += [layer, nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [layer]
         if made != tuple(image_shape):
             raise ModelError(f"the decoder's layers end at {made}, the data are {tuple(image_shape)}")
         self.stack = nn.Sequential(*stack)
@@ -241,7 +254,7 @@ ENCODERS = {  # and the arguments that size each of them
     "mlp": ("encoder_hidden", "encoder_depth"),
 }
 DECODERS = {
-    "conv": ("decoder_start", "decoder_layers"),
+    "conv": ("decoder_start", "decoder_layers", "decoder_norm"),
     "lstm": RNN_DECODER,
     "gru": RNN_DECODER,
     "mlp": ("decoder_hidden", "decoder_depth"),
@@ -249,15 +262,54 @@ DECODERS = {
 SEQUENCES = ("last", "full")
 
 
-def make_encoder(kind, image_shape, layers, hidden, depth, bidirectional, sequence, batch_norm=False):
-    check_choice("encoder", kind, ENCODERS)
+def make_encoder(
+    image_shape,
+    encoder="conv",
+    encoder_layers=None,
+    encoder_hidden=128,
+    encoder_depth=1,
+    bidirectional=False,
+    sequence="last",
+    batch_norm=False,
+):
+    """The arguments are flags of train.py. `encoder_layers` is a convolution stack as text (None: derived
+    from the picture's size), `encoder_hidden` and `encoder_depth` are units and layers of an RNN or MLP."""
+    check_choice("encoder", encoder, ENCODERS)
     check_choice("sequence", sequence, SEQUENCES)
-    if kind == "conv":
-        layers = parse_layers(layers) if layers else default_layers(image_shape)
+    if encoder == "conv":
+        layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape)
         return ConvEncoder(image_shape, layers, batch_norm)
-    if kind == "mlp":
-        return MLPEncoder(image_shape, hidden, depth)
-    return RNNEncoder(image_shape, kind, hidden, depth, bidirectional, sequence)
+    if encoder == "mlp":
+        return MLPEncoder(image_shape, encoder_hidden, encoder_depth)
+    return RNNEncoder(image_shape, encoder, encoder_hidden, encoder_depth, bidirectional, sequence)
+
+
+def make_decoder(
+    size,
+    image_shape,
+    mirrored,
+    decoder="conv",
+    decoder_start=None,
+    decoder_layers=None,
+    decoder_hidden=128,
+    decoder_depth=1,
+    decoder_inputs=0,
+    decoder_readout=True,
+    decoder_norm=False,
+):
+    """As `make_encoder`. `mirrored` is what the convolutions mirror where they are not told more: the
+    encoder's as text, or None for the default of the picture's size."""
+    check_choice("decoder", decoder, DECODERS)
+    if decoder == "conv":
+        start, layers = mirror(
+            image_shape, parse_layers(mirrored) if mirrored else default_layers(image_shape)
+        )
+        layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
+        return ConvDecoder(size, image_shape, tuple(decoder_start or start), layers, decoder_norm)
+    if decoder == "mlp":
+        return MLPDecoder(size, image_shape, decoder_hidden, decoder_depth)
+    sizes = decoder_hidden, decoder_depth, decoder_inputs, decoder_readout
+    return RNNDecoder(size, image_shape, decoder, *sizes)
 
 
 def check_choice(name, value, choices):
@@ -266,7 +318,7 @@ def check_choice(name, value, choices):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Likelihoods, in nats for each image [B], and the Gaussian over latents
+# Likelihoods, in nats for each image [B]
 
 
 def bernoulli_nats(logits, x):
@@ -285,11 +337,46 @@ def gaussian_nats(mean, x):
 LIKELIHOODS = ("bernoulli", "gaussian")
 
 
+# -----------------------------------------------------------------------------------------------------------
+# Distributions over latents. `of` makes one from unconstrained numbers [..., numbers * D]; `kl` is from the
+# prior, in nats, for each image and dimension [B, D]; `prior` draws from it, [n, D].
+
+
+class Point:
+    """One value and no doubt: what a model that is not variational knows of z [B, D]."""
+
+    numbers = 1  # for each latent
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    @classmethod
+    def of(cls, numbers):
+        return cls(numbers)
+
+    def sample(self):
+        return self.mean
+
+    def kl(self):
+        """−log density of z under N(0, I), less its constant: the price of a point far out."""
+        return self.mean.square() / 2
+
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        return Gaussian.prior(n, dim, truncate, device)
+
+
 class Gaussian:
-    """Diagonal Gaussian over latents; mean and log_variance are [B, D]."""
+    """Diagonal Gaussian; mean and log_variance are [B, D]. Prior N(0, I)."""
+
+    numbers = 2
 
     def __init__(self, mean, log_variance):
         self.mean, self.log_variance = mean, log_variance
+
+    @classmethod
+    def of(cls, numbers):
+        return cls(*numbers.chunk(2, dim=-1))
 
     def sample(self, n=None):
         """z [B, D], or [n, B, D]. Mean plus deviation times noise keeps the path differentiable
@@ -303,34 +390,175 @@ class Gaussian:
         return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
     def kl(self):
-        """KL from N(0, I) in nats, for each image and dimension [B, D] (Kingma & Welling 2014, app. B)."""
+        """Kingma & Welling 2014, app. B."""
         return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
 
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        """`truncate` draws again what lies beyond ± that many deviations."""
+        if truncate is None:
+            return torch.randn(n, dim, device=device)
+        return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
 
-def standard_normal(n, dim, truncate=None, device=None):
-    """n draws of N(0, I), [n, dim]; `truncate` draws again what lies beyond ± that many deviations."""
-    if truncate is None:
-        return torch.randn(n, dim, device=device)
-    return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
+
+class Exponential:
+    """Independent exponentials; log_rate is [B, D]. Prior Exp(1)."""
+
+    numbers = 1
+
+    def __init__(self, log_rate):
+        self.log_rate, self.mean = log_rate, (-log_rate).exp()
+
+    @classmethod
+    def of(cls, numbers):
+        return cls(numbers)
+
+    def sample(self):
+        """z [B, D]: the inverse of the distribution function, of uniform noise that is kept off 0."""
+        return -torch.rand_like(self.mean).clamp(min=1e-7).log() * self.mean
+
+    def log_prob(self, z):
+        inside = self.log_rate - z / self.mean
+        return inside.masked_fill(z < 0, -math.inf).sum(-1)
+
+    def kl(self):
+        return self.log_rate + self.mean - 1
+
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        refuse_truncation(truncate)
+        return torch.empty(n, dim, device=device).exponential_()
+
+
+class Uniform:
+    """Independent uniforms on [start, start + width], both [B, D], inside the prior's [0, 1]."""
+
+    numbers = 2
+
+    def __init__(self, start, width):
+        self.start, self.width, self.mean = start, width, start + width / 2
+
+    @classmethod
+    def of(cls, numbers):
+        start, width = numbers.sigmoid().chunk(2, dim=-1)
+        return cls(start * (1 - width), width)
+
+    def sample(self):
+        return self.start + self.width * torch.rand_like(self.width)
+
+    def log_prob(self, z):
+        outside = (z < self.start) | (z > self.start + self.width)
+        return (-self.width.log()).masked_fill(outside, -math.inf).sum(-1)
+
+    def kl(self):
+        return -self.width.log()
+
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        refuse_truncation(truncate)
+        return torch.rand(n, dim, device=device)
+
+
+def refuse_truncation(truncate):
+    if truncate is not None:
+        raise ModelError("--truncate cuts a Gaussian prior off; this model's is another")
+
+
+DISTRIBUTIONS = {"gaussian": Gaussian, "exponential": Exponential, "uniform": Uniform}
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What all models with latents share
+
+
+class LatentModel(nn.Module):
+    """Subclasses set latent_dim, likelihood, squash (to pixels) and `raw`, the network from z."""
+
+    distribution = Point  # what is known of an image's z
+
+    def set_likelihood(self, likelihood, networks):
+        check_choice("likelihood", likelihood, LIKELIHOODS)
+        logits = networks.get("decoder_readout", True) or networks.get("decoder") not in CELLS
+        if not logits and likelihood != "gaussian":
+            raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
+        self.likelihood = likelihood
+        self.squash = nn.Sigmoid() if logits else nn.Identity()  # to pixels
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
+    def nats(self, raw, x):
+        """−log p(x | z) for each image, [B]."""
+        if self.likelihood == "bernoulli":
+            return bernoulli_nats(raw, x)
+        return gaussian_nats(self.squash(raw), x)
+
+    def decode(self, z, labels=None):
+        """Images [B, C, H, W] in [0, 1] of latents."""
+        return self.squash(self.raw(z, labels)).clamp(0, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, x, labels=None):
+        return self.decode(self.encode(x, labels), labels)
+
+    @torch.no_grad()
+    def sample_prior(self, n, labels=None, scale=1.0, truncate=None):
+        """n images decoded from the prior, its latents times scale, `truncate`d at that many deviations."""
+        return self.decode(
+            scale * self.distribution.prior(n, self.latent_dim, truncate, self.device), labels
+        )
+
+    def latent_loss(self, numbers, x, labels, beta):
+        """What `fit_latents` minimises, a mean over images."""
+        q = self.distribution.of(numbers)
+        return (self.nats(self.raw(q.sample(), labels), x) + beta * q.kl().sum(1)).mean()
+
+    def fit_latents(self, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, tell=None):
+        """Latents that explain images [n, C, H, W] best, by Adam with the network frozen and in eval mode.
+
+        Returns the numbers [n, numbers * D] that `self.distribution.of` makes distributions of. They
+        start from N(0, I), or from `start`; `beta` weighs the KL; all images are one batch unless
+        `batch_size` says less; `tell(epoch, loss)` is called after each epoch.
+        """
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone()  # tensors made in inference mode cannot be learnt from
+            if start is None:
+                start = torch.randn(len(x), self.distribution.numbers * self.latent_dim, device=x.device)
+            numbers = start.clone().requires_grad_()
+            optimiser = torch.optim.Adam([numbers], lr)
+            for epoch in range(epochs):
+                total = 0.0
+                for index in torch.randperm(len(x)).to(x.device).split(batch_size or len(x)):
+                    own = None if labels is None else labels[index]
+                    loss = self.latent_loss(numbers[index], x[index], own, beta)
+                    (numbers.grad,) = torch.autograd.grad(loss, numbers)  # and none for the network
+                    optimiser.step()
+                    total += loss.item() * len(index) / len(x)
+                if tell:
+                    tell(epoch + 1, total)
+        self.train(was_training)
+        return numbers.detach()
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Autoencoder: squeeze a picture through a few numbers and draw it again (Hinton & Salakhutdinov 2006)
 
 
-class Autoencoder(nn.Module):
-    """x -> encoder -> z [B, latent_dim] -> decoder -> x; makes the networks of all models with an encoder.
+class Autoencoder(LatentModel):
+    """x -> encoder -> z [B, latent_dim] -> decoder -> x, as every model with an encoder.
 
-    The arguments are flags of train.py. `*_layers` is a convolution stack as text (None: the encoder's is
-    derived from the picture's size, the decoder's is its mirror image), `*_hidden` and `*_depth` are units
-    and layers of an RNN or MLP. `dense` puts a layer of so many units, with ReLU, between features and
-    latents and another between latents and decoder. `label_width` is what a conditional model adds to both.
+    `dense` puts a layer of so many units, with ReLU, between features and latents and another between
+    latents and decoder; `squeeze` one with sigmoid before the latents alone. `label_width` is what a
+    conditional model adds to both. `networks` are the arguments of make_encoder and make_decoder.
     """
 
     objectives = ("reconstruction",)
     monitor = "loss"
-    latent_numbers = 1  # per latent: z itself
     defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
+    networks = (make_encoder, make_decoder)
 
     def __init__(
         self,
@@ -338,53 +566,29 @@ class Autoencoder(nn.Module):
         latent_dim=32,
         objective="reconstruction",
         likelihood="gaussian",
-        encoder="conv",
-        encoder_layers=None,
-        encoder_hidden=128,
-        encoder_depth=1,
-        bidirectional=False,
-        sequence="last",
-        decoder="conv",
-        decoder_start=None,
-        decoder_layers=None,
-        decoder_hidden=128,
-        decoder_depth=1,
-        decoder_inputs=0,
-        decoder_readout=True,
         dense=0,
+        squeeze=0,
         label_width=0,
+        **networks,
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
-        check_choice("likelihood", likelihood, LIKELIHOODS)
-        check_choice("decoder", decoder, DECODERS)
-        if decoder in CELLS and not decoder_readout and likelihood != "gaussian":
-            raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
-        self.latent_dim, self.objective, self.likelihood = latent_dim, objective, likelihood
-        raw = decoder in CELLS and not decoder_readout
-        self.squash = nn.Identity() if raw else torch.sigmoid  # from the decoder's output to pixels
+        self.set_likelihood(likelihood, networks)
+        self.latent_dim, self.objective = latent_dim, objective
+        for_decoder = {name: value for name, value in networks.items() if name.startswith("decoder")}
+        for_encoder = {name: value for name, value in networks.items() if name not in for_decoder}
 
-        sizes = encoder_hidden, encoder_depth, bidirectional, sequence
-        self.encoder = make_encoder(encoder, image_shape, encoder_layers, *sizes)
+        self.encoder = make_encoder(image_shape, **for_encoder)
         features, inputs = self.encoder.size + label_width, latent_dim + label_width
-        self.to_latent = nn.Linear(dense or features, self.latent_numbers * latent_dim)
+        self.to_latent = nn.Linear(dense or squeeze or features, self.distribution.numbers * latent_dim)
         self.from_latent = nn.Identity()
         if dense:
             self.to_latent = nn.Sequential(nn.Linear(features, dense), nn.ReLU(), self.to_latent)
             self.from_latent = nn.Sequential(nn.Linear(inputs, dense), nn.ReLU())
-            inputs = dense
-
-        if decoder == "conv":
-            own = encoder == "conv" and encoder_layers
-            start, layers = mirror(image_shape, parse_layers(own) if own else default_layers(image_shape))
-            start = tuple(decoder_start) if decoder_start else start
-            layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
-            self.decoder = ConvDecoder(inputs, image_shape, start, layers)
-        elif decoder == "mlp":
-            self.decoder = MLPDecoder(inputs, image_shape, decoder_hidden, decoder_depth)
-        else:
-            sizes = decoder_hidden, decoder_depth, decoder_inputs, decoder_readout
-            self.decoder = RNNDecoder(inputs, image_shape, decoder, *sizes)
+        elif squeeze:
+            self.to_latent = nn.Sequential(nn.Linear(features, squeeze), nn.Sigmoid(), self.to_latent)
+        mirrored = networks.get("encoder_layers") if isinstance(self.encoder, ConvEncoder) else None
+        self.decoder = make_decoder(dense or inputs, image_shape, mirrored, **for_decoder)
 
     # features and raw are where a conditional model adds the label
 
@@ -394,12 +598,6 @@ class Autoencoder(nn.Module):
     def raw(self, z, labels=None):
         """What the likelihood wants: logits of pixels, or the pixels themselves without a readout."""
         return self.decoder(self.from_latent(z))
-
-    def nats(self, raw, x):
-        """−log p(x | z) for each image, [B]."""
-        if self.likelihood == "bernoulli":
-            return bernoulli_nats(raw, x)
-        return gaussian_nats(self.squash(raw), x)
 
     def turns(self):
         return [("model", [{"params": list(self.parameters())}], self.loss)]
@@ -412,14 +610,6 @@ class Autoencoder(nn.Module):
     def encode(self, x, labels=None):
         """z [B, latent_dim] of images; of a VAE, the mean of q(z | x)."""
         return self.to_latent(self.features(x, labels))
-
-    def decode(self, z, labels=None):
-        """Images [B, C, H, W] in [0, 1] of latents."""
-        return self.squash(self.raw(z, labels)).clamp(0, 1)
-
-    @torch.no_grad()
-    def reconstruct(self, x, labels=None):
-        return self.decode(self.encode(x, labels), labels)
 
     def diagnose(self, split):
         """Mean squared error of the reconstructions of a split (x uint8 [n, C, H, W], y [n])."""
@@ -446,7 +636,7 @@ class VAE(Autoencoder):
     """
 
     objectives = ("elbo", "iwae")
-    latent_numbers = 2  # per latent: mean and log-variance
+    distribution = Gaussian
 
     def __init__(
         self,
@@ -469,7 +659,7 @@ class VAE(Autoencoder):
 
     def posterior(self, x, labels=None):
         """q(z | x)."""
-        return Gaussian(*self.to_latent(self.features(x, labels)).chunk(2, dim=1))
+        return Gaussian.of(self.to_latent(self.features(x, labels)))
 
     def loss(self, batch, step):
         if self.shift and self.training:
@@ -496,11 +686,7 @@ class VAE(Autoencoder):
         log_weight = prior.log_prob(z) - posterior.log_prob(z) - nats
         return log_weight.logsumexp(0) - math.log(k), nats.mean(0)
 
-    @torch.no_grad()
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images decoded from the prior N(0, scale² I), `truncate`d at that many deviations."""
-        device = next(self.parameters()).device
-        return self.decode(scale * standard_normal(n, self.latent_dim, truncate, device), labels)
+    sample = LatentModel.sample_prior
 
     def encode(self, x, labels=None):
         return self.posterior(x, labels).mean
@@ -516,6 +702,23 @@ class VAE(Autoencoder):
         if active == 0:
             found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
         return found
+
+
+def amortisation(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
+    """What a VAE loses because one encoder serves all images (Cremer et al. 2018).
+
+    Returns two pairs, of the encoder and of Gaussians fitted to each image for the same decoder from the
+    encoder's answer: their numbers [B, 2 * D] and their −ELBO in nats [B], under the same noise for both.
+    """
+    posterior, found = model.posterior(x, labels), []
+    encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
+    fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
+    for numbers in (encoded, fitted):
+        torch.manual_seed(0)
+        q = Gaussian.of(numbers)
+        nats = sum(model.nats(model.raw(q.sample(), labels), x) for _ in range(samples)) / samples
+        found.append((numbers, (nats + q.kl().sum(1)).detach()))
+    return found
 
 
 def shifted(x, most):
@@ -576,6 +779,280 @@ class ConditionalVAE(VAE):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Auto-decoder: no encoder; each training picture owns its z, learnt with the decoder (Park et al. 2019)
+
+
+class AutoDecoder(LatentModel):
+    """Free latents in an embedding, with an optimiser group of their own and learning rate `latent_lr`.
+
+    Objective "nats": −log p(x | z) plus `beta` times what the prior asks for z. "report": the distance
+    |x − x̂| of a batch's pixels in 0..255, over their number, plus beta times the KL's mean over images and
+    latents; it depends on the batch size.
+    After training the latents are refined for `refine_epochs` and those of the test pictures found in
+    `fit_epochs`, the network frozen: see `fit_latents`, in batches of `fit_batch_size` (0: all at once), the
+    KL weighted by `fit_beta` (None: beta).
+    """
+
+    objectives = ("nats", "report")
+    monitor = None  # a new picture has no latents until some are fitted, which takes too long for each epoch
+    defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant")
+    networks = (make_decoder,)
+
+    def __init__(
+        self,
+        image_shape,
+        n_train,
+        n_test,
+        latent_dim=32,
+        objective="nats",
+        likelihood="bernoulli",
+        beta=0.0,
+        latent_lr=1e-2,
+        refine_epochs=0,
+        fit_epochs=100,
+        fit_lr=1e-2,
+        fit_batch_size=64,
+        fit_beta=None,
+        **networks,
+    ):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        self.set_likelihood(likelihood, networks)
+        self.latent_dim, self.objective, self.beta, self.latent_lr = latent_dim, objective, beta, latent_lr
+        self.refine_epochs, self.fit_epochs, self.fit_lr = refine_epochs, fit_epochs, fit_lr
+        self.fit_batch_size, self.fit_beta = fit_batch_size, beta if fit_beta is None else fit_beta
+        self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
+        width = self.distribution.numbers * latent_dim
+        if objective == "report":
+            self.units = dict(loss="report R1", reconstruction="report R1", kl="nats, mean")
+        self.latents = nn.Embedding(n_train, width)  # starts from N(0, I)
+        self.register_buffer("refined", torch.full((n_train, width), math.nan))  # NaN until they are found
+        self.register_buffer("test_latents", torch.full((n_test, width), math.nan))
+
+    def turns(self):
+        groups = [
+            {"params": list(self.decoder.parameters())},
+            {"params": list(self.latents.parameters()), "lr": self.latent_lr},
+        ]
+        return [("model", groups, self.loss)]
+
+    def raw(self, z, labels=None):
+        return self.decoder(z)
+
+    def loss(self, batch, step):
+        return self.terms(self.latents(batch.index), batch.x, self.beta)
+
+    def terms(self, numbers, x, beta):
+        """The objective for images x whose latents have these numbers, and its parts."""
+        q = self.distribution.of(numbers)
+        raw = self.raw(q.sample())
+        error = self.squash(raw) - x
+        if self.objective == "report":  # see `units`
+            reconstruction, kl = 255 * error.norm() / error.numel(), q.kl().mean()
+        else:
+            reconstruction, kl = self.nats(raw, x).mean(), q.kl().sum(1).mean()
+        loss = reconstruction + beta * kl
+        price = "penalty" if self.distribution is Point else "kl"
+        parts = {"loss": loss, "reconstruction": reconstruction, price: kl}
+        return loss, parts | {"rmse": 255 * error.square().mean().sqrt()}
+
+    def latent_loss(self, numbers, x, labels, beta):
+        return self.terms(numbers, x, beta)[0]
+
+    @torch.no_grad()
+    def score(self, train, test, batch_size=16):
+        """The terms for the latents of the training pictures, the refined ones and those of the test
+        pictures, whichever there are; means over batches of 16, which matters to `report` alone."""
+        found = {}
+        latents = {"train": self.latents.weight, "refined": self.refined, "test": self.test_latents}
+        for name, numbers in latents.items():
+            if numbers.isnan().any() or not len(numbers):
+                continue
+            pairs = zip(
+                numbers.split(batch_size), chunks(test if name == "test" else train, batch_size), strict=True
+            )
+            totals = found[name] = {}
+            for part, (x, _) in pairs:
+                for term, value in self.terms(part, x, self.beta)[1].items():
+                    totals[term] = totals.get(term, 0.0) + value.item() * len(x) / len(numbers)
+        return found
+
+    def kept_latents(self, split):
+        """The means z [n, latent_dim] that were found for a split, the refined ones where there are any."""
+        tables = {"train": [self.refined, self.latents.weight.detach()], "test": [self.test_latents]}
+        for numbers in tables.get(split, []):
+            if not numbers.isnan().any():
+                return self.distribution.of(numbers).mean
+        raise ModelError(
+            f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs", status=1
+        )
+
+    def encode(self, x, labels=None):
+        """The mean z [B, latent_dim] of latents fitted to images."""
+        fitted = self.fit_latents(x, self.fit_epochs, self.fit_lr, self.fit_batch_size, beta=self.fit_beta)
+        return self.distribution.of(fitted).mean
+
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """As of any model, but from a Gaussian with the mean and covariance of the training latents."""
+        z = self.latents.weight.detach()
+        noise = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)
+        return self.decode(z.mean(0) + scale * noise @ (z - z.mean(0)))  # (n, n_train) @ (n_train, D)
+
+
+class VariationalAutoDecoder(AutoDecoder):
+    """Each picture owns the parameters of a distribution over z, the decoder sees samples of it
+    (Zadeh et al. 2019): of which, `prior` says."""
+
+    def __init__(self, image_shape, n_train, n_test, beta=1.0, prior="gaussian", **options):
+        check_choice("prior", prior, DISTRIBUTIONS)
+        self.distribution = DISTRIBUTIONS[prior]
+        super().__init__(image_shape, n_train, n_test, beta=beta, **options)
+
+    sample = LatentModel.sample_prior
+
+
+# -----------------------------------------------------------------------------------------------------------
+# GAN: a generator learns to draw what a discriminator cannot tell from photographs (Goodfellow et al. 2014)
+
+
+class GAN(LatentModel):
+    """Two players, each with its own optimiser. The discriminator D scores pictures, the generator G draws.
+
+    Objective "nonsaturating" (Goodfellow et al. 2014, sec. 3) or "hinge" (Lim & Ye 2017, eq. 4 and 5).
+    Remedies, each against one trouble; RESULTS.md has what each brought:
+    `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9).
+    `spectral_norm`: every layer of D has a gain of at most 1 (Miyato et al. 2018).
+    `generator_norm`: batch norm in G (Radford et al. 2016).
+    `augment`: D sees all pictures, real or drawn, moved and recoloured (Zhao et al. 2020).
+    `average`: samples come from the moving average of G with this decay, 0 for none (Yazıcı et al. 2019).
+    """
+
+    objectives = ("nonsaturating", "hinge")
+    monitor = None  # neither player's loss says how good the pictures are
+    defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant")
+
+    def __init__(
+        self,
+        image_shape,
+        latent_dim=16,
+        objective="nonsaturating",
+        channels=64,
+        gradient_penalty=0.0,
+        spectral_norm=False,
+        generator_norm=False,
+        augment=False,
+        average=0.0,
+    ):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        self.latent_dim, self.objective = latent_dim, objective
+        self.likelihood, self.squash = "gaussian", nn.Identity()  # `raw` makes pixels
+        self.gradient_penalty, self.augment, self.average = gradient_penalty, augment, average
+
+        # 64 -> 32 -> 16 -> 8 -> 4 pixels and back; the discriminator halves once more, to 2
+        layers, size = [], max(image_shape[1:])
+        while size > 7 or not layers:
+            layers.append((channels, 3, 2, 1))
+            size = (size + 1) // 2
+        start, mirrored = mirror(image_shape, layers)
+        stack = [nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start), nn.ReLU()]
+        for _, kernel, stride, padding, extra in mirrored:
+            stack.append(nn.ConvTranspose2d(channels, channels, kernel, stride, padding, extra))
+            stack += [nn.BatchNorm2d(channels), nn.ReLU()] if generator_norm else [nn.ReLU()]
+        self.generator = nn.Sequential(*stack, nn.Conv2d(channels, image_shape[0], 3, 1, 1), nn.Tanh())
+        judge = ConvEncoder(image_shape, [*layers, (channels, 3, 2, 1)])
+        self.discriminator = nn.Sequential(judge, nn.Linear(judge.size, 1))
+        if spectral_norm:
+            for layer in self.discriminator.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.utils.parametrizations.spectral_norm(layer)
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if average else None
+        self.to(memory_format=torch.channels_last)  # the same numbers, half again as fast on a CPU
+
+    def turns(self):
+        # a momentum of 0.5: what the other player did ten steps ago is no longer true (Radford et al. 2016)
+        def player(network):
+            return [{"params": list(network.parameters()), "betas": (0.5, 0.999)}]
+
+        return [
+            ("discriminator", player(self.discriminator), self.discriminator_loss),
+            ("generator", player(self.generator), self.generator_loss),
+        ]
+
+    def draw(self, n):
+        """n fresh pictures of G in [−1, 1], as D sees them."""
+        return self.generator(torch.randn(n, self.latent_dim, device=self.device))
+
+    def score(self, x):
+        """D's logits [B] for pictures in [−1, 1]: above 0, it takes them for real."""
+        return self.discriminator(disguised(x) if self.augment and self.training else x).squeeze(1)
+
+    def discriminator_loss(self, batch, step):
+        x = 2 * batch.x - 1
+        with torch.no_grad():
+            drawn = self.draw(len(x))
+        if self.gradient_penalty:
+            x.requires_grad_()
+        real, fake = self.score(x), self.score(drawn)
+        if self.objective == "hinge":
+            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        else:
+            loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        parts = {"discriminator": loss, "told_apart": 50 * ((real > 0).float() + (fake < 0).float()).mean()}
+        if self.gradient_penalty:
+            (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+            loss = loss + self.gradient_penalty / 2 * slope.square().flatten(1).sum(1).mean()
+        return loss, parts
+
+    def generator_loss(self, batch, step):
+        fake = self.score(self.draw(len(batch.x)))
+        loss = -fake.mean() if self.objective == "hinge" else F.softplus(-fake).mean()
+        return loss, {"generator": loss}
+
+    def after_step(self):
+        if self.averaged is None:
+            return
+        now = self.generator.state_dict()
+        for name, kept in self.averaged.state_dict().items():
+            if kept.is_floating_point():
+                kept.lerp_(now[name], 1 - self.average)
+
+    sample = LatentModel.sample_prior
+
+    def raw(self, z, labels=None):
+        generator = self.generator if self.averaged is None else self.averaged
+        return (generator(z) + 1) / 2
+
+    def diagnose(self, split):
+        """How varied samples are, their mean distance over that of real pictures; and who wins."""
+        x, _ = split.batch(slice(None, None, max(1, len(split.x) // 200)))  # of every class
+        drawn = self.sample(len(x))
+        diversity = (F.pdist(drawn.flatten(1)).mean() / F.pdist(x.flatten(1)).mean()).item()
+        real, fake = self.score(2 * x - 1) > 0, self.score(2 * drawn - 1) > 0
+        found = {"diversity": diversity}
+        if (real.float().mean() - fake.float().mean()) > 0.98:
+            found["warning"] = "the discriminator wins: no sample fools it, so the generator learns little"
+        if diversity < 0.5:
+            found["warning"] = "the generator draws nearly the same picture again and again (mode collapse)"
+        return found
+
+
+def disguised(x):
+    """Pictures [B, C, H, W] in [−1, 1], differentiably: brighter or darker, more or less colourful and
+    contrasty, moved by up to an eighth, with a square hole of half the width (Zhao et al. 2020, sec. 4)."""
+    n, _, height, width = x.shape
+    light, colour, contrast = torch.rand(3, n, 1, 1, 1, device=x.device)
+    x = x + light - 0.5
+    x = x.mean(1, keepdim=True).lerp(x, 2 * colour)
+    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast + 0.5)
+    x = shifted(x, width // 8)
+    rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
+    top, left = torch.rand(2, n, 1, 1, 1, device=x.device) * width - width / 4
+    hole = (rows[:, None] - top).abs().le(width / 4) & (columns - left).abs().le(width / 4)
+    return x * ~hole
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Classifier: judges what the others draw
 
 
@@ -586,28 +1063,27 @@ class Classifier(nn.Module):
     objectives = ("cross-entropy",)
     monitor = "loss"
     defaults = dict(epochs=20, batch_size=64, lr=2e-3, lr_schedule="cosine")
+    networks = (make_encoder,)
 
     def __init__(
         self,
         image_shape,
         n_classes,
         objective="cross-entropy",
-        encoder="conv",
         encoder_layers="32,5,2,2 64,5,2,2 128,3,2,1",
         encoder_hidden=256,
         encoder_depth=2,
-        bidirectional=False,
-        sequence="last",
         batch_norm=True,
         augment=True,
+        **encoder,
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
         if n_classes < 2:
             raise ModelError("a classifier needs labels of two classes or more; these data have none")
         self.augment = augment
-        sizes = encoder_hidden, encoder_depth, bidirectional, sequence
-        self.encoder = make_encoder(encoder, image_shape, encoder_layers, *sizes, batch_norm)
+        sizes = dict(encoder_hidden=encoder_hidden, encoder_depth=encoder_depth, batch_norm=batch_norm)
+        self.encoder = make_encoder(image_shape, encoder_layers=encoder_layers, **sizes, **encoder)
         self.to_logits = nn.Linear(self.encoder.size, n_classes)
 
     def forward(self, x):
@@ -725,7 +1201,7 @@ class Text2Text(nn.Module):
 
     @torch.no_grad()
     def predict(self, x):
-        """Answers of queries x, as the data hold them: tokens [B, 3], or pictures float [B, 3, 1, 28, 28]."""
+        """Answers of queries x, as the data hold them: tokens [B, 3] or pictures [B, 3, 1, 28, 28]."""
         return self(x).argmax(2)
 
 
@@ -763,8 +1239,8 @@ class Image2Text(Text2Text):
 class Text2Image(Text2Text):
     """Draws the answer's characters, float [B, 3, 1, 28, 28], each a ConvDecoder's picture of a state.
 
-    The squared error is least at the mean of all pictures of a symbol. Whether the drawn answer is right is
-    told by `reader`, a classifier of the symbols that a turn of its own trains on the true answers' pictures.
+    The squared error is least at the mean of all pictures of a symbol. Whether a drawn answer is right tells
+    `reader`, a classifier of the symbols that a turn of its own trains on the true answers' pictures.
     """
 
     objectives = ("mse",)
@@ -840,6 +1316,9 @@ MODELS = {
     "ae": Autoencoder,
     "vae": VAE,
     "cvae": ConditionalVAE,
+    "ad": AutoDecoder,
+    "vad": VariationalAutoDecoder,
+    "gan": GAN,
     "classifier": Classifier,
     "text2text": Text2Text,
     "image2text": Image2Text,
@@ -849,16 +1328,15 @@ MODELS = {
 
 def keywords(model):
     """The keyword arguments of MODELS[model] with their defaults, its own and those it passes on."""
+    cls = MODELS[model]
     found = {}
-    for cls in reversed(MODELS[model].__mro__):
-        if issubclass(cls, nn.Module) and "__init__" in vars(cls) and cls is not nn.Module:
-            found |= inspect.signature(cls.__init__).parameters
+    for network in getattr(cls, "networks", ()):
+        takes = inspect.signature(network).parameters
+        found |= {name: p for name, p in takes.items() if p.default is not p.empty}
+    for parent in reversed(cls.__mro__):
+        if issubclass(parent, nn.Module) and "__init__" in vars(parent) and parent is not nn.Module:
+            found |= inspect.signature(parent.__init__).parameters
     return {name: p.default for name, p in found.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
-
-
-def units(model):
-    """The unit of each term that MODELS[model] logs."""
-    return UNITS | getattr(MODELS[model], "units", {})
 
 
 def build(model, **arguments):

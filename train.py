@@ -50,13 +50,17 @@ def flags():
 
     data.add_flags(parser)
 
-    add = adder(parser.add_argument_group("training"), lambda model: models.MODELS[model].defaults)
+    group = parser.add_argument_group("training")
+    add = adder(group, lambda model: models.MODELS[model].defaults)
     add("--epochs", type=number(int, 1), help="times through the training pictures")
     add("--steps", type=number(int, 1), help="end after so many updates, whatever the epochs say")
     add("--batch-size", type=number(int, 1), help="pictures for each update")
     add("--lr", type=number(float, 0, above=True), help="Adam's learning rate")
     add("--lr-schedule", choices=("constant", "cosine"), help="cosine: falls to 0 at the last update")
     add("--clip", type=number(float, 0, above=True), help="largest norm of the gradient")
+    group.add_argument(
+        "--bf16", action="store_true", help="most sums in bfloat16: faster where the processor knows it"
+    )
     add("--patience", type=number(int, 1), help="stop after so many epochs without a better validation loss")
 
     add_model_flags(parser)
@@ -75,7 +79,28 @@ def add_model_flags(parser):
     )
     add("--iwae-samples", type=number(int, 1), help="K of the IWAE bound")
     add("--shift", type=number(int, 0), metavar="PIXELS", help="move training pictures by up to so many")
-    add("--augment", action=argparse.BooleanOptionalAction, help="move, blur and dim the training pictures")
+    add(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        help="disguise training pictures: moved, blurred, ...",
+    )
+    add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator, 0 for none")
+    add("--spectral-norm", action=argparse.BooleanOptionalAction, help="in the discriminator")
+    add("--generator-norm", action=argparse.BooleanOptionalAction, help="batch norm in the generator")
+    add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
+    add("--channels", type=number(int, 1), help="of every layer of a GAN")
+
+    add("--latent-lr", type=number(float, 0, above=True), help="of the free latents")
+    add(
+        "--prior",
+        choices=models.DISTRIBUTIONS,
+        help="of the free latents, and their own kind of distribution",
+    )
+    add("--refine-epochs", type=number(int, 0), help="of the training latents alone, after training")
+    add("--fit-epochs", type=number(int, 0), help="in which the test pictures' latents are found")
+    add("--fit-lr", type=number(float, 0, above=True), help="learning rate of both")
+    add("--fit-batch-size", type=number(int, 0), help="of both, 0 for all pictures at once")
+    add("--fit-beta", type=number(float, 0), help="weight of the KL in both (without it: --beta)")
 
     add = adder(parser.add_argument_group("networks"), models.keywords)
     add("--latent-dim", type=number(int, 1), help="size of z")
@@ -85,10 +110,16 @@ def add_model_flags(parser):
     add("--encoder-hidden", type=number(int, 1), help="units of an RNN or MLP")
     add("--encoder-depth", type=number(int, 1), help="layers of an RNN or MLP")
     add("--bidirectional", action=argparse.BooleanOptionalAction, help="the RNN also reads backwards")
-    add("--attention", action=argparse.BooleanOptionalAction, help="the answer looks back at the query")
+    add("--attention", action=argparse.BooleanOptionalAction, help="each step of an answer sees the query")
     add("--sequence", choices=models.SEQUENCES, help="what an RNN hands on: its last state or every output")
     add("--batch-norm", action=argparse.BooleanOptionalAction, help="after each convolution of the encoder")
     add("--decoder", choices=models.DECODERS, help="an RNN writes a picture row by row")
+    add("--squeeze", type=number(int, 0), help="units of a sigmoid layer before the latents, 0 for none")
+    add(
+        "--decoder-norm",
+        action=argparse.BooleanOptionalAction,
+        help="batch norm in a decoder of convolutions",
+    )
     add("--decoder-start", type=shape, metavar="C,H,W", help="what its transposed convolutions start from")
     add("--decoder-layers", help="transposed convolutions, as --encoder-layers, perhaps with output padding")
     add("--decoder-hidden", type=number(int, 1), help="units of an RNN")
@@ -150,9 +181,8 @@ def read_flags(argv):
         print("note: --label-dim does nothing with --label add", file=sys.stderr)
     if "iwae_samples" in given and args.objective != "iwae":
         print("note: --iwae-samples does nothing without --objective iwae", file=sys.stderr)
-    defaults = models.MODELS[args.model].defaults
-    for name, value in (takes | defaults).items():
-        if getattr(args, name, value) is None or (name == "data" and name not in given):
+    for name, value in (takes | models.MODELS[args.model].defaults).items():
+        if name not in given and hasattr(args, name):
             setattr(args, name, value)
     arithmetic = [name for name, cls in models.MODELS.items() if "drawn" in cls.defaults]
     if (args.data == "arithmetic") != (args.model in arithmetic):
@@ -207,13 +237,16 @@ def run(argv):
         for optimiser, kept in zip(optimisers, last["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
     else:
-        folder, config = new_folder(args, dataset), describe(args, dataset, argv)
+        folder, config = new_folder(args, dataset), describe(args, dataset, argv, model)
         state = dict(epoch=0, step=0, images=0, seconds=0.0, best=math.inf, best_epoch=0, history=[])
+        state["settled"] = []  # which phases after training an auto-decoder has behind it
     for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # what a kill left of a file half written
         unfinished.unlink()
     announce(config, model, dataset, device, folder)
     try:
         fit(model, optimisers, dataset, args, config, state, folder, device)
+        if hasattr(model, "latents"):
+            settle_latents(model, optimisers, dataset, args, config, state, folder, device)
         finish(dataset, config, state, folder, device)
     except KeyboardInterrupt:
         if not (folder / "last.pt").exists():
@@ -235,7 +268,7 @@ def pick_device(name):
 
 def make_model(args, dataset, last):
     facts = dict(image_shape=dataset.image_shape, n_classes=len(dataset.classes))
-    facts["n_train"] = len(dataset.train.x)
+    facts |= dict(n_train=len(dataset.train.x), n_test=len(dataset.test.x))
     takes = models.keywords(args.model)
     arguments = {name: value for name, value in (vars(args) | facts).items() if name in takes}
     if args.patience and not (models.MODELS[args.model].monitor and len(dataset.valid.x)):
@@ -263,7 +296,7 @@ def new_folder(args, dataset):
     return folder
 
 
-def describe(args, dataset, argv):
+def describe(args, dataset, argv, model):
     """What config.json keeps: enough to do the run again."""
     commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
@@ -275,6 +308,7 @@ def describe(args, dataset, argv):
         flags=vars(args),
         classes=dataset.classes,
         image_shape=list(dataset.image_shape),
+        units=models.UNITS | getattr(model, "units", {}),
         threads=torch.get_num_threads(),
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
         git_commit=git,
@@ -303,22 +337,24 @@ def fit(model, optimisers, dataset, args, config, state, folder, device):
     warm_up = math.ceil(getattr(model, "kl_warm_up", 0) / batches)  # patience counts from its end
     monitor = model.monitor if len(valid.x) else None
     turns = [(optimiser, loss) for optimiser, (_, _, loss) in zip(optimisers, model.turns(), strict=True)]
-    console = Console(state, epochs, total, models.units(args.model))
+    console = Console(state, epochs, total, config["units"])
 
     def end_epoch(terms):
-        scores = evaluate(model, valid) if len(valid.x) else {}
+        scores = evaluate(model, valid) if len(valid.x) and model.monitor else {}
+        if terms and not model.monitor:
+            terms = terms | evaluate(model, train)
         refuse_nan(scores.get("loss", 0.0), f"the validation loss after step {state['step']}", folder, state)
-        warning = scores.pop("warning", None)
+        warning = (scores if model.monitor else terms).pop("warning", None)
         for split, found in (("train", terms), ("valid", scores)):
             row = dict(epoch=state["epoch"], step=state["step"], split=split, seconds=state["seconds"])
             state["history"] += [row | found] if found else []
-        last = dict(config=config, state=state, optimisers=[o.state_dict() for o in optimisers])
         score = scores.get(monitor, -state["epoch"])  # where nothing is monitored the last epoch is the best
         if score < state["best"]:
             state["best"], state["best_epoch"] = score, state["epoch"]
             write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
-        write_file(folder / "last.pt", lambda file: models.save(file, model, **last))
-        write_logs(folder, config, state)
+        save_last(folder, model, optimisers, config, state)
+        if hasattr(model, "sample"):
+            sample.snapshot(folder, model, state["epoch"])
         console.epoch(state, terms, scores, warning)
 
     if not state["history"]:
@@ -329,6 +365,12 @@ def fit(model, optimisers, dataset, args, config, state, folder, device):
             print(f"stopped: no better validation loss for {args.patience} epochs")
             break
         end_epoch(train_epoch(model, turns, train, args, state, total, console, folder))
+
+
+def save_last(folder, model, optimisers, config, state):
+    last = dict(config=config, state=state, optimisers=[o.state_dict() for o in optimisers])
+    write_file(folder / "last.pt", lambda file: models.save(file, model, **last))
+    write_logs(folder, config, state)
 
 
 def train_epoch(model, turns, split, args, state, total, console, folder):
@@ -342,7 +384,8 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
         factor = (1 + math.cos(math.pi * state["step"] / total)) / 2 if args.lr_schedule == "cosine" else 1
         parts = {}
         for optimiser, loss_function in turns:
-            loss, terms = loss_function(batch, state["step"])
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
+                loss, terms = loss_function(batch, state["step"])
             optimiser.zero_grad()
             loss.backward()
             for group in optimiser.param_groups:
@@ -364,10 +407,35 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
         step = state["step"] - len(rows) + row.item() + 1
         refuse_nan(math.nan, f"the training loss at step {step}", folder, state)
     state["epoch"] += 1
+    state["settled"] = []
     state["images"] += seen
     state["seconds"] += time.perf_counter() - started
     weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / seen
     return dict(zip(parts, (weights @ table).tolist(), strict=True))
+
+
+def settle_latents(model, optimisers, dataset, args, config, state, folder, device):
+    """The phases after an auto-decoder's training, each kept as soon as it ends: refine the latents of the
+    training pictures, find those of the test pictures."""
+    refine = ("refined", dataset.train, model.refine_epochs, model.latents.weight.detach())
+    for name, split, epochs, start in (refine, ("test_latents", dataset.test, model.fit_epochs, None)):
+        if not epochs or not len(split.x) or name in state["settled"]:
+            continue
+
+        def tell(epoch, loss, name=name, epochs=epochs):
+            row = dict(epoch=epoch, step=state["step"], split=name, seconds=state["seconds"], loss=loss)
+            state["history"].append(row)
+            if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
+                print(f"{name.replace('_', ' ')}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
+
+        torch.manual_seed(args.seed * 1_000_003 + state["epoch"])
+        x, started = split.to(device).batch(slice(None))[0], time.perf_counter()
+        options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, tell=tell)
+        getattr(model, name).copy_(model.fit_latents(x, epochs, model.fit_lr, **options))
+        state["seconds"] += time.perf_counter() - started
+        state["settled"].append(name)
+        write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
+        save_last(folder, model, optimisers, config, state)
 
 
 def refuse_nan(value, what, folder, state):
@@ -384,7 +452,7 @@ def evaluate(model, split):
     torch.manual_seed(0)
     loss_function, totals = model.turns()[-1][2], {}
     with torch.inference_mode():
-        for x, y in models.chunks(split):
+        for x, y in models.chunks(split) if model.monitor else ():
             _, terms = loss_function(models.Batch(x, y, None), math.inf)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.item() * len(x) / len(split.x)
@@ -420,17 +488,17 @@ class Console:
             print(f"\r{line}\x1b[K", end="", flush=True)
 
     def epoch(self, state, train, valid, warning):
-        shown = {"train loss": train.get("loss"), "valid loss": valid.get("loss")}
-        shown |= {name: value for name, value in (valid or train).items() if name != "loss"}
-        shown.pop("kl_per_dimension", None)  # too long for a column; log.csv has it
-        if not train and not valid:
+        of, found = ("validation", valid) if valid else ("train", train)
+        shown = {("train", "loss"): train.get("loss")} if "loss" in found else {}
+        shown |= {("validation", "loss"): valid["loss"]} if "loss" in valid else {}
+        shown |= {(of, name): value for name, value in found.items() if name != "loss"}
+        shown.pop((of, "kl_per_dimension"), None)  # too long for a column; log.csv has it
+        if not found:
             return
         if not self.headed:
-            self.headed, of = True, "validation" if valid else "train"
-            names = [name.split()[-1] for name in shown]
-            splits = ["train", "validation"] + [of] * (len(names) - 2)
-            units = [self.units[name] for name in names]
-            for titles in (splits, [name.replace("_", " ") for name in names], units):
+            self.headed = True
+            rows = [(split, name.replace("_", " "), self.units[name]) for split, name in shown]
+            for titles in zip(*rows, strict=True):
                 print(" " * 9 + "".join(f"{title:>15}" for title in titles))
         cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in shown.values())
         rate = f"{state['images'] / state['seconds']:>9,.0f} images/s" if state["seconds"] else ""
@@ -446,7 +514,7 @@ def write_logs(folder, config, state):
     write_json(folder / "config.json", config)
     names = list(dict.fromkeys(name for row in state["history"] for name in row))
     table = csv.writer(text := io.StringIO())
-    units = {"seconds": "s"} | models.units(config["flags"]["model"])
+    units = {"seconds": "s"} | config["units"]
     table.writerow([f"{name} [{units[name]}]" if units.get(name) else name for name in names])
     for row in state["history"]:
         cells = [row.get(name, "") for name in names]
@@ -463,13 +531,14 @@ def write_json(path, value):
 def finish(dataset, config, state, folder, device):
     """The best checkpoint's final numbers in summary.json, its pictures, and a few lines on the terminal."""
     model = models.load(folder / "best.pt", device)
-    scores = {}
-    for name in ("valid", "test"):
+    scores, units = {}, config["units"]
+    for name in ("valid", "test") if model.monitor else ():
         split = getattr(dataset, name)
         if len(split.x):
             scores[name] = evaluate(model, split.to(device))
             scores[name].pop("warning", None)
-    units = models.units(config["flags"]["model"])
+    if hasattr(model, "latents"):
+        scores = model.score(dataset.train.to(device), dataset.test.to(device))
     summary = dict(
         model=config["flags"]["model"],
         data=dataset.name,
