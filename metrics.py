@@ -2,6 +2,7 @@
 
     python metrics.py runs/cvae-mnist10k --features classifier:runs/classifier-mnist10k
     python metrics.py runs/classifier-mnist10k --data mnist --split test    # how good is the judge itself?
+    python metrics.py runs/text2text-arithmetic                             # how many answers are right?
 
 A classifier names each generated image. That alone can be bought with sameness, one perfect 3 drawn a
 hundred times, so the diversity within each class stands beside it: the mean distance between two images of
@@ -107,6 +108,9 @@ def command(argv):
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
     for folder in args.runs:
         run = open_run(folder)
+        if run["config"]["flags"]["data"] == "arithmetic":
+            results.append(report_arithmetic(run, args))
+            continue
         add_real_pictures(run, args)
         if hasattr(run["model"], "predict"):
             results.append(report_classifier(run))
@@ -191,6 +195,59 @@ def report_generated(run, judge, args):
     return found
 
 
+def report_arithmetic(run, args):
+    """How many answers of a sequence model are right, where and by how much the others are wrong."""
+    import data
+
+    if args.data and args.data != "arithmetic":
+        raise data.Mistake(f"--data is for judging a classifier, and {run['folder']} holds a {run['kind']}")
+    split, model = getattr(data.of_run(run["config"], args.data_dir), args.split), run["model"]
+    data.require(len(split.x), f"arithmetic has no {args.split} queries here")
+    torch.manual_seed(args.seed)  # of the digits' pictures
+    with torch.inference_mode():
+        parts = [split.batch(slice(i, i + 500)) for i in range(0, len(split.x), 500)]
+        answers = torch.cat([model.predict(x) for x, _ in parts])
+        named = model.read(answers) if split.drawn == "answer" else answers
+    queries, truth, told = ([data.decode_text(row) for row in rows] for rows in (split.x, split.y, named))
+    same, exact = named == split.y, (named == split.y).all(1)
+    carried = torch.tensor([carries(query) for query in queries])
+    errors = [size_of_error(*pair) for pair in zip(told, truth, strict=True)]
+    found = dict(title=f"{run['folder']} on {len(exact):,} {args.split} queries of arithmetic")
+    found |= dict(characters=percent(same), exact=percent(exact))
+    found["errors"] = {size: errors.count(size) for size in ERRORS}
+    found["exact_by_carries"] = {n: percent(exact[carried == n]) for n in range(3)}
+    if split.drawn == "answer":
+        y = torch.cat([y for _, y in parts])
+        with torch.inference_mode():
+            found["reader"] = percent(model.read(y) == split.y)
+        for name, pictures in (("drawn", answers), ("all_black", torch.zeros_like(y))):
+            pixels = percent((pictures > 0.5) == (y > 0.5))
+            found[name] = dict(mse=(pictures - y).square().mean().item(), pixels=pixels)
+    return found
+
+
+ERRORS = ("off by 1", "off by 10", "off by another number", "no number")
+
+
+def size_of_error(told, truth):
+    """Which of ERRORS an answer is, texts such as "-7 "; None where it is right."""
+    if told == truth:
+        return None
+    told = told.rstrip(" ")
+    if not told.removeprefix("-").isdigit() or str(int(told)) != told:  # nor is 07 or -0
+        return "no number"
+    return {1: "off by 1", 10: "off by 10"}.get(abs(int(told) - int(truth)), "off by another number")
+
+
+def carries(query):
+    """How many columns of a query such as "58+67" carry, or borrow from the next (of the larger number)."""
+    plus = "+" in query
+    low, high = sorted(int(part) for part in query.replace("-", "+").split("+"))
+    if plus:
+        return int(low % 10 + high % 10 > 9) + int(low + high > 99)
+    return int(high % 10 < low % 10)
+
+
 def nan_free_mean(values):
     """Over the classes that were drawn at all."""
     return torch.tensor(values, dtype=torch.float64).nanmean().item()
@@ -208,6 +265,8 @@ def nan_as_null(tree):
 def as_text(found):
     """A report as the tables that the terminal shows."""
     lines = [found["title"]]
+    if "errors" in found:
+        return "\n".join(lines + arithmetic_lines(found))
     if "confusion" in found:
         names = list(found["class_accuracy"])
         width = max(6, *(len(name) + 2 for name in names))
@@ -243,6 +302,19 @@ def as_text(found):
             "diversity: mean distance of two samples of a class over that of two real pictures of it"
         )
     return "\n".join(lines)
+
+
+def arithmetic_lines(found):
+    lines = [f"{found['exact']:.2f}% of answers right, {found['characters']:.2f}% of characters"]
+    shares = [f"{share:.2f}% with {n}" for n, share in found["exact_by_carries"].items() if share == share]
+    lines.append(f"right by carries or borrows: {', '.join(shares)}")
+    lines.append("wrong: " + ", ".join(f"{count} {size}" for size, count in found["errors"].items()))
+    if "drawn" in found:
+        lines.append(f"as its reader names them; of true symbols it names {found['reader']:.2f}% right")
+        for name, what in (("drawn", "drawn answers"), ("all_black", "all-black ones")):
+            row = found[name]
+            lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
+    return lines
 
 
 if __name__ == "__main__":

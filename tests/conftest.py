@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import data
+import models
 import train
 
 torch.set_num_threads(1)  # tiny models run faster so, and the same on every machine
@@ -19,12 +20,18 @@ QUICK = [
     "--decoder-hidden",
     "16",
 ]
+RECURRENT = ["--encoder-hidden", "8", "--decoder-hidden", "8", "--attention"]
 MODEL_FLAGS = {  # a small one of every model
     "ae": QUICK,
     "vae": QUICK,
     "cvae": [*QUICK, "--label-dim", "4"],
     "classifier": ["--encoder-layers", "4,3,2,1 8,3,2,1"],
+    "text2text": RECURRENT,
+    "image2text": [*RECURRENT, "--encoder-layers", "4,3,2,1 4,3,2,1"],
+    "text2image": [*RECURRENT, "--decoder-start", "4,7,7", "--decoder-layers", "4,3,2,1,1 1,3,2,1,1"],
 }
+# the models of pictures; those of arithmetic have a test file of their own
+PICTURED = [name for name, cls in models.MODELS.items() if "drawn" not in cls.defaults]
 
 
 def small(model, data, flags="", out=None):

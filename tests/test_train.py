@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import small
+from conftest import PICTURED, small
 
 import data
 import metrics
@@ -58,7 +58,7 @@ def assert_same_run(one, other):
 # A run and its folder
 
 
-@pytest.mark.parametrize("model", models.MODELS)
+@pytest.mark.parametrize("model", PICTURED)
 def test_a_run_leaves_everything_behind(model, run):
     folder = run(model)
     names = {path.name for path in folder.iterdir()}
@@ -75,7 +75,7 @@ def test_a_run_leaves_everything_behind(model, run):
     assert all(float(row["loss [nats/image]"]) > 0 for row in rows)
 
 
-@pytest.mark.parametrize("model", models.MODELS)
+@pytest.mark.parametrize("model", PICTURED)
 def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
     folder = run(model)
     state = last(folder)["state"]
@@ -210,7 +210,7 @@ def test_the_seed_makes_the_run(digits, tmp_path):
 # Stopping loses nothing
 
 
-@pytest.mark.parametrize("model", models.MODELS)
+@pytest.mark.parametrize("model", PICTURED)
 def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digits, tmp_path, monkeypatch):
     argv = small(model, digits, "--lr-schedule cosine --epochs 6 --batch-size 64")
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
