@@ -1122,6 +1122,7 @@ def augmented(x):
 SYMBOLS = "0123456789+- "  # a token is a symbol's place in it
 ANSWER = 3  # characters
 PICTURE = (1, 28, 28)  # of a character
+READER = "16,5,2,2 32,5,2,2"  # convolutions of the classifier that reads drawn answers
 
 
 class Text2Text(nn.Module):
@@ -1142,7 +1143,7 @@ class Text2Text(nn.Module):
     def __init__(
         self,
         n_classes,
-        objective=None,
+        objective="cross-entropy",
         encoder_hidden=256,
         encoder_depth=1,
         bidirectional=False,
@@ -1154,7 +1155,7 @@ class Text2Text(nn.Module):
         super().__init__()
         if n_classes != len(SYMBOLS):
             raise ModelError(f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic")
-        check_choice("objective", objective or self.objectives[0], self.objectives)
+        check_choice("objective", objective, self.objectives)
         self.directions, self.attention = 1 + bidirectional, attention
         frame, size = self.make_reader(), self.directions * encoder_hidden
         self.encoder = nn.LSTM(
@@ -1214,20 +1215,32 @@ def right(named, y):
 class Image2Text(Text2Text):
     """Reads pictures of the query's characters, float [B, 5, 1, 28, 28]: each goes through `encoder_layers`,
     without them through one convolution and max-pooling. Nobody tells it which digit a picture shows.
-    `augment` moves, blurs and dims the training pictures."""
+
+    `frame_size` squeezes each picture into so many numbers, with batch norm (0: not at all). Without it
+    the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by up to lr, changes its
+    gates by more than 1. `augment` disguises the training pictures.
+    """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
 
-    def __init__(self, n_classes, encoder_layers=None, batch_norm=False, augment=False, **options):
-        self.encoder_layers, self.batch_norm, self.augment = encoder_layers, batch_norm, augment
+    def __init__(
+        self, n_classes, encoder_layers=None, batch_norm=False, frame_size=0, augment=False, **options
+    ):
+        self.encoder_layers, self.batch_norm = encoder_layers, batch_norm
+        self.frame_size, self.augment = frame_size, augment
         super().__init__(n_classes, **options)
 
     def make_reader(self):
         if self.encoder_layers:
-            self.reader = ConvEncoder(PICTURE, parse_layers(self.encoder_layers), self.batch_norm)
-            return self.reader.size
-        self.reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-        return 32 * 13 * 13
+            reader = ConvEncoder(PICTURE, parse_layers(self.encoder_layers), self.batch_norm)
+            size = reader.size
+        else:
+            reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+            size = 32 * 13 * 13
+        small = self.frame_size
+        squeeze = [nn.Linear(size, small, bias=False), nn.BatchNorm1d(small)] if small else []
+        self.reader = nn.Sequential(reader, *squeeze)
+        return small or size
 
     def frames(self, x):
         pictures = x.flatten(0, 1)
@@ -1249,13 +1262,14 @@ class Text2Image(Text2Text):
     def __init__(
         self,
         n_classes,
+        objective="mse",
         dense=128,
         decoder_start=(128, 7, 7),
         decoder_layers="64,3,2,1,1 1,3,2,1,1",
         **options,
     ):
         self.decoder_start, self.decoder_layers = decoder_start, decoder_layers
-        super().__init__(n_classes, dense=dense, **options)
+        super().__init__(n_classes, objective, dense=dense, **options)
         self.reader = Classifier(PICTURE, n_classes, encoder_layers=READER)
 
     def make_writer(self, size):
@@ -1295,9 +1309,6 @@ class Text2Image(Text2Text):
         drawn, shown, truth = (torch.cat(tokens) for tokens in zip(*read, strict=True))
         found = right(drawn, truth) | {"reader": right(shown, truth)["characters"]}
         return {name: value.item() for name, value in found.items()}
-
-
-READER = "16,5,2,2 32,5,2,2"  # the reader's convolutions
 
 
 def results(x):

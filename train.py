@@ -110,6 +110,7 @@ def add_model_flags(parser):
     add("--encoder-hidden", type=number(int, 1), help="units of an RNN or MLP")
     add("--encoder-depth", type=number(int, 1), help="layers of an RNN or MLP")
     add("--bidirectional", action=argparse.BooleanOptionalAction, help="the RNN also reads backwards")
+    add("--frame-size", type=number(int, 0), help="numbers a character's picture becomes, 0: as they come")
     add("--attention", action=argparse.BooleanOptionalAction, help="each step of an answer sees the query")
     add("--sequence", choices=models.SEQUENCES, help="what an RNN hands on: its last state or every output")
     add("--batch-norm", action=argparse.BooleanOptionalAction, help="after each convolution of the encoder")

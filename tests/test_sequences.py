@@ -17,7 +17,8 @@ from models import Batch, ModelError
 MODELS = [name for name, cls in models.MODELS.items() if "drawn" in cls.defaults]
 TINY = dict(encoder_hidden=8, decoder_hidden=8, bidirectional=True, attention=True)
 PICTURES = dict(
-    text2text={}, image2text=dict(encoder_layers="4,3,2,1 4,3,2,1", batch_norm=True, augment=True)
+    text2text={},
+    image2text=dict(encoder_layers="4,3,2,1 4,3,2,1", batch_norm=True, frame_size=4, augment=True),
 )
 PICTURES |= dict(text2image=dict(dense=8, decoder_start=(4, 7, 7), decoder_layers="4,3,2,1,1 1,3,2,1,1"))
 
