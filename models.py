@@ -1217,8 +1217,8 @@ class Image2Text(Text2Text):
     without them through one convolution and max-pooling. Nobody tells it which digit a picture shows.
 
     `frame_size` squeezes each picture into so many numbers, with batch norm (0: not at all). Without it
-    the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by up to lr, changes its
-    gates by more than 1. `augment` disguises the training pictures.
+    the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by up to lr, changes
+    its gates by more than 1. `augment` disguises the training pictures.
     """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
