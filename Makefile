@@ -41,7 +41,7 @@ demo: $(JUDGE)/summary.json $(CVAE)/summary.json
 test: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
 test-all: .venv/dev
 	.venv/bin/python -m pytest -m ""

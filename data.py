@@ -59,7 +59,15 @@ class Split(namedtuple("Split", "x y")):
         return self.x[index].float().div_(255), self.y[index]
 
     def to(self, device):
-        return Split(self.x.to(device), self.y.to(device))
+        return type(self)(self.x.to(device), self.y.to(device))
+
+
+class RedrawnSplit(Split):
+    """Its pixels are drawn anew at every look: white with the probability of their grey."""
+
+    def batch(self, index):
+        x, y = super().batch(index)
+        return x.bernoulli(), y
 
 
 class Queries(namedtuple("Queries", "x y glyphs drawn")):
@@ -498,6 +506,7 @@ def load(
     classes=None,
     per_class=None,
     valid_fraction=0.1,
+    binarize=None,
     keep_twins=False,
     drawn=None,
 ):
@@ -505,6 +514,8 @@ def load(
 
     classes (a list, or a string with commas) and per_class are quickdraw's. Where a data set has no valid
     split, it is valid_fraction of train, the same on every call, so that runs of different seeds compare.
+    binarize makes pixels 0 or 255, a grey one 255 with the probability of its grey: "static" once and for
+    all (Larochelle & Murray 2011), or "stochastic" at every look (Burda et al. 2016).
     keep_twins and drawn are arithmetic's: whether a+b and b+a are kept in one split, and the side of it
     that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
     """
@@ -515,6 +526,7 @@ def load(
     require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
+        require(binarize is None, "arithmetic keeps its grey digits: leave --binarize out")
         return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
     data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
     if data == "mnist":
@@ -541,8 +553,11 @@ def load(
             train = np.flatnonzero(splits == "train")
             splits[train[stratified(y.numpy()[train], round(fraction * len(train)))]] = split
     require("train" in splits, f"{data} leaves nothing to train on: give more pictures")
+    if binarize == "static":
+        x = 255 * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < x / 255).to(torch.uint8)
+    kind = RedrawnSplit if binarize == "stochastic" else Split
     name = data if data in DATASETS else path.resolve().stem
-    return Dataset(name, names, *[Split(x[splits == s], y[splits == s]) for s in SPLITS])
+    return Dataset(name, names, *[kind(x[splits == s], y[splits == s]) for s in SPLITS])
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -578,6 +593,9 @@ def add_flags(parser):
     group.add_argument("--data", help=f"a path to pictures, or a name (default mnist10k); {named}")
     group.add_argument("--data-dir", help="where whole data sets are or will be (default DGM_DATA_DIR)")
     group.add_argument("--image-size", type=number(int, 1), help="crop and resize to this side, in pixels")
+    group.add_argument(
+        "--binarize", choices=("static", "stochastic"), help="pixels 0 or 1, drawn once or anew"
+    )
     group.add_argument("--classes", help=f"of quickdraw, with commas between ({DRAWINGS})")
     group.add_argument("--per-class", type=number(int, 1), help=f"of each quickdraw class ({PER_CLASS})")
     group.add_argument(

@@ -62,6 +62,62 @@ def percent(values):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# Fréchet distance
+
+
+def frechet_distance(mean1, cov1, mean2, cov2):
+    """Squared Fréchet distance of two Gaussians (Dowson & Landau 1982, eq. 4):
+    |m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½).
+
+    The last trace is of (C1^½ C2 C1^½)^½, whose eigenvalues are real and not negative, so that no imaginary
+    part can appear. Means [d], covariances [d, d]; in float64.
+    """
+    mean1, cov1, mean2, cov2 = (torch.as_tensor(part).double() for part in (mean1, cov1, mean2, cov2))
+    values, vectors = torch.linalg.eigh(cov1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
+    return distance.clamp(min=0).item()
+
+
+def fid(features1, features2):
+    """Fréchet distance of features [n, d] and [m, d] (Heusel et al. 2017, eq. 6)."""
+    features1, features2 = (torch.as_tensor(features).double() for features in (features1, features2))
+    return frechet_distance(features1.mean(0), features1.T.cov(), features2.mean(0), features2.T.cov())
+
+
+# -----------------------------------------------------------------------------------------------------------
+# log p(x) of a VAE
+
+
+def log_weights(model, x, labels, samples, chunk=2000):
+    """log p(x | z) p(z) / q(z | x) of `samples` draws of z for images [n, C, H, W], [samples, n] in nats."""
+    found, at_once = [], max(1, chunk // len(x))
+    with torch.inference_mode():
+        for done in range(0, samples, at_once):
+            found.append(model.log_weights(x, labels, min(at_once, samples - done))[0])
+    found = torch.cat(found).double()
+    if model.likelihood == "gaussian":  # a variance of 1/2 has this constant, which training leaves out
+        found -= x[0].numel() / 2 * math.log(math.pi)
+    return found
+
+
+def log_likelihood(log_weights):
+    """log p(x) in nats of each image [n] by importance sampling, and the effective sample size [n] of k
+    weights [k, n]: 1 where a single sample carries it all, k where all weigh the same."""
+    k = len(log_weights)
+    total = log_weights.logsumexp(0)
+    return total - math.log(k), (2 * total - (2 * log_weights).logsumexp(0)).exp()
+
+
+def bound(log_weights, k):
+    """The IWAE bound of k samples (Burda et al. 2016, eq. 8; of one, the ELBO): its mean over images and
+    over all disjoint groups of k of the weights [K, n], nats."""
+    groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
+    return (groups.logsumexp(1) - math.log(k)).mean().item()
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Command line. Our other files are imported here alone, so that what is above works without them
 
 
@@ -73,6 +129,12 @@ def flags():
     parser.add_argument("--features", metavar="classifier:RUN", help="the classifier that judges")
     parser.add_argument(
         "-n", type=number(int, 2), default=1000, help="generated images of a run (default 1000)"
+    )
+    parser.add_argument(
+        "--log-likelihood",
+        type=number(int, 50),
+        metavar="K",
+        help="of a VAE, by K importance samples for each of -n real images; and its amortisation gap",
     )
     parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of their latents (default 1)")
     parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
@@ -116,8 +178,11 @@ def command(argv):
             results.append(report_classifier(run))
         elif args.data:
             raise data.Mistake(f"--data is for judging a classifier, and {folder} holds a {run['kind']}")
+        elif args.log_likelihood:
+            results.append(report_likelihood(run, args))
         elif judge is None:
-            raise data.Mistake(f"who judges {folder}? --features classifier:RUN")
+            hint = ", or --log-likelihood 500" if hasattr(run["model"], "log_weights") else ""
+            raise data.Mistake(f"who judges {folder}? --features classifier:RUN{hint}")
         elif any(judge["config"][fact] != run["config"][fact] for fact in ("classes", "image_shape")):
             raise data.Mistake(f"{judge['folder']} knows other classes or sizes of picture than {folder}")
         else:
@@ -193,6 +258,41 @@ def report_generated(run, judge, args):
             found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
             found["by_class"] = {"class": run["classes"]} | table
     return found
+
+
+def report_likelihood(run, args):
+    """Bounds on log p(x), its estimate, and what the encoder loses against fitted distributions."""
+    import data
+    import models
+
+    model, flags = run["model"], run["config"]["flags"]
+    if not hasattr(model, "log_weights"):
+        raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
+    torch.manual_seed(args.seed)
+    chosen = torch.randperm(len(run["real"]))[: args.n]
+    x, labels = run["real"][chosen], run["labels"][chosen]
+    weights = [
+        log_weights(model, *part, args.log_likelihood)
+        for part in zip(x.split(100), labels.split(100), strict=True)
+    ]
+    weights = torch.cat(weights, 1)  # (K, n)
+    value, effective = log_likelihood(weights)
+    few = slice(min(len(x), 100))
+    (_, encoded), (_, fitted) = models.amortisation(model, x[few], labels[few])
+    grey = model.likelihood == "bernoulli" and not flags.get("binarize")
+    return dict(
+        title=f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}",
+        elbo=bound(weights, 1),
+        iwae_5=bound(weights, 5),
+        iwae_50=bound(weights, 50),
+        log_likelihood=value.mean().item(),
+        standard_error=(value.std() / math.sqrt(len(value))).item(),
+        importance_samples=args.log_likelihood,
+        effective_samples=effective.median().item(),
+        amortisation_gap=(encoded - fitted).mean().item(),
+        amortisation_pictures=len(encoded),
+        note="grey pixels: a score, not a likelihood; see --binarize" if grey else None,
+    )
 
 
 def report_arithmetic(run, args):
@@ -278,6 +378,20 @@ def as_text(found):
         ):
             lines.append(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) + f"{share:>10.1f}")
         return "\n".join(lines)
+    if "elbo" in found:
+        for name, label in (
+            ("elbo", "ELBO"),
+            ("iwae_5", "IWAE, 5 samples"),
+            ("iwae_50", "IWAE, 50 samples"),
+        ):
+            lines.append(f"{label:>24}{found[name]:>12.2f}")
+        error = f" ± {found['standard_error']:.2f} over images"
+        label = f"log p(x), {found['importance_samples']:,} samples"
+        lines.append(f"{label:>24}{found['log_likelihood']:>12.2f}{error}")
+        lines.append(f"{'effective samples':>24}{found['effective_samples']:>12.1f} (median)")
+        gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
+        lines.append(f"{'amortisation gap':>24}{gap}")
+        return "\n".join(lines + ([f"note: {found['note']}"] if found["note"] else []))
     lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled,")
     lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
     if "samples" in found:

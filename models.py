@@ -524,7 +524,6 @@ class LatentModel(nn.Module):
         was_training = self.training
         self.eval()
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone()  # tensors made in inference mode cannot be learnt from
             if start is None:
                 start = torch.randn(len(x), self.distribution.numbers * self.latent_dim, device=x.device)
             numbers = start.clone().requires_grad_()
@@ -667,24 +666,22 @@ class VAE(Autoencoder):
         posterior = self.posterior(batch.x, batch.y)
         kl = posterior.kl()  # (B, D)
         if self.objective == "iwae":
-            bound, reconstruction = self.importance_weighted(batch, posterior)
-            loss = -bound.mean()
+            log_weights, reconstruction = self.log_weights(batch.x, batch.y, self.iwae_samples, posterior)
+            loss = -iwae_bound(log_weights).mean()
         else:
             reconstruction = self.nats(self.raw(posterior.sample(), batch.y), batch.x)
             weight = self.beta * min(1, step / self.kl_warm_up) if self.kl_warm_up else self.beta
             loss = reconstruction.mean() + weight * kl.clamp(min=self.free_bits).sum(1).mean()
         return loss, {"loss": loss, "reconstruction": reconstruction.mean(), "kl": kl.sum(1).mean()}
 
-    def importance_weighted(self, batch, posterior):
-        """log 1/K Σ p(x | z_k) p(z_k) / q(z_k | x), a bound on log p(x) (Burda et al. 2016, eq. 8), and the
-        reconstruction term's mean over the K samples; both [B]."""
-        k = self.iwae_samples
-        z = posterior.sample(k)  # (K, B, D)
+    def log_weights(self, x, labels, k, posterior=None):
+        """log p(x | z) p(z) / q(z | x) for k samples z of q, and their −log p(x | z); nats, both [k, B]."""
+        posterior = posterior or self.posterior(x, labels)
+        z = posterior.sample(k)  # (k, B, D)
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
-        raw = self.raw(z.flatten(0, 1), None if batch.y is None else batch.y.repeat(k))  # (K * B, C, H, W)
-        nats = self.nats(raw, batch.x.repeat(k, 1, 1, 1)).view(k, -1)  # (K, B)
-        log_weight = prior.log_prob(z) - posterior.log_prob(z) - nats
-        return log_weight.logsumexp(0) - math.log(k), nats.mean(0)
+        raw = self.raw(z.flatten(0, 1), None if labels is None else labels.repeat(k))  # (k * B, C, H, W)
+        nats = self.nats(raw, x.repeat(k, 1, 1, 1)).view(k, -1)
+        return prior.log_prob(z) - posterior.log_prob(z) - nats, nats
 
     sample = LatentModel.sample_prior
 
@@ -702,6 +699,12 @@ class VAE(Autoencoder):
         if active == 0:
             found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
         return found
+
+
+def iwae_bound(log_weights):
+    """log of the mean of k weights [k, B], a bound on log p(x), [B] (Burda et al. 2016, eq. 8); of one, the
+    ELBO."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 def amortisation(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
@@ -795,7 +798,7 @@ class AutoDecoder(LatentModel):
 
     objectives = ("nats", "report")
     monitor = None  # a new picture has no latents until some are fitted, which takes too long for each epoch
-    defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant")
+    defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant", valid_fraction=0.0)
     networks = (make_decoder,)
 
     def __init__(
@@ -872,6 +875,7 @@ class AutoDecoder(LatentModel):
                 numbers.split(batch_size), chunks(test if name == "test" else train, batch_size), strict=True
             )
             totals = found[name] = {}
+            torch.manual_seed(0)  # the same noise whatever was drawn before
             for part, (x, _) in pairs:
                 for term, value in self.terms(part, x, self.beta)[1].items():
                     totals[term] = totals.get(term, 0.0) + value.item() * len(x) / len(numbers)
@@ -922,6 +926,7 @@ class GAN(LatentModel):
     Remedies, each against one trouble; RESULTS.md has what each brought:
     `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9).
     `spectral_norm`: every layer of D has a gain of at most 1 (Miyato et al. 2018).
+    `he_init`: weights for which signals keep their size, see `he_normal`.
     `generator_norm`: batch norm in G (Radford et al. 2016).
     `augment`: D sees all pictures, real or drawn, moved and recoloured (Zhao et al. 2020).
     `average`: samples come from the moving average of G with this decay, 0 for none (Yazıcı et al. 2019).
@@ -929,7 +934,7 @@ class GAN(LatentModel):
 
     objectives = ("nonsaturating", "hinge")
     monitor = None  # neither player's loss says how good the pictures are
-    defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant")
+    defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant", valid_fraction=0.0)
 
     def __init__(
         self,
@@ -939,7 +944,8 @@ class GAN(LatentModel):
         channels=64,
         gradient_penalty=0.0,
         spectral_norm=False,
-        generator_norm=False,
+        he_init=True,
+        generator_norm=True,
         augment=False,
         average=0.0,
     ):
@@ -962,6 +968,8 @@ class GAN(LatentModel):
         self.generator = nn.Sequential(*stack, nn.Conv2d(channels, image_shape[0], 3, 1, 1), nn.Tanh())
         judge = ConvEncoder(image_shape, [*layers, (channels, 3, 2, 1)])
         self.discriminator = nn.Sequential(judge, nn.Linear(judge.size, 1))
+        if he_init:
+            self.apply(he_normal)
         if spectral_norm:
             for layer in self.discriminator.modules():
                 if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -1037,6 +1045,17 @@ class GAN(LatentModel):
         return found
 
 
+def he_normal(layer):
+    """Starts a layer so that signals keep their size on the way through ReLUs (He et al. 2015, eq. 10).
+    Torch's own weights shrink them 2.4-fold at each: all of a GAN's samples begin as one grey."""
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        inputs = layer.weight[0].numel()  # that add up to one output
+        if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): each output meets 1 of stride² taps
+            inputs = layer.weight[:, 0].numel() / math.prod(layer.stride)
+        nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
+        nn.init.zeros_(layer.bias)
+
+
 def disguised(x):
     """Pictures [B, C, H, W] in [−1, 1], differentiably: brighter or darker, more or less colourful and
     contrasty, moved by up to an eighth, with a square hole of half the width (Zhao et al. 2020, sec. 4)."""
@@ -1047,8 +1066,9 @@ def disguised(x):
     x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast + 0.5)
     x = shifted(x, width // 8)
     rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
-    top, left = torch.rand(2, n, 1, 1, 1, device=x.device) * width - width / 4
-    hole = (rows[:, None] - top).abs().le(width / 4) & (columns - left).abs().le(width / 4)
+    down, across = torch.rand(2, n, 1, 1, 1, device=x.device)  # the hole's middle, from edge to edge
+    rows, columns = rows[:, None] - down * (height - 1), columns - across * (width - 1)
+    hole = (rows.abs() <= width / 4) & (columns.abs() <= width / 4)
     return x * ~hole
 
 
@@ -1075,7 +1095,7 @@ class Classifier(nn.Module):
         encoder_depth=2,
         batch_norm=True,
         augment=True,
-        **encoder,
+        **networks,
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
@@ -1083,7 +1103,7 @@ class Classifier(nn.Module):
             raise ModelError("a classifier needs labels of two classes or more; these data have none")
         self.augment = augment
         sizes = dict(encoder_hidden=encoder_hidden, encoder_depth=encoder_depth, batch_norm=batch_norm)
-        self.encoder = make_encoder(image_shape, encoder_layers=encoder_layers, **sizes, **encoder)
+        self.encoder = make_encoder(image_shape, encoder_layers=encoder_layers, **sizes, **networks)
         self.to_logits = nn.Linear(self.encoder.size, n_classes)
 
     def forward(self, x):

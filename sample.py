@@ -46,10 +46,11 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     """A figure of images [R, K, C, H, W] in [0, 1], with names of rows and columns, a caption under each
     and `right` [R, K] framing each with a tick or a cross."""
     n_rows, n_columns, channels, height, width = images.shape
-    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
     aspect, gap = height / width, 0.08
+    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
+    side = side if aspect >= 0.9 else 1.6  # a strip of characters
     lines = 1 + captions[0][0].count("\n") if captions else 0
-    drop = gap + 0.2 * lines  # room below each image, in image widths
+    drop = gap + 0.15 * lines / side  # room below each image, in image widths
     left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
     top = 0.35 + (0.2 if columns else 0)
     size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
@@ -65,9 +66,8 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
                 picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **grey
             )
             if captions:
-                colour, mark = (
-                    ("#333333", "") if right is None else (RIGHT, "✓ ") if right[r][k] else (WRONG, "✗ ")
-                )
+                verdict = right[r][k] if right else None
+                colour, mark = {None: ("#333333", ""), True: (RIGHT, "✓ "), False: (WRONG, "✗ ")}[verdict]
                 text = mark + captions[r][k]
                 axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=colour, fontsize=7)
         if rows:
@@ -80,16 +80,25 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     return figure
 
 
+SPLIT_LINES = (
+    ("train", "--", "train"),
+    ("valid", "-", "validation"),
+    ("refined", "-.", "refining"),  # of an auto-decoder, whose latents are learnt on after training
+    ("test_latents", ":", "fitting test"),
+)
+
+
 def curves(folders):
     """Every term that training reports, a panel each: train dashed, validation solid, runs in colours."""
     logs = [read_log(folder) for folder in folders]
     place = ("epoch", "step", "split", "seconds [s]")
     trained = next(row for row in logs[0] if row["split"] == "train")
     terms = [name for name in trained if name not in place and trained[name]]
-    figure, panels = plt.subplots(1, len(terms), figsize=(0.4 + 3.2 * len(terms), 3), layout="constrained")
+    size = 0.4 + 3.2 * len(terms), 3 if len(logs) == 1 else 3.6
+    figure, panels = plt.subplots(1, len(terms), figsize=size, layout="constrained")
     for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
         for folder, log, colour in zip(folders, logs, COLOURS * len(logs), strict=False):
-            for split, line, name in (("train", ".--", "train"), ("valid", ".-", "validation")):
+            for split, line, name in SPLIT_LINES:
                 rows = [
                     row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
                 ]
@@ -97,12 +106,20 @@ def curves(folders):
                     continue
                 points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
                 name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
-                panel.plot(*points, line, color=colour, lw=1.3, ms=3, label=name)
+                marker = "." if len(rows) < 20 else ""  # many dots would hide the dashes
+                panel.plot(*points, line, marker=marker, color=colour, lw=1.3, ms=3, label=name)
         title, _, unit = term.partition(" [")
         panel.set(title=title.replace("kl", "KL divergence"), xlabel="epoch", ylabel=unit.rstrip("]"))
         panel.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].legend()
-    figure.suptitle(" and ".join(Path(folder).name for folder in folders), fontsize=10)
+    names = [Path(folder).name for folder in folders]
+    if len(names) == 1:
+        figure.axes[0].legend()
+    else:  # a line for each run, below, where it hides no curve
+        keys = [
+            plt.Line2D([], [], color=colour) for colour, _ in zip(COLOURS * len(logs), logs, strict=False)
+        ]
+        figure.legend(keys, names, loc="outside lower center", ncols=4)
+    figure.suptitle(names[0] if len(names) == 1 else "train dashed, validation solid", fontsize=10)
     return figure
 
 
@@ -370,6 +387,61 @@ def manifold(run, args, judge):
     return sheet(images.unflatten(0, (n, n)), f"latent space of {run.folder.name}{which}", rows, columns)
 
 
+def answers(run, args, judge):
+    """Cards of random queries of a split and their answers, drawn where the model sees or draws pictures."""
+    split = getattr(run.dataset, args.split)
+    return cards(
+        run, run.choose(args.split, (args.rows or 6) * (args.n or 5), args.seed), split, args.n or 5
+    )
+
+
+def errors(run, args, judge):
+    """Cards of queries whose answers are wrong."""
+    split, model = getattr(run.dataset, args.split), run.model
+    named = []
+    for start in range(0, len(split.x), 500):
+        found = model.predict(split.batch(slice(start, start + 500))[0])
+        named.append(model.read(found) if split.drawn == "answer" else found)
+    wrong = (torch.cat(named) != split.y).any(1).nonzero().flatten()
+    if not len(wrong):
+        raise Mistake(f"{run.folder} answers every {args.split} query rightly: no error to show")
+    # digits are drawn anew on the cards, so now and then an answer that was wrong comes out right
+    few = wrong[torch.randperm(len(wrong))[: (args.rows or 6) * (args.n or 5)]]
+    return cards(run, few, split, args.n or 5, f"{len(wrong):,} of {len(split.x):,} answers are wrong")
+
+
+def query(run, args, judge):
+    """The answer to --query, a dozen times where its digits are drawn."""
+    tokens = data.encode_text(args.query or "12+34")[None]
+    n = 5 if run.dataset.test.drawn == "query" else 1
+    own = run.dataset.test._replace(x=tokens.repeat(n, 1), y=models.results(tokens).repeat(n, 1))
+    return cards(run, torch.arange(n), own, n)
+
+
+def cards(run, index, split, columns, title="answers"):
+    """A sheet of queries with the answers given: as pictures, an answer below the true one, and as text."""
+    (x, y), model = split.batch(index), run.model
+    found = model.predict(x)
+    named = model.read(found) if split.drawn == "answer" else found
+    if split.drawn:
+        shown = [x] if split.drawn == "query" else [y, found]
+        pictures = torch.cat([part.movedim(1, 3).flatten(3) for part in shown], 2)  # (B, 1, H, 5 or 3 * W)
+    else:
+        pictures = torch.ones(len(x), 1, 1, 25)  # nothing but the line below it
+    told = zip(
+        *(map(data.decode_text, rows) for rows in (split.x[index], named, split.y[index])), strict=True
+    )
+    captions = [f"{q.strip()} = {a.strip()}" + (f", not {t.strip()}" if a != t else "") for q, a, t in told]
+    right, blanks = (named == split.y[index]).all(1).tolist(), -len(x) % columns
+    pictures = torch.cat([pictures, torch.ones(blanks, *pictures.shape[1:])]).unflatten(0, (-1, columns))
+    captions, right = captions + [""] * blanks, right + [None] * blanks
+    rows = [slice(k, k + columns) for k in range(0, len(captions), columns)]
+    title = f"{run.folder.name}: {title}" + (
+        ", drawn below the true ones" if split.drawn == "answer" else ""
+    )
+    return sheet(pictures, title, captions=[captions[k] for k in rows], right=[right[k] for k in rows])
+
+
 def spread(args):
     """How the latents were drawn, for a title, where it is not plainly N(0, I)."""
     scale = f", latents x {args.scale:g}" if args.scale != 1 else ""
@@ -403,7 +475,14 @@ PICTURES = {
     "constant": (constant, ("decode",), "constant.png"),
     "amortisation": (amortisation, ("posterior",), "amortisation.png"),
     "manifold": (manifold, ("decode",), "manifold.png"),
+    "answers": (answers, ("frames",), "answers.png"),
+    "errors": (errors, ("frames",), "errors.png"),
+    "query": (query, ("frames",), "query.png"),
 }
+
+
+AFTER_TRAINING = ("curves", "real", "prior", "class", "epochs", "reconstruct", "interpolate", "manifold")
+AFTER_TRAINING += ("answers", "errors")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -419,6 +498,7 @@ def flags():
         "--what", choices=PICTURES, help="which picture (default: all that the model can draw)"
     )
     parser.add_argument("-n", type=number(int, 1, 100), help="images in a row")
+    parser.add_argument("--query", metavar="TEXT", help='of --what query, such as "12+34"')
     parser.add_argument("--rows", type=number(int, 1, 100), help="rows of images")
     parser.add_argument("--classes", metavar="A,B", help="which classes, by name or number")
     parser.add_argument("--judge", metavar="RUN", help="a classifier's run, which names what it sees")
@@ -477,7 +557,7 @@ def draw(what, runs, args, judge=None):
 def draw_run(folder, model, dataset):
     """All pictures of a run that has just ended; returns their paths."""
     args, run, paths = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset), []
-    for what in PICTURES:
+    for what in AFTER_TRAINING:
         if possible(run, what):
             try:
                 paths.append(draw(what, [run], args))

@@ -86,6 +86,7 @@ def add_model_flags(parser):
     )
     add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator, 0 for none")
     add("--spectral-norm", action=argparse.BooleanOptionalAction, help="in the discriminator")
+    add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
     add("--generator-norm", action=argparse.BooleanOptionalAction, help="batch norm in the generator")
     add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
     add("--channels", type=number(int, 1), help="of every layer of a GAN")
@@ -408,6 +409,8 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
         step = state["step"] - len(rows) + row.item() + 1
         refuse_nan(math.nan, f"the training loss at step {step}", folder, state)
     state["epoch"] += 1
+    for name in state["settled"]:  # latents that were found for the network as it was
+        getattr(model, name).fill_(math.nan)
     state["settled"] = []
     state["images"] += seen
     state["seconds"] += time.perf_counter() - started
@@ -424,8 +427,9 @@ def settle_latents(model, optimisers, dataset, args, config, state, folder, devi
             continue
 
         def tell(epoch, loss, name=name, epochs=epochs):
-            row = dict(epoch=epoch, step=state["step"], split=name, seconds=state["seconds"], loss=loss)
-            state["history"].append(row)
+            after = state["epoch"] if name == "refined" else 0  # its curve goes on where training's ended
+            row = dict(epoch=after + epoch, step=state["step"], split=name, seconds=state["seconds"])
+            state["history"].append(row | {"loss": loss})
             if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
                 print(f"{name.replace('_', ' ')}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
 
@@ -533,7 +537,7 @@ def finish(dataset, config, state, folder, device):
     """The best checkpoint's final numbers in summary.json, its pictures, and a few lines on the terminal."""
     model = models.load(folder / "best.pt", device)
     scores, units = {}, config["units"]
-    for name in ("valid", "test") if model.monitor else ():
+    for name in ("valid", "test") if model.monitor else ("train",):
         split = getattr(dataset, name)
         if len(split.x):
             scores[name] = evaluate(model, split.to(device))

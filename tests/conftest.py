@@ -21,10 +21,14 @@ QUICK = [
     "16",
 ]
 RECURRENT = ["--encoder-hidden", "8", "--decoder-hidden", "8", "--attention"]
+FREE = [*QUICK[2:], "--refine-epochs", "2", "--fit-epochs", "2"]
 MODEL_FLAGS = {  # a small one of every model
     "ae": QUICK,
     "vae": QUICK,
     "cvae": [*QUICK, "--label-dim", "4"],
+    "ad": FREE,
+    "vad": FREE,
+    "gan": ["--channels", "4", "--latent-dim", "3"],
     "classifier": ["--encoder-layers", "4,3,2,1 8,3,2,1"],
     "text2text": RECURRENT,
     "image2text": [*RECURRENT, "--encoder-layers", "4,3,2,1 4,3,2,1"],
@@ -61,7 +65,8 @@ def run(digits, tmp_path_factory):
     def trained(model, *flags):
         if (model, flags) not in done:
             folder = tmp_path_factory.mktemp("runs") / model
-            assert train.main([*small(model, digits, "--epochs 2", folder), *flags]) == 0
+            given = (digits, "--epochs 2") if model in PICTURED else ("arithmetic", "--steps 3")
+            assert train.main([*small(model, *given, folder), *flags]) == 0
             done[model, flags] = folder
         return done[model, flags]
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.spatial.distance
 import torch
 
@@ -204,3 +205,75 @@ def test_a_run_without_its_files_is_told_in_one_line(runs, tmp_path, capsys):
         error = capsys.readouterr().err
         assert str(tmp_path) in error and error.count("\n") == 1
         (tmp_path / "config.json").write_bytes((data.Path(runs["vae"]) / "config.json").read_bytes())
+
+
+class LinearGaussian:
+    """x = W z + b + noise of variance 1/2, z from N(0, I): p(x) is known. q is the posterior, widened."""
+
+    likelihood = "gaussian"
+
+    def __init__(self, widen):
+        generator = torch.Generator().manual_seed(1)
+        self.w, self.b = torch.randn(6, 2, generator=generator), torch.randn(6, generator=generator)
+        precision = torch.eye(2) + 2 * self.w.T @ self.w
+        self.covariance, self.widen = torch.linalg.inv(precision), widen
+
+    def log_weights(self, x, labels, k):
+        flat = x.flatten(1)
+        mean = 2 * (flat - self.b) @ self.w @ self.covariance  # (B, 2)
+        q = torch.distributions.MultivariateNormal(mean, self.widen * self.covariance)
+        z = q.sample((k,))
+        prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        nats = (flat - z @ self.w.T - self.b).square().sum(-1)  # as our models score, without the constant
+        return prior.log_prob(z) - q.log_prob(z) - nats, nats
+
+    def exact(self, x):
+        covariance = self.w @ self.w.T + torch.eye(6) / 2
+        return torch.distributions.MultivariateNormal(self.b, covariance).log_prob(x.flatten(1))
+
+
+def test_log_likelihood_is_the_closed_form_of_a_linear_gaussian_model():
+    x = torch.randn(40, 1, 2, 3)
+    exact = LinearGaussian(1).exact(x)
+    weights = metrics.log_weights(LinearGaussian(1), x, None, 50)
+    found, effective = metrics.log_likelihood(weights)
+    assert torch.allclose(found.float(), exact, atol=1e-3)  # q is the posterior: every weight is p(x)
+    assert effective.min() > 49.99 and metrics.bound(weights, 1) == pytest.approx(
+        exact.mean().item(), abs=1e-3
+    )
+    weights = metrics.log_weights(LinearGaussian(2), x, None, 20_000, chunk=40_000)
+    found, effective = metrics.log_likelihood(weights)
+    assert torch.allclose(found.float(), exact, atol=0.05) and 1 < effective.min() < 19_000
+    bounds = [metrics.bound(weights, k) for k in (1, 5, 50, 20_000)]
+    assert bounds == sorted(bounds) and bounds[0] < exact.mean() - 0.1
+
+
+def test_effective_samples_of_one_heavy_weight_are_one():
+    _, effective = metrics.log_likelihood(torch.tensor([[0.0], [-50.0], [-60.0]]))
+    assert effective.item() == pytest.approx(1)
+
+
+def test_bounds_of_a_vae_are_in_order(runs, capsys):
+    (found,) = judged(capsys, runs["vae"], "--log-likelihood", "100", "-n", "20")
+    assert found["elbo"] <= found["iwae_5"] <= found["iwae_50"] <= found["log_likelihood"] + 1e-6
+    assert found["amortisation_gap"] > 0 and "grey" in found["note"]
+    assert metrics.main([runs["vae"], "--log-likelihood", "50", "-n", "5"]) == 0
+    assert "IWAE, 5 samples" in capsys.readouterr().out
+
+
+def test_log_likelihood_of_another_model_is_refused(runs, refused):
+    assert "is of VAEs" in refused(metrics.main, [runs["ae"], "--log-likelihood", "50"])
+
+
+def test_frechet_distance_is_scipys_and_the_closed_forms():
+    random = np.random.RandomState(0)
+    a, b = random.randn(60, 8), random.randn(50, 8) @ random.randn(8, 8) + 1
+    c1, c2 = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(c1 @ c2).real
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
+    assert metrics.fid(a, b) == pytest.approx(wanted, rel=1e-9)
+    assert metrics.fid(b, a) == pytest.approx(wanted, rel=1e-9)
+    assert metrics.fid(a, a + 3) == pytest.approx(8 * 9)  # equal covariances: the means' distance alone
+    assert metrics.fid(a, a) < 1e-9
+    few = random.randn(5, 8)  # singular covariances
+    assert math.isfinite(metrics.fid(few, b)) and metrics.fid(few, few) >= 0

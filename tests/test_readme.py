@@ -1,4 +1,4 @@
-"""What is written is true: commands that parse, files that exist, recipes that train."""
+"""What is written is true: commands that parse, files that exist."""
 
 import re
 import shlex
@@ -12,14 +12,13 @@ import train
 
 ROOT = Path(train.__file__).parent
 PAGES = ["README.md", "RESULTS.md", "Makefile", "train.py", "sample.py", "metrics.py", "data.py"]
-COMMAND = re.compile(r"python ((train|sample|metrics)\.py [^`\"\n]*)")
+COMMAND = re.compile(r'python ((train|sample|metrics)\.py (?:[^`"\n]|"[^"\n]*")*)')
 FOUND = [
     (page, match[1].partition("#")[0], match[2])
     for page in PAGES
     for match in COMMAND.finditer((ROOT / page).read_text())
     if not re.search(r"\.\.\.|\$|--help", match[1])
 ]
-RECIPES = sorted(path.name for path in (ROOT / "experiments").glob("*.txt"))
 
 
 @pytest.mark.parametrize("page, command, script", FOUND)
@@ -38,10 +37,3 @@ def test_there_are_commands_to_check():
 def test_every_link_to_a_file_leads_somewhere(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", (ROOT / page).read_text())
     assert links and all((ROOT / link).exists() for link in links), links
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_trains(name, tmp_path):
-    recipe = ROOT / "experiments" / name
-    assert train.main([f"@{recipe}", "--steps", "2", "--out", str(tmp_path / "run")]) == 0
-    assert recipe.read_text().startswith("# ")

@@ -57,10 +57,20 @@ def test_a_sheet_of_colour_keeps_its_colours():
     assert np.allclose(shown[1].get_array(), images[0, 1].permute(1, 2, 0))
 
 
+LATENT = {"loss", "real", "samples", "epochs", "reconstructions", "interpolation"}
+ANSWERS = {"loss", "answers", "errors"}
+
+
 @pytest.mark.parametrize("model, pictures", [
-    ("ae", {"loss", "real", "reconstructions", "interpolation"}),
-    ("vae", {"loss", "real", "samples", "reconstructions", "interpolation"}),
-    ("cvae", {"loss", "real", "samples", "classes", "reconstructions", "interpolation"}),
+    ("ae", LATENT - {"samples", "epochs"}),
+    ("vae", LATENT),
+    ("cvae", LATENT | {"classes"}),
+    ("ad", LATENT),
+    ("vad", LATENT),
+    ("gan", LATENT - {"reconstructions"}),
+    ("text2text", ANSWERS),
+    ("image2text", ANSWERS),
+    ("text2image", ANSWERS),
     ("classifier", {"loss", "real"}),
 ])  # fmt: skip
 def test_every_run_ends_with_all_the_pictures_of_its_model(model, pictures, run):
@@ -158,6 +168,8 @@ def test_curves_overlay_runs_and_leave_out_the_untrained_model(run, drawn, tmp_p
     line = next(line for line in drawn["axes"][2].lines if line.get_label() == "vae, validation")
     assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == pytest.approx(logged)
     assert len(drawn["axes"][0].lines) == 4
+    (legend,) = drawn["axes"][0].figure.legends  # beside the panels, where it hides no curve
+    assert [text.get_text() for text in legend.get_texts()] == ["vae", "cvae"]
 
 
 def test_a_classifier_shows_real_pictures_with_its_own_answers(run, drawn):
@@ -195,3 +207,113 @@ def test_interpolating_to_a_class_without_test_pictures_is_refused(run, digits, 
     for classes in ("7,1", "1,7"):
         argv = [folder, "--what", "interpolate", "--classes", classes]
         assert "no test picture is of class 7" in refused(sample.main, argv)
+
+
+def test_snapshots_show_the_same_latents_after_every_epoch(run, drawn):
+    folder = run("vae")
+    assert sorted(path.name for path in (folder / "epochs").iterdir()) == [
+        "0000.png",
+        "0001.png",
+        "0002.png",
+    ]
+    assert sample.main([str(folder), "--what", "epochs"]) == 0
+    rows = as_tensor(drawn["images"]).unflatten(0, (3, 9))
+    model = models.load(folder / "last.pt")
+    torch.manual_seed(0)
+    last = model.sample(9)
+    assert (rows[2] - last).abs().max() < 1.01 / 255
+    assert [text for text in drawn["texts"] if text] == ["epoch 0", "epoch 1", "epoch 2"]
+
+
+def test_untrained_shows_the_weights_that_training_began_with(run, digits, drawn):
+    folder = run("ae")
+    assert sample.main([str(folder), "--what", "untrained", "-n", "4"]) == 0
+    x, before, after = as_tensor(drawn["images"]).unflatten(0, (3, 4))
+    checkpoint = torch.load(folder / "last.pt")
+    torch.manual_seed(checkpoint["config"]["flags"]["seed"])
+    blank = models.build(checkpoint["model"], **checkpoint["arguments"]).eval()
+    trained = models.load(folder / "best.pt")
+    with torch.inference_mode():
+        assert torch.allclose(blank.reconstruct(x), before, atol=1e-6)
+        assert torch.allclose(trained.reconstruct(x), after, atol=1e-6)
+
+
+def test_an_auto_decoder_shows_the_latents_that_it_keeps(run, digits, drawn):
+    folder = run("vad", "--refine-epochs", "1")
+    model, dataset = models.load(folder / "best.pt"), data.load(digits, valid_fraction=0)
+    assert sample.main([str(folder), "--what", "reconstruct", "-n", "5"]) == 0
+    rows = as_tensor(drawn["images"]).unflatten(0, (-1, 5))
+    assert [text for text in drawn["texts"] if text] == [
+        "train: reconstruction", "original", "test: reconstruction", "original"]  # fmt: skip
+    for k, (split, numbers) in enumerate((("train", model.refined), ("test", model.test_latents))):
+        known = getattr(dataset, split).x / 255
+        index = [next(i for i, y in enumerate(known) if torch.equal(x, y)) for x in rows[2 * k + 1]]
+        wanted = model.decode(model.distribution.of(numbers[index]).mean)
+        assert torch.allclose(wanted, rows[2 * k], atol=1e-6)
+
+
+def test_scaled_and_constant_latents(run, drawn):
+    folder = run("vae")
+    model = models.load(folder / "best.pt")
+    assert sample.main([str(folder), "--what", "scale", "-n", "4"]) == 0
+    x, half, same, more = as_tensor(drawn["images"]).unflatten(0, (4, 4))
+    with torch.inference_mode():
+        z = model.encode(x)
+        for factor, shown in ((0.5, half), (1, same), (1.5, more)):
+            assert torch.allclose(model.decode(factor * z), shown, atol=1e-6)
+        assert sample.main([str(folder), "--what", "constant"]) == 0
+        zeros, ones = as_tensor(drawn["images"])
+        assert torch.allclose(model.decode(torch.zeros(1, 3))[0], zeros, atol=1e-6)
+        assert torch.allclose(model.decode(torch.ones(1, 3))[0], ones, atol=1e-6)
+
+
+def test_amortisation_shows_bounds_that_fitting_lowers(run, drawn):
+    assert sample.main([str(run("vae")), "--what", "amortisation", "-n", "6"]) == 0
+    bounds = torch.tensor([float(text) for text in drawn["texts"] if text.replace(".", "").isdigit()])
+    encoded, fitted = bounds.view(2, 6)
+    assert fitted.mean() < encoded.mean()
+
+
+def test_several_runs_reconstruct_the_same_pictures(run, drawn, tmp_path):
+    folders = [run("ae"), run("vae")]
+    argv = [*map(str, folders), "--what", "reconstruct", "-n", "4", "--out", str(tmp_path / "both.png")]
+    assert sample.main(argv) == 0
+    x, *rows = as_tensor(drawn["images"]).unflatten(0, (3, 4))
+    with torch.inference_mode():
+        for folder, shown in zip(folders, rows, strict=True):
+            assert torch.allclose(models.load(folder / "best.pt").reconstruct(x), shown, atol=1e-6)
+
+
+def test_a_gan_interpolates_between_latents_of_its_prior(run, drawn):
+    assert (
+        sample.main([str(run("gan")), "--what", "interpolate", "-n", "5", "--rows", "2", "--scale", "0"])
+        == 0
+    )
+    images = as_tensor(drawn["images"])
+    assert len(images) == 10 and (images - images[0]).abs().max() < 1e-6  # every latent is 0
+
+
+@pytest.mark.parametrize("model", ["text2text", "image2text", "text2image"])
+def test_cards_mark_an_answer_as_python_would(model, run, drawn):
+    for what in ("answers", "errors"):
+        assert sample.main([str(run(model)), "--what", what, "-n", "3", "--rows", "2"]) == 0
+        cards = [text for text in drawn["texts"] if text[:1] in "✓✗"]
+        assert len(cards) == 6
+        for card in cards:
+            question, _, answer = card[2:].partition(" = ")
+            told, _, truth = answer.partition(", not ")
+            real = str(sum(int(part) for part in question.replace("-", "+-").split("+")))
+            assert (
+                (told == real) is (card[0] == "✓") and truth in ("", real) and bool(truth) is (told != real)
+            )
+            assert (
+                what == "answers" or card[0] == "✗" or model == "image2text"
+            )  # whose digits are drawn anew
+
+
+def test_a_query_is_answered_or_refused_in_a_line(run, drawn, refused):
+    folder = str(run("image2text"))
+    assert sample.main([folder, "--what", "query", "--query", "7-19"]) == 0
+    assert all(text[2:].startswith("7-19 = ") for text in drawn["texts"] if text)
+    assert "two" in refused(sample.main, [folder, "--what", "query", "--query", "7*19"])
+    assert "cannot draw" in refused(sample.main, [run("vae"), "--what", "query"])

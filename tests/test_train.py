@@ -23,6 +23,8 @@ import models
 import sample
 import train
 
+MONITORED = [name for name in PICTURED if models.MODELS[name].monitor]
+FREE = [name for name in models.MODELS if "fit_epochs" in models.keywords(name)]  # models of free latents
 ROOT = Path(train.__file__).parent
 
 
@@ -63,6 +65,9 @@ def test_a_run_leaves_everything_behind(model, run):
     folder = run(model)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "log.csv", "best.pt", "last.pt", "summary.json", "loss.png"} <= names
+    if model != "ae" and model != "classifier":  # which draw nothing of their own
+        assert [path.name for path in sorted((folder / "epochs").iterdir())] == [
+            "0000.png", "0001.png", "0002.png"]  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
     config = json.loads((folder / "config.json").read_text())
     assert config["flags"]["epochs"] == 2 and config["flags"]["seed"] == 0
@@ -70,12 +75,18 @@ def test_a_run_leaves_everything_behind(model, run):
         config["flags"]["batch_size"] == models.MODELS[model].defaults["batch_size"]
     )  # every flag, given or not
     rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
-    assert [(row["epoch"], row["split"]) for row in rows] == [
-        ("0", "valid"), ("1", "train"), ("1", "valid"), ("2", "train"), ("2", "valid")]  # fmt: skip
-    assert all(float(row["loss [nats/image]"]) > 0 for row in rows)
+    expected = [("0", "valid"), ("1", "train"), ("1", "valid"), ("2", "train"), ("2", "valid")]
+    if models.MODELS[model].monitor is None:
+        expected = [("1", "train"), ("2", "train")]
+    if model in FREE:
+        expected += [("3", "refined"), ("4", "refined"), ("1", "test_latents"), ("2", "test_latents")]
+    assert [(row["epoch"], row["split"]) for row in rows] == expected
+    told = ("discriminator", "generator") if model == "gan" else ("loss",)
+    units = models.UNITS
+    assert all(float(row[f"{name} [{units[name]}]"]) > 0 for row in rows for name in told)
 
 
-@pytest.mark.parametrize("model", PICTURED)
+@pytest.mark.parametrize("model", MONITORED)
 def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
     folder = run(model)
     state = last(folder)["state"]
@@ -86,6 +97,17 @@ def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["valid"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
     assert summary["units"]["loss"] == "nats/image"
+
+
+@pytest.mark.parametrize("model", sorted(set(PICTURED) - set(MONITORED)))
+def test_without_a_monitor_the_last_epoch_is_the_best(model, run):
+    folder = run(model)
+    state = last(folder)["state"]
+    assert state["best_epoch"] == state["epoch"] == 2
+    best = torch.load(folder / "best.pt", weights_only=True)
+    assert same(best["weights"], last(folder)["weights"]) and best["epoch"] == 2
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best_epoch"] == 2 and "valid" not in summary
 
 
 def test_evaluation_meets_the_same_noise_every_time_and_weighs_every_picture_alike(run, digits, monkeypatch):
@@ -214,14 +236,14 @@ def test_the_seed_makes_the_run(digits, tmp_path):
 def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digits, tmp_path, monkeypatch):
     argv = small(model, digits, "--lr-schedule cosine --epochs 6 --batch-size 64")
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
-    optimiser_step, steps = torch.optim.Adam.step, []
+    optimiser_step, steps, players = torch.optim.Adam.step, [], 2 if model == "gan" else 1
 
     class Killed(BaseException):
         """Like a kill it runs no handler of ours."""
 
     def step_then_die(self):
         steps.append(1)
-        if len(steps) > 3 * 3 + 1:  # 144 pictures are 3 batches: in the middle of the fourth epoch
+        if len(steps) > players * 3 * 3 + 1:  # 144 pictures are 3 batches: in the middle of the fourth epoch
             raise Killed
         return optimiser_step(self)
 
@@ -277,6 +299,157 @@ def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_the_last_good_ep
     assert "last.pt keeps epoch 1" in error and last(tmp_path / "run")["state"]["epoch"] == 1
 
 
+class Killed(BaseException):
+    """Like a kill it runs no handler of ours."""
+
+
+def killed_after(steps, argv, monkeypatch):
+    """Runs a command line that dies at the optimisers' step after so many."""
+    optimiser_step, done = torch.optim.Adam.step, []
+
+    def step_then_die(self):
+        done.append(1)
+        if len(done) > steps:
+            raise Killed
+        return optimiser_step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(torch.optim.Adam, "step", step_then_die)
+        train.main(argv)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Of the end of a run, which take longer than these runs."""
+    monkeypatch.setattr(train.sample, "draw_run", lambda *run: [])
+
+
+# 144 and 40 pictures in batches of 64: 2 epochs x 3 steps of training, then 2 x 3 and 2 x 1 for the latents
+PHASES = "--epochs 2 --batch-size 64 --fit-batch-size 64"
+
+
+@pytest.mark.parametrize(
+    "steps, settled", [(6, []), (6 + 4, []), (6 + 6, ["refined"]), (6 + 6 + 1, ["refined"])]
+)
+@pytest.mark.parametrize("model", FREE)
+def test_a_kill_while_latents_are_fitted_loses_nothing(
+    model, steps, settled, digits, tmp_path, monkeypatch, no_pictures
+):
+    argv = small(model, digits, PHASES)
+    assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    killed_after(steps, [*argv, "--out", str(tmp_path / "killed")], monkeypatch)
+    kept = last(tmp_path / "killed")
+    assert kept["state"]["epoch"] == 2 and kept["state"]["settled"] == settled
+    splits = ["train", "train"] + ["refined", "refined"] * len(settled)
+    assert [row["split"] for row in kept["state"]["history"]] == splits
+    assert kept["weights"]["refined"].isfinite().all() == bool(settled)
+    assert kept["weights"]["test_latents"].isnan().all()
+    assert train.main(["--resume", str(tmp_path / "killed")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    weights = last(tmp_path / "killed")["weights"]
+    assert weights["refined"].isfinite().all() and weights["test_latents"].isfinite().all()
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "killed")]
+    for name in ("train", "refined", "test"):
+        assert summaries[0][name] == summaries[1][name]
+
+
+@pytest.mark.parametrize("model", FREE)
+def test_more_epochs_find_the_latents_anew(model, digits, tmp_path, monkeypatch, no_pictures):
+    argv = small(model, digits, "--batch-size 64 --fit-batch-size 64")
+    assert train.main([*argv, "--epochs", "4", "--out", str(tmp_path / "whole")]) == 0
+    assert train.main([*argv, "--epochs", "2", "--out", str(tmp_path / "two")]) == 0
+    first = last(tmp_path / "two")["weights"]
+    more = ["--resume", str(tmp_path / "two"), "--epochs", "4"]
+    killed_after(3 + 1, more, monkeypatch)  # in the fourth epoch
+    kept = last(tmp_path / "two")
+    assert kept["state"]["epoch"] == 3 and kept["state"]["settled"] == []
+    for name in ("refined", "test_latents"):  # they were those of another network
+        assert kept["weights"][name].isnan().all()
+    assert train.main(more) == 0
+    weights, whole = last(tmp_path / "two")["weights"], last(tmp_path / "whole")["weights"]
+    assert same(weights, whole) and not same(weights["test_latents"], first["test_latents"])
+    splits = [row["split"] for row in last(tmp_path / "two")["state"]["history"]]
+    phases = ["refined", "refined", "test_latents", "test_latents"]
+    assert splits == [*["train"] * 2, *phases, *["train"] * 2, *phases]
+
+
+@pytest.mark.parametrize("model", FREE)
+def test_a_finished_run_that_is_resumed_finds_no_latents_again(
+    model, digits, tmp_path, monkeypatch, no_pictures
+):
+    folder = tmp_path / "run"
+    assert train.main(small(model, digits, PHASES, folder)) == 0
+    before, summary = last(folder), json.loads((folder / "summary.json").read_text())
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: pytest.fail("a step too many"))
+    assert train.main(["--resume", str(folder)]) == 0
+    assert same(before["weights"], last(folder)["weights"]) and same(before["state"], last(folder)["state"])
+    again = json.loads((folder / "summary.json").read_text())
+    for name in ("train", "refined", "test"):  # the same noise each time
+        assert again[name] == summary[name]
+
+
+def test_phases_that_are_not_wanted_are_left_out(digits, tmp_path, no_pictures):
+    argv = small("ad", digits, "--epochs 1 --refine-epochs 0 --fit-epochs 0", tmp_path / "run")
+    assert train.main(argv) == 0
+    weights = last(tmp_path / "run")["weights"]
+    assert weights["refined"].isnan().all() and weights["test_latents"].isnan().all()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert "train" in summary and not {"refined", "test"} & summary.keys()
+
+
+@pytest.mark.parametrize("objective, unit", [("nats", "nats/image"), ("report", "report R1")])
+def test_the_summary_of_an_auto_decoder_tells_each_kind_of_latents_with_units(
+    objective, unit, digits, tmp_path, no_pictures
+):
+    folder = tmp_path / "run"
+    flags = "--epochs 2 --likelihood gaussian --beta 0.5 --refine-epochs 30 --fit-epochs 30 --fit-beta 0"
+    assert train.main(small("ad", digits, f"{flags} --objective {objective}", folder)) == 0
+    summary, dataset = json.loads((folder / "summary.json").read_text()), data.load(digits, valid_fraction=0)
+    model = models.load(folder / "best.pt")
+    tables = dict(train=model.latents.weight.detach(), refined=model.refined, test=model.test_latents)
+    for name, z in tables.items():
+        x = (dataset.test if name == "test" else dataset.train).x.numpy() / 255
+        error = model.decode(z).detach().numpy() - x
+        parts = np.array_split(error, range(16, len(x), 16))
+        distance = np.mean([np.linalg.norm(255 * part) / part.size for part in parts for _ in part])
+        wanted = (error**2).sum() / len(x) if objective == "nats" else distance
+        assert summary[name]["reconstruction"] == pytest.approx(wanted, rel=1e-5)
+        squares = (z.numpy() ** 2 / 2).mean()
+        price = squares * 3 if objective == "nats" else squares
+        assert summary[name]["penalty"] == pytest.approx(price, rel=1e-5)
+        assert summary[name]["loss"] == pytest.approx(wanted + 0.5 * price, rel=1e-5)
+    assert summary["refined"]["reconstruction"] < summary["train"]["reconstruction"]
+    units = {name: summary["units"][name] for name in ("loss", "reconstruction", "rmse")}
+    assert units == dict(loss=unit, reconstruction=unit, rmse="of 0..255")
+    header = (folder / "log.csv").read_text().splitlines()[0]
+    assert f"loss [{unit}]" in header and f"reconstruction [{unit}]" in header
+
+
+@pytest.mark.parametrize("remedy", [
+    "", "--objective hinge", "--gradient-penalty 1", "--spectral-norm", "--generator-norm", "--augment",
+    "--average 0.9",
+])  # fmt: skip
+def test_a_gan_with_each_remedy_goes_on_bit_for_bit(remedy, digits, tmp_path, monkeypatch, no_pictures):
+    argv = small("gan", digits, f"--epochs 2 --batch-size 64 {remedy}")
+    assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    killed_after(2 * 3 + 3, [*argv, "--out", str(tmp_path / "killed")], monkeypatch)  # between the players
+    assert last(tmp_path / "killed")["state"]["epoch"] == 1
+    assert train.main(["--resume", str(tmp_path / "killed")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("model", PICTURED)
+def test_bfloat16_trains_nearly_as_well(model, digits, tmp_path, no_pictures):
+    losses = {}
+    for flag in ([], ["--bf16"]):
+        out = tmp_path / str(len(flag))
+        assert train.main([*small(model, digits, "--epochs 1", out), *flag]) == 0
+        row = next(row for row in last(out)["state"]["history"] if row["split"] == "train")
+        losses[len(flag)] = row["loss"] if "loss" in row else row["discriminator"]
+        assert all(t.dtype != torch.bfloat16 for t in last(out)["weights"].values())
+    assert losses[1] != losses[0] and losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
 def start(argv):
     command = [sys.executable, str(ROOT / "train.py"), *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -292,8 +465,10 @@ def kill_and_resume(argv, folder, kills, longest):
         time.sleep(when * longest)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for path in folder.iterdir():  # whatever is there can be read
-            if path.suffix == ".pt":
+        for path in folder.rglob("*"):  # whatever is there can be read
+            if path.is_dir():
+                assert path == folder / "epochs"
+            elif path.suffix == ".pt":
                 torch.load(path, weights_only=True)
             elif path.suffix == ".json":
                 json.loads(path.read_text())
@@ -360,6 +535,11 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "no such device": (["--model", "ae", "--device", "abacus"], "--device abacus cannot be used"),
     "patience without validation": (
         ["--model", "ae", "--valid-fraction", "0", "--patience", "2"], "needs a validation loss"),
+    "patience of a GAN": (["--model", "gan", "--patience", "2"], "needs a validation loss"),
+    "patience of free latents": (["--model", "ad", "--patience", "2"], "needs a validation loss"),
+    "encoder of free latents": (["--model", "ad", "--encoder", "mlp"], "--encoder does nothing for"),
+    "decoder of a GAN": (["--model", "gan", "--decoder", "mlp"], "--decoder does nothing for --model gan"),
+    "unknown prior": (["--model", "vad", "--prior", "cauchy"], "invalid choice: 'cauchy'"),
     "resume of nothing": (["--resume", "EMPTY"], "holds no last.pt"),
     "resume with other flags": (["--resume", "RUN", "--lr", "1"], "--lr does not go with --resume"),
     "fewer epochs than done": (["--resume", "RUN", "--epochs", "1"], "it has 2"),
@@ -441,11 +621,11 @@ def test_idle_flags_are_noted_but_do_no_harm(digits, tmp_path, capsys):
 
 def test_help_tells_every_default(capsys):
     assert train.main(["--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    told = " ".join(capsys.readouterr().out.split()).replace("cross- entropy", "cross-entropy")  # wrapped
     for model, cls in models.MODELS.items():
         for name, value in (models.keywords(model) | cls.defaults).items():
-            if isinstance(value, int | float | str) and name != "label_width":
-                assert re.search(rf"\b{model}\b[a-z ]* {re.escape(str(value))}[;)]", told), (
+            if isinstance(value, int | float | str) and name not in {"label_width", *data.FLAGS}:
+                assert re.search(rf"\b{model}\b[a-z2 ]* {re.escape(str(value))}[;)]", told), (
                     model,
                     name,
                     value,

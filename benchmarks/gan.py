@@ -1,0 +1,73 @@
+"""Has a GAN collapsed, and how near to the photographs is it? A row for each run.
+
+    python train.py --model classifier --data DIR/butterflies --image-size 64 --epochs 8
+    python benchmarks/gan.py --judge runs/classifier-butterflies RUN ...
+
+diversity, features: mean distance of two of 64 samples over that of two of 64 real pictures, in pixels and
+in features.
+distinct: how many different training pictures are the nearest ones of those 64, in features: 1 where a
+generator draws the same picture again and again.
+Fréchet: distance of 2,000 samples from the training pictures in features (not FID, which has Inception's).
+The features are the last convolution's of a classifier of these pictures, averaged over positions. A run
+that kept a moving average of its generator has a second row, for that.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import metrics
+import models
+import sample
+
+
+def features(judge, x):
+    """Images [n, C, H, W] in [0, 1] -> [n, channels]."""
+    channels = [layer.out_channels for layer in judge.encoder.stack if hasattr(layer, "out_channels")][-1]
+    with torch.inference_mode():
+        parts = [judge.encoder(part).unflatten(1, (channels, -1)).mean(2) for part in x.split(250)]
+    return torch.cat(parts)
+
+
+def mean_distance(x):
+    return torch.nn.functional.pdist(x.flatten(1)).mean().item()
+
+
+def row(name, x, f, real, real_f, train_f):
+    """A line of the table for pictures x [n, ...] with features f, 64 of which are looked at closely."""
+    distinct = torch.cdist(f[:64], train_f).argmin(1).unique().numel()
+    near, far = (
+        mean_distance(x[:64]) / mean_distance(real[:64]),
+        mean_distance(f[:64]) / mean_distance(real_f[:64]),
+    )
+    distance = metrics.fid(f, train_f)
+    print(f"{name:40}{near:10.2f}{far:10.2f}{distinct:10d}{distance:10.2f}", flush=True)
+
+
+def command(argv):
+    parser = data.Parser(prog="gan.py", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--judge", required=True, metavar="RUN", help="a classifier's")
+    args = parser.parse_args(argv)
+    runs = [sample.Run(folder) for folder in args.runs]
+    judge, dataset = sample.Run(args.judge).model, runs[0].dataset
+    train_f = torch.cat([features(judge, x) for x, _ in models.chunks(dataset.train)])
+    held_out = torch.cat([dataset.valid.x, dataset.test.x])
+    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))] / 255
+    real_f = features(judge, real)
+    print(f"{'':40}{'diversity':>10}{'features':>10}{'distinct':>10}{'Fréchet':>10}")
+    row(f"{len(real):,} held-out pictures", real, real_f, real, real_f, train_f)
+    for run in runs:
+        averaged = run.model.averaged
+        for name in ("", ", averaged")[: 1 + (averaged is not None)]:
+            run.model.averaged = averaged if name else None
+            torch.manual_seed(0)
+            x = torch.cat([run.model.sample(250) for _ in range(8)])
+            row(f"{run.folder.name}{name}", x, features(judge, x), real, real_f, train_f)
+
+
+if __name__ == "__main__":
+    sys.exit(data.run_command("gan.py", command, None, models.ModelError))
