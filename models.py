@@ -1241,9 +1241,9 @@ class Image2Text(Text2Text):
     """Reads pictures of the query's characters, float [B, 5, 1, 28, 28]: each goes through `encoder_layers`,
     without them through one convolution and max-pooling. Nobody tells it which digit a picture shows.
 
-    `frame_size` squeezes each picture into so many numbers, with batch norm (0: not at all). Without it
-    the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by up to lr, changes
-    its gates by more than 1. `augment` disguises the training pictures.
+    `frame_size` squeezes each picture into so many numbers, by batch norm and tanh (0: not at all). Without
+    it the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can
+    change its gates by more than 1. `augment` disguises the training pictures.
     """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
@@ -1262,10 +1262,11 @@ class Image2Text(Text2Text):
         else:
             reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
             size = 32 * 13 * 13
-        small = self.frame_size
-        squeeze = [nn.Linear(size, small, bias=False), nn.BatchNorm1d(small)] if small else []
-        self.reader = nn.Sequential(reader, *squeeze)
-        return small or size
+        if self.frame_size:
+            to_frame = nn.Linear(size, self.frame_size, bias=False)
+            reader = nn.Sequential(reader, to_frame, nn.BatchNorm1d(self.frame_size), nn.Tanh())
+        self.reader = reader
+        return self.frame_size or size
 
     def frames(self, x):
         pictures = x.flatten(0, 1)
@@ -1293,16 +1294,18 @@ class Text2Image(Text2Text):
         dense=128,
         decoder_start=(128, 7, 7),
         decoder_layers="64,3,2,1,1 1,3,2,1,1",
+        decoder_norm=False,
         spelling=0.0,
         **options,
     ):
-        self.decoder_start, self.decoder_layers, self.spelling = decoder_start, decoder_layers, spelling
+        self.decoder_start, self.decoder_layers = decoder_start, decoder_layers
+        self.decoder_norm, self.spelling = decoder_norm, spelling
         super().__init__(n_classes, objective, dense=dense, **options)
         self.reader = Classifier(PICTURE, n_classes, encoder_layers=READER)
 
     def make_writer(self, size):
         layers = parse_layers(self.decoder_layers, (4, 5))
-        self.writer = ConvDecoder(size, PICTURE, tuple(self.decoder_start), layers)
+        self.writer = ConvDecoder(size, PICTURE, tuple(self.decoder_start), layers, self.decoder_norm)
         self.speller = nn.Linear(size, len(SYMBOLS)) if self.spelling else None
 
     def write(self, states):
