@@ -166,7 +166,7 @@ def command(argv):
         if kind != "classifier" or not folder:
             raise data.Mistake(f"--features {args.features}: write classifier:RUN")
         judge = open_run(folder)
-        if not hasattr(judge["model"], "predict"):
+        if judge["kind"] != "classifier":
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
     for folder in args.runs:
         run = open_run(folder)

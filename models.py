@@ -1349,8 +1349,7 @@ class Text2Image(Text2Text):
 
 
 def results(x):
-    """What queries, tokens [B, 5], come to: tokens [B, 3]. These label the reader's pictures; the network
-    that draws never meets them."""
+    """What queries, tokens [B, 5], come to: tokens [B, 3], for the reader's pictures and for spelling."""
     texts = ("".join(SYMBOLS[token] for token in query) for query in x.tolist())
     values = [sum(map(int, text.replace("-", "+-").split("+"))) for text in texts]  # 5-7 is 5 + -7
     answers = [[SYMBOLS.index(symbol) for symbol in str(value).ljust(ANSWER)] for value in values]

@@ -202,7 +202,7 @@ def judged(images, labels, judge):
 
 def real(run, args, judge):
     """Pictures of the data; those of a classifier's run with its own answers."""
-    judge = judge or (run if hasattr(run.model, "predict") else None)
+    judge = judge or (run if isinstance(run.model, models.Classifier) else None)
     n = args.n or 8
     images, labels = run.pictures(args.split, run.choose(args.split, n * n, args.seed))
     n = min(n, len(images))
@@ -519,6 +519,10 @@ def flags():
     return parser
 
 
+def is_sequence(model):
+    return isinstance(model, models.Text2Text)
+
+
 def possible(run, what):
     """Whether the model can draw that."""
     function, methods, _ = PICTURES[what]
@@ -526,7 +530,7 @@ def possible(run, what):
         all(hasattr(run.model, method) for method in methods)
         and (function is not by_class or run.conditional)
         and (function is not manifold or run.model.latent_dim == 2)
-        and (function is not real or "drawn" not in run.model.defaults)  # a query is no picture
+        and not (function is real and is_sequence(run.model))  # a query is no picture
     )
 
 
@@ -535,7 +539,9 @@ def draw(what, runs, args, judge=None):
     function, methods, name = PICTURES[what]
     run, name = runs[0], name if len(runs) == 1 else "comparison.png"
     path = Path(args.out) if args.out else run.folder / name
-    if not all(hasattr(run.model, method) for method in methods):
+    if not all(hasattr(run.model, method) for method in methods) or (
+        what == "real" and is_sequence(run.model)
+    ):
         raise Mistake(
             f"{run.folder} holds a {run.config['flags']['model']}, which cannot draw --what {what}"
         )
@@ -569,7 +575,7 @@ def draw_run(folder, model, dataset):
 def open_judge(folder, run):
     """The classifier's run at folder, which must know the run's classes and size of picture."""
     judge = Run(folder)
-    if not hasattr(judge.model, "predict"):
+    if not isinstance(judge.model, models.Classifier):
         raise Mistake(f"--judge {folder} holds a {judge.config['flags']['model']}, not a classifier")
     for what in ("classes", "image_shape"):
         if judge.config[what] != run.config[what]:

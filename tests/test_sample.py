@@ -317,3 +317,5 @@ def test_a_query_is_answered_or_refused_in_a_line(run, drawn, refused):
     assert all(text[2:].startswith("7-19 = ") for text in drawn["texts"] if text)
     assert "two" in refused(sample.main, [folder, "--what", "query", "--query", "7*19"])
     assert "cannot draw" in refused(sample.main, [run("vae"), "--what", "query"])
+    assert "cannot draw" in refused(sample.main, [folder, "--what", "real"])
+    assert "not a classifier" in refused(sample.main, [run("vae"), "--what", "prior", "--judge", folder])
