@@ -446,7 +446,7 @@ def settle_latents(model, optimisers, dataset, args, config, state, folder, devi
 
 def refuse_nan(value, what, folder, state):
     if not math.isfinite(value):
-        kept = state["history"][-1]["epoch"] if state["history"] else 0
+        kept = max([row["epoch"] for row in state["history"] if row["split"] in data.SPLITS], default=0)
         good = f"{folder}/last.pt keeps epoch {kept}, the last good one"
         raise Mistake(f"{what} is not a finite number; {good}. Try a lower --lr, or --clip 1")
 

@@ -397,6 +397,25 @@ def test_phases_that_are_not_wanted_are_left_out(digits, tmp_path, no_pictures):
     assert "train" in summary and not {"refined", "test"} & summary.keys()
 
 
+def test_refinement_goes_on_from_the_trained_latents(digits, tmp_path, no_pictures):
+    assert train.main(small("ad", digits, "--epochs 2 --latent-lr 0.1 --fit-lr 1e-6", tmp_path / "run")) == 0
+    weights = last(tmp_path / "run")["weights"]
+    assert 0 < (weights["refined"] - weights["latents.weight"]).abs().max() < 1e-4
+
+
+def test_a_loss_that_is_no_number_after_the_phases_tells_the_right_epoch(
+    digits, tmp_path, monkeypatch, refused, no_pictures
+):
+    folder = tmp_path / "run"
+    assert train.main(small("ad", digits, "--epochs 2 --refine-epochs 5 --fit-epochs 7", folder)) == 0
+    loss = models.AutoDecoder.loss
+    monkeypatch.setattr(
+        models.AutoDecoder, "loss", lambda *args: (loss(*args)[0], {"loss": torch.tensor(math.nan)})
+    )
+    error = refused(train.main, ["--resume", folder, "--epochs", "3"])
+    assert "last.pt keeps epoch 2" in error and last(folder)["state"]["epoch"] == 2
+
+
 @pytest.mark.parametrize("objective, unit", [("nats", "nats/image"), ("report", "report R1")])
 def test_the_summary_of_an_auto_decoder_tells_each_kind_of_latents_with_units(
     objective, unit, digits, tmp_path, no_pictures
@@ -426,8 +445,8 @@ def test_the_summary_of_an_auto_decoder_tells_each_kind_of_latents_with_units(
 
 
 @pytest.mark.parametrize("remedy", [
-    "", "--objective hinge", "--gradient-penalty 1", "--spectral-norm", "--generator-norm", "--augment",
-    "--average 0.9",
+    "", "--objective hinge", "--gradient-penalty 1", "--spectral-norm", "--no-he-init",
+    "--no-generator-norm", "--augment", "--average 0.9",
 ])  # fmt: skip
 def test_a_gan_with_each_remedy_goes_on_bit_for_bit(remedy, digits, tmp_path, monkeypatch, no_pictures):
     argv = small("gan", digits, f"--epochs 2 --batch-size 64 {remedy}")
