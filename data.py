@@ -499,6 +499,25 @@ def stratified(y, n):
     return chosen
 
 
+def read(data, path, data_dir, image_size, classes, per_class):
+    """What the reader of that data set returns."""
+    if data == "mnist":
+        return read_idx("mnist", DIGITS, data_dir)
+    if data == "fashion":
+        return read_idx("fashion_mnist", CLOTHES, data_dir)
+    if data == "quickdraw":
+        return read_quickdraw(classes or DRAWINGS, per_class or PER_CLASS, data_dir)
+    if data == "butterflies":
+        return read_butterflies()
+    if data in DATASETS or path.is_file():
+        return read_arrays(BUILT_IN / f"{data}.npz" if data in DATASETS else path)
+    if path.is_dir():
+        return read_folder(path, image_size)
+    close = difflib.get_close_matches(data, DATASETS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"give a path, or one of {', '.join(DATASETS)}"
+    raise Mistake(f"there is no data set or file {data}: {hint}")
+
+
 def load(
     data="mnist10k",
     data_dir=None,
@@ -529,22 +548,7 @@ def load(
         require(binarize is None, "arithmetic keeps its grey digits: leave --binarize out")
         return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
     data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
-    if data == "mnist":
-        x, labels, splits, names = read_idx("mnist", DIGITS, data_dir)
-    elif data == "fashion":
-        x, labels, splits, names = read_idx("fashion_mnist", CLOTHES, data_dir)
-    elif data == "quickdraw":
-        x, labels, splits, names = read_quickdraw(classes or DRAWINGS, per_class or PER_CLASS, data_dir)
-    elif data == "butterflies":
-        x, labels, splits, names = read_butterflies()
-    elif data in DATASETS or path.is_file():
-        x, labels, splits, names = read_arrays(BUILT_IN / f"{data}.npz" if data in DATASETS else path)
-    elif path.is_dir():
-        x, labels, splits, names = read_folder(path, image_size)
-    else:
-        close = difflib.get_close_matches(data, DATASETS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"give a path, or one of {', '.join(DATASETS)}"
-        raise Mistake(f"there is no data set or file {data}: {hint}")
+    x, labels, splits, names = read(data, path, data_dir, image_size, classes, per_class)
     y, names = number_labels(labels, splits, names, data)
     x = torch.from_numpy(np.ascontiguousarray(x))
     x = resize(x, image_size) if image_size else x

@@ -1041,7 +1041,7 @@ class GAN(LatentModel):
         found = {"diversity": diversity}
         if (real.float().mean() - fake.float().mean()) > 0.98:
             found["warning"] = "the discriminator wins: no sample fools it, so the generator learns little"
-        if diversity < 0.5:
+        if diversity < 0.5:  # the graver of the two
             found["warning"] = "the generator draws nearly the same picture again and again (mode collapse)"
         return found
 

@@ -63,11 +63,12 @@ def flags():
     )
     add("--patience", type=number(int, 1), help="stop after so many epochs without a better validation loss")
 
-    add_model_flags(parser)
+    add_objective_flags(parser)
+    add_network_flags(parser)
     return parser
 
 
-def add_model_flags(parser):
+def add_objective_flags(parser):
     add = adder(parser.add_argument_group("objective"), models.keywords)
     choices = "; ".join(f"{' '.join(cls.objectives)} ({name})" for name, cls in models.MODELS.items())
     add("--objective", help=f"what is minimised: {choices}")
@@ -104,6 +105,8 @@ def add_model_flags(parser):
     add("--fit-batch-size", type=number(int, 0), help="of both, 0 for all pictures at once")
     add("--fit-beta", type=number(float, 0), help="weight of the KL in both (without it: --beta)")
 
+
+def add_network_flags(parser):
     add = adder(parser.add_argument_group("networks"), models.keywords)
     add("--latent-dim", type=number(int, 1), help="size of z")
     add("--dense", type=number(int, 0), help="units of a layer on each side of z, 0 for none")
@@ -428,6 +431,10 @@ def settle_latents(model, optimisers, dataset, args, config, state, folder, devi
             continue
 
         def tell(epoch, loss, name=name, epochs=epochs):
+            if not math.isfinite(loss):
+                raise Mistake(
+                    f"fitting the {name.replace('_', ' ')} does not converge: try a lower --fit-lr"
+                )
             after = state["epoch"] if name == "refined" else 0  # its curve goes on where training's ended
             row = dict(epoch=after + epoch, step=state["step"], split=name, seconds=state["seconds"])
             state["history"].append(row | {"loss": loss})

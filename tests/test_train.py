@@ -706,3 +706,14 @@ def test_steps_then_epochs_end_at_those_epochs(digits, tmp_path):
     argv = small("ae", digits, "--batch-size 50 --steps 2", tmp_path / "run")  # 3 updates an epoch
     assert train.main(argv) == 0 and train.main(["--resume", str(tmp_path / "run"), "--epochs", "2"]) == 0
     assert last(tmp_path / "run")["state"]["epoch"] == 2
+
+
+def test_latents_that_do_not_converge_are_told_in_one_line(
+    digits, tmp_path, no_pictures, refused, monkeypatch
+):
+    def nowhere(self, numbers, *_):
+        return numbers.sum() * math.nan
+
+    monkeypatch.setattr(models.AutoDecoder, "latent_loss", nowhere)
+    assert "--fit-lr" in refused(train.main, small("ad", digits, "--epochs 1", tmp_path / "run"))
+    assert not last(tmp_path / "run")["state"]["settled"]  # what was trained is kept, and nothing else
