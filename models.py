@@ -77,10 +77,10 @@ def parse_layers(text, numbers=(4,)):
     return layers
 
 
-def default_layers(image_shape):
+def default_layers(image_shape, channels=16, smallest=8):
     """Halve the picture until it is at most 8 wide: 28 pixels take two layers, 64 pixels three."""
-    size, channels, layers = min(image_shape[1:]), 16, []
-    while size > 8 or not layers:
+    size, layers = min(image_shape[1:]), []
+    while size > smallest or not layers:
         layers.append((channels, 4, 2, 1))
         size, channels = size // 2, 2 * channels
     return layers
@@ -120,7 +120,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, image_shape, layers, batch_norm=False):
         super().__init__()
         shapes = conv_shapes(image_shape, layers)
-        self.size = math.prod(shapes[-1])
+        self.layers, self.size = layers, math.prod(shapes[-1])
         stack = []
         for (inputs, *_), (outputs, kernel, stride, padding, *_) in zip(shapes, layers, strict=False):
             stack.append(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not batch_norm))
@@ -298,13 +298,11 @@ def make_decoder(
     decoder_readout=True,
     decoder_norm=False,
 ):
-    """As `make_encoder`. `mirrored` is what the convolutions mirror where they are not told more: the
-    encoder's as text, or None for the default of the picture's size."""
+    """As `make_encoder`. `mirrored` are the encoder's layers, if it has any, which the convolutions mirror
+    where they are not told more; without them, the default of the picture's size."""
     check_choice("decoder", decoder, DECODERS)
     if decoder == "conv":
-        start, layers = mirror(
-            image_shape, parse_layers(mirrored) if mirrored else default_layers(image_shape)
-        )
+        start, layers = mirror(image_shape, mirrored or default_layers(image_shape))
         layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
         return ConvDecoder(size, image_shape, tuple(decoder_start or start), layers, decoder_norm)
     if decoder == "mlp":
@@ -587,7 +585,7 @@ class Autoencoder(LatentModel):
             self.from_latent = nn.Sequential(nn.Linear(inputs, dense), nn.ReLU())
         elif squeeze:
             self.to_latent = nn.Sequential(nn.Linear(features, squeeze), nn.Sigmoid(), self.to_latent)
-        mirrored = networks.get("encoder_layers") if isinstance(self.encoder, ConvEncoder) else None
+        mirrored = getattr(self.encoder, "layers", None)  # of convolutions
         self.decoder = make_decoder(dense or inputs, image_shape, mirrored, **for_decoder)
 
     # features and raw are where a conditional model adds the label
@@ -923,6 +921,8 @@ class VariationalAutoDecoder(AutoDecoder):
 class GAN(LatentModel):
     """Two players, each with its own optimiser. The discriminator D scores pictures, the generator G draws.
 
+    `encoder_layers` are D's convolutions, without them each halves the picture and doubles the channels; G
+    mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
     Objective "nonsaturating" (Goodfellow et al. 2014, sec. 3) or "hinge" (Lim & Ye 2017, eq. 4 and 5).
     Remedies, each against one trouble; RESULTS.md has what each brought:
     `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9).
@@ -942,11 +942,13 @@ class GAN(LatentModel):
         image_shape,
         latent_dim=16,
         objective="nonsaturating",
-        channels=64,
+        encoder_layers=None,
+        decoder_start=None,
+        decoder_layers=None,
+        decoder_norm=True,
         gradient_penalty=0.0,
         spectral_norm=False,
         he_init=True,
-        generator_norm=True,
         augment=False,
         average=0.0,
     ):
@@ -956,19 +958,11 @@ class GAN(LatentModel):
         self.likelihood, self.squash = "gaussian", nn.Identity()  # `raw` makes pixels
         self.gradient_penalty, self.augment, self.average = gradient_penalty, augment, average
 
-        # 64 -> 32 -> 16 -> 8 -> 4 pixels and back; the discriminator halves once more, to 2
-        layers, size = [], max(image_shape[1:])
-        while size > 7 or not layers:
-            layers.append((channels, 3, 2, 1))
-            size = (size + 1) // 2
-        start, mirrored = mirror(image_shape, layers)
-        stack = [nn.Linear(latent_dim, math.prod(start)), nn.Unflatten(1, start), nn.ReLU()]
-        for _, kernel, stride, padding, extra in mirrored:
-            stack.append(nn.ConvTranspose2d(channels, channels, kernel, stride, padding, extra))
-            stack += [nn.BatchNorm2d(channels), nn.ReLU()] if generator_norm else [nn.ReLU()]
-        self.generator = nn.Sequential(*stack, nn.Conv2d(channels, image_shape[0], 3, 1, 1), nn.Tanh())
-        judge = ConvEncoder(image_shape, [*layers, (channels, 3, 2, 1)])
+        layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
+        judge = ConvEncoder(image_shape, layers)
         self.discriminator = nn.Sequential(judge, nn.Linear(judge.size, 1))
+        told = dict(decoder_start=decoder_start, decoder_layers=decoder_layers, decoder_norm=decoder_norm)
+        self.generator = nn.Sequential(make_decoder(latent_dim, image_shape, layers, **told), nn.Tanh())
         if he_init:
             self.apply(he_normal)
         if spectral_norm:
@@ -1054,7 +1048,8 @@ def he_normal(layer):
         if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): each output meets 1 of stride² taps
             inputs = layer.weight[:, 0].numel() / math.prod(layer.stride)
         nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def disguised(x):

@@ -89,9 +89,7 @@ def add_objective_flags(parser):
     add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator, 0 for none")
     add("--spectral-norm", action=argparse.BooleanOptionalAction, help="in the discriminator")
     add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
-    add("--generator-norm", action=argparse.BooleanOptionalAction, help="batch norm in the generator")
     add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
-    add("--channels", type=number(int, 1), help="of every layer of a GAN")
 
     add("--latent-lr", type=number(float, 0, above=True), help="of the free latents")
     add(

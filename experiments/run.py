@@ -78,7 +78,7 @@ def plan(name, seeds=1, out=None, data_dir=None, more=()):
 
 def whole(argv, data_dir):
     """The flags that put the whole data set, in data_dir, in place of the one that argv names."""
-    used = train.flags().parse_args(argv).data
+    used = train.read_flags(argv)[0].data
     if used == "butterflies" and not Path(data_dir, used).is_dir():
         return []
     return [part.format(data_dir) for part in WHOLE.get(used, "").split()]

@@ -28,7 +28,7 @@ MODEL_FLAGS = {  # a small one of every model
     "cvae": [*QUICK, "--label-dim", "4"],
     "ad": FREE,
     "vad": FREE,
-    "gan": ["--channels", "4", "--latent-dim", "3"],
+    "gan": ["--encoder-layers", "4,3,2,1 4,3,2,1", "--latent-dim", "3"],
     "classifier": ["--encoder-layers", "4,3,2,1 8,3,2,1"],
     "text2text": RECURRENT,
     "image2text": [*RECURRENT, "--encoder-layers", "4,3,2,1 4,3,2,1"],

@@ -115,6 +115,8 @@ R1_UP += conv(128, 1, k=4) + conv(1, 1, k=1)
 R2_DOWN, R2_UP = conv(3, 32, 32, 64, 128, 256, k=3), conv(256, 128, 64, 32, 32, 3, k=3)
 R2_GAN = fc(16, 1024) + conv(64, 64, 64, 64, 64, k=3) + conv(64, 3, k=3)
 R2_GAN += conv(3, 64, 64, 64, 64, 64, k=3) + fc(256, 1)
+BEST_GAN = conv(3, 32, 64, 128, 256, k=4) + fc(4096, 1) + fc(16, 4096) + conv(256, 128, 64, 32, 3, k=4)
+BEST_GAN += 128 + 64 + 32  # batch norm has two numbers where a convolution had its bias
 NETWORKS = {  # recipe and flags: (size of the features, first shape of a convolutional decoder, weights)
     "r0-lstm-ae": (128, None, R0_LSTM),
     "r0-best-lstm-ae": (128, None, R0_LSTM),
@@ -130,7 +132,7 @@ NETWORKS = {  # recipe and flags: (size of the features, first shape of a convol
     },
     "r2-vae": (1024, (256, 2, 2), R2_DOWN + fc(1024, 32, 2 * 16) + fc(16, 1024) + R2_UP),
     "r2-gan": (None, None, R2_GAN),
-    "best-gan": (None, None, R2_GAN + 4 * 2 * 64),
+    "best-gan": (None, None, BEST_GAN),
     "r3-vae": r3(1),
     "r3-vae --encoder-hidden 64": r3(1, hidden=64),
     "r3-vae --encoder-hidden 256": r3(1, hidden=256),
@@ -215,14 +217,14 @@ def test_data_dir_puts_the_whole_data_in_place_of_a_part(tmp_path):
     assert added("r0-conv-vae", ["--steps", "9"]) == ["--data", "quickdraw", *where, "--steps", "9"]
     recipe = tmp_path / "recipe.txt"
     for used, flags in [
-        ("fashion2k", []),
-        ("butterflies", []),  # until there is such a folder
-        ("arithmetic", where),
-        ("butterflies", ["--data", f"{tmp_path}/butterflies", "--image-size", "64"]),
+        ("--model vae --data fashion2k", []),
+        ("--model gan --data butterflies", []),  # until there is such a folder
+        ("--model image2text", where),  # which has arithmetic without a word
+        ("--model gan --data butterflies", ["--data", f"{tmp_path}/butterflies", "--image-size", "64"]),
     ]:
-        recipe.write_text(f"--data {used}\n")
+        recipe.write_text(used)
         assert experiments.whole([f"@{recipe}"], str(tmp_path)) == flags
-        if used == "arithmetic":
+        if used == "--model image2text":
             (tmp_path / "butterflies").mkdir()
 
 

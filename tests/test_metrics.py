@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
         flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
         assert train.main(flags) == 0
     small = ["--steps", "5", "--batch-size", "32"]
-    for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--channels", "4"])]:
+    for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--encoder-layers", "4,3,2,1"])]:
         made[name] = str(folder / name)
         flags = ["--model", name, "--data", ten, "--out", made[name], *small, *more]
         assert train.main(flags) == 0
