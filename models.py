@@ -522,7 +522,9 @@ class LatentModel(nn.Module):
         """
         was_training = self.training
         self.eval()
-        with torch.inference_mode(False), torch.enable_grad():
+        rnn = any(isinstance(layer, nn.RNNBase) for layer in self.modules())
+        cudnn = torch.backends.cudnn.flags(enabled=not rnn)  # its RNNs have no gradient in eval mode
+        with torch.inference_mode(False), torch.enable_grad(), cudnn:
             if start is None:
                 start = torch.randn(len(x), self.distribution.numbers * self.latent_dim, device=x.device)
             numbers = start.clone().requires_grad_()
@@ -923,17 +925,15 @@ class GAN(LatentModel):
 
     `encoder_layers` are D's convolutions, without them each halves the picture and doubles the channels; G
     mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
-    Objective "nonsaturating" (Goodfellow et al. 2014, sec. 3) or "hinge" (Lim & Ye 2017, eq. 4 and 5).
+    Objective: the non-saturating losses (Goodfellow et al. 2014, sec. 3).
     Remedies, each against one trouble; RESULTS.md has what each brought:
     `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9).
-    `spectral_norm`: every layer of D has a gain of at most 1 (Miyato et al. 2018).
     `he_init`: weights for which signals keep their size, see `he_normal`.
-    `generator_norm`: batch norm in G (Radford et al. 2016).
-    `augment`: D sees all pictures, real or drawn, moved and recoloured (Zhao et al. 2020).
+    `decoder_norm`: batch norm in G (Radford et al. 2016).
     `average`: samples come from the moving average of G with this decay, 0 for none (Yazıcı et al. 2019).
     """
 
-    objectives = ("nonsaturating", "hinge")
+    objectives = ("nonsaturating",)
     monitor = None  # neither player's loss says how good the pictures are
     defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant", valid_fraction=0.0)
 
@@ -947,16 +947,14 @@ class GAN(LatentModel):
         decoder_layers=None,
         decoder_norm=True,
         gradient_penalty=0.0,
-        spectral_norm=False,
         he_init=True,
-        augment=False,
         average=0.0,
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
         self.latent_dim, self.objective = latent_dim, objective
         self.likelihood, self.squash = "gaussian", nn.Identity()  # `raw` makes pixels
-        self.gradient_penalty, self.augment, self.average = gradient_penalty, augment, average
+        self.gradient_penalty, self.average = gradient_penalty, average
 
         layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
         judge = ConvEncoder(image_shape, layers)
@@ -965,10 +963,6 @@ class GAN(LatentModel):
         self.generator = nn.Sequential(make_decoder(latent_dim, image_shape, layers, **told), nn.Tanh())
         if he_init:
             self.apply(he_normal)
-        if spectral_norm:
-            for layer in self.discriminator.modules():
-                if isinstance(layer, nn.Conv2d | nn.Linear):
-                    nn.utils.parametrizations.spectral_norm(layer)
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if average else None
         self.to(memory_format=torch.channels_last)  # the same numbers, half again as fast on a CPU
 
@@ -988,7 +982,7 @@ class GAN(LatentModel):
 
     def score(self, x):
         """D's logits [B] for pictures in [−1, 1]: above 0, it takes them for real."""
-        return self.discriminator(disguised(x) if self.augment and self.training else x).squeeze(1)
+        return self.discriminator(x).squeeze(1)
 
     def discriminator_loss(self, batch, step):
         x = 2 * batch.x - 1
@@ -997,10 +991,7 @@ class GAN(LatentModel):
         if self.gradient_penalty:
             x.requires_grad_()
         real, fake = self.score(x), self.score(drawn)
-        if self.objective == "hinge":
-            loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        else:
-            loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
         parts = {"discriminator": loss, "told_apart": 50 * ((real > 0).float() + (fake < 0).float()).mean()}
         if self.gradient_penalty:
             (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
@@ -1008,8 +999,7 @@ class GAN(LatentModel):
         return loss, parts
 
     def generator_loss(self, batch, step):
-        fake = self.score(self.draw(len(batch.x)))
-        loss = -fake.mean() if self.objective == "hinge" else F.softplus(-fake).mean()
+        loss = F.softplus(-self.score(self.draw(len(batch.x)))).mean()
         return loss, {"generator": loss}
 
     def after_step(self):
@@ -1050,22 +1040,6 @@ def he_normal(layer):
         nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-
-
-def disguised(x):
-    """Pictures [B, C, H, W] in [−1, 1], differentiably: brighter or darker, more or less colourful and
-    contrasty, moved by up to an eighth, with a square hole of half the width (Zhao et al. 2020, sec. 4)."""
-    n, _, height, width = x.shape
-    light, colour, contrast = torch.rand(3, n, 1, 1, 1, device=x.device)
-    x = x + light - 0.5
-    x = x.mean(1, keepdim=True).lerp(x, 2 * colour)
-    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast + 0.5)
-    x = shifted(x, width // 8)
-    rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
-    down, across = torch.rand(2, n, 1, 1, 1, device=x.device)  # the hole's middle, from edge to edge
-    rows, columns = rows[:, None] - down * (height - 1), columns - across * (width - 1)
-    hole = (rows.abs() <= width / 4) & (columns.abs() <= width / 4)
-    return x * ~hole
 
 
 # -----------------------------------------------------------------------------------------------------------

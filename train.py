@@ -87,7 +87,6 @@ def add_objective_flags(parser):
         help="disguise training pictures: moved, blurred, ...",
     )
     add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator, 0 for none")
-    add("--spectral-norm", action=argparse.BooleanOptionalAction, help="in the discriminator")
     add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
     add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
 

@@ -916,10 +916,7 @@ def test_an_auto_decoder_scores_the_latents_that_it_has():
 # -----------------------------------------------------------------------------------------------------------
 # GAN
 
-REMEDIES = [
-    dict(gradient_penalty=1.0), dict(spectral_norm=True), dict(he_init=False), dict(decoder_norm=False),
-    dict(augment=True), dict(average=0.9),
-]  # fmt: skip
+REMEDIES = [dict(gradient_penalty=1.0), dict(he_init=False), dict(decoder_norm=False), dict(average=0.9)]
 
 
 def small_gan(image_shape=(1, 8, 8), **options):
@@ -980,9 +977,8 @@ def test_each_player_of_a_gan_steps_alone(remedy):
             assert not any(still) if key == name else all(still)
 
 
-@pytest.mark.parametrize("objective", models.GAN.objectives)
-def test_losses_of_both_players_are_their_formulas(objective):
-    model, given = small_gan(objective=objective, gradient_penalty=0.0, he_init=False), batch(40, (1, 8, 8))
+def test_losses_of_both_players_are_their_formulas():
+    model, given = small_gan(gradient_penalty=0.0, he_init=False), batch(40, (1, 8, 8))
     with torch.no_grad():  # scores around 0, of both signs
         model.discriminator[1].weight.mul_(50)
         fake = drawn_alike(lambda: model.score(model.draw(40)))
@@ -995,13 +991,7 @@ def test_losses_of_both_players_are_their_formulas(objective):
     def sigmoid(logit):
         return 1 / (1 + np.exp(-logit))
 
-    if objective == "hinge":
-        wanted = np.maximum(0, 1 - real).mean() + np.maximum(0, 1 + fake).mean(), -fake.mean()
-    else:
-        wanted = (
-            -(np.log(sigmoid(real)).mean() + np.log(1 - sigmoid(fake)).mean()),
-            -np.log(sigmoid(fake)).mean(),
-        )
+    wanted = -(np.log(sigmoid(real)) + np.log(1 - sigmoid(fake))).mean(), -np.log(sigmoid(fake)).mean()
     assert (loss.item(), own.item()) == pytest.approx(wanted, rel=1e-4)
     assert parts["discriminator"] == loss and own_parts["generator"] == own
     told_apart = 50 * ((real > 0).mean() + (fake < 0).mean())
@@ -1026,26 +1016,6 @@ def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures
     assert not given.x.requires_grad
     (slope, *_) = torch.autograd.grad(loss - parts["discriminator"], model.discriminator[1].weight)
     assert slope.any()  # it changes the discriminator
-
-
-def gains(model):
-    """Largest singular value of each layer of the discriminator."""
-    layers = [m for m in model.discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    return [torch.linalg.svdvals(layer.weight.detach().flatten(1))[0].item() for layer in layers]
-
-
-def test_spectral_norm_keeps_the_gain_of_every_layer_at_one():
-    model = small_gan(spectral_norm=True).train()
-    with torch.no_grad():
-        for name, p in model.discriminator.named_parameters():
-            p.mul_(7 if "weight" in name else 1)
-    optimiser = torch.optim.Adam(model.turns()[0][1], 2e-3)
-    for _ in range(60):
-        optimiser.zero_grad()
-        model.discriminator_loss(batch(8, (1, 8, 8)), 0)[0].backward()
-        optimiser.step()
-    assert gains(model.eval()) == pytest.approx([1.0] * 3, abs=0.03)
-    assert gains(small_gan()) != pytest.approx([1.0] * 3, abs=0.1)
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -1077,46 +1047,6 @@ def test_a_gan_without_average_keeps_one_generator():
     assert model.averaged is None and not [name for name in model.state_dict() if "averaged" in name]
 
 
-def test_disguised_pictures_keep_their_shape_and_let_gradients_through():
-    x = (torch.rand(30, 3, 16, 20) - 0.5).requires_grad_()
-    seen = models.disguised(x)
-    assert seen.shape == x.shape and seen.isfinite().all()
-    (slope,) = torch.autograd.grad(seen.square().sum(), x)
-    assert slope.isfinite().all() and slope.flatten(1).any(1).all()
-    same = models.disguised(x[:1].detach().repeat(20, 1, 1, 1)).flatten(1)
-    assert (torch.pdist(same) > 0.1).all()
-
-
-@pytest.mark.parametrize("level", [-1.0, 0.0, 0.3])
-def test_disguises_move_the_brightness_within_their_range_and_not_on_average(level):
-    seen = models.disguised(torch.full((2000, 3, 16, 16), level))
-    brightness = seen.flatten(1).sum(1) / (seen != 0).flatten(1).sum(
-        1
-    )  # beside hole and border, which are 0
-    shown = torch.where(seen == 0, brightness[:, None, None, None], seen)
-    torch.testing.assert_close(shown, brightness[:, None, None, None].expand_as(seen), rtol=0, atol=1e-4)
-    assert is_drawn_from(brightness - level + 0.5, "uniform")
-
-
-def test_a_disguise_hides_as_much_on_the_left_as_on_the_right_and_above_as_below():
-    hidden = (models.disguised(torch.full((5000, 1, 24, 16), 5.0)) == 0).float()
-    for profile in (hidden.mean((0, 1, 2)), hidden.mean((0, 1, 3))):  # of columns, of rows
-        torch.testing.assert_close(profile, profile.flip(0), rtol=0, atol=0.03)
-    assert 0.1 < hidden.mean() < 0.35
-
-
-def test_both_real_and_drawn_pictures_are_disguised_in_training_alone(monkeypatch):
-    shown = []
-    monkeypatch.setattr(models, "disguised", lambda x: (shown.append(len(x)), x)[1])
-    model, given = small_gan(augment=True).train(), batch(6, (1, 8, 8))
-    model.discriminator_loss(given, 0)
-    model.generator_loss(given, 0)
-    assert shown == [6, 6, 6]
-    model.eval().discriminator_loss(given, 0)
-    small_gan().train().discriminator_loss(given, 0)
-    assert shown == [6, 6, 6]
-
-
 def gan_split():
     x = torch.from_numpy(DIGITS["x_train"][:450, None, ::4, ::4].copy())  # 7 x 7
     return data.Split(x, torch.zeros(450))
@@ -1125,7 +1055,7 @@ def gan_split():
 def test_a_constant_generator_is_warned_of():
     model, split = small_gan((1, 7, 7)).eval(), gan_split()
     with torch.no_grad():
-        model.generator[-2].weight.zero_()
+        model.generator[0].stack[-1].weight.zero_()
         found = model.diagnose(split)
     assert found["diversity"] == pytest.approx(0, abs=1e-4) and "mode collapse" in found["warning"]
 
