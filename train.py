@@ -86,7 +86,7 @@ def add_objective_flags(parser):
         action=argparse.BooleanOptionalAction,
         help="disguise training pictures: moved, blurred, ...",
     )
-    add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator, 0 for none")
+    add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator")
     add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
     add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
 
