@@ -928,7 +928,7 @@ class GAN(LatentModel):
     Objective: the non-saturating losses (Goodfellow et al. 2014, sec. 3).
     Remedies, each against one trouble; RESULTS.md has what each brought:
     `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9);
-    on every 8th step alone but eightfold, which serves as well in half the time (Karras et al. 2020, sec. 3.1).
+    on every 8th step alone but eightfold, as good and cheaper (Karras et al. 2020, sec. 3.1).
     `he_init`: weights for which signals keep their size, see `he_normal`.
     `decoder_norm`: batch norm in G (Radford et al. 2016).
     `average`: samples come from the moving average of G with this decay, 0 for none (Yazıcı et al. 2019).
