@@ -155,7 +155,7 @@ def table(folders):
         found = {}
         for split, (term, value) in ((s, pair) for s in data.SPLITS for pair in summary.get(s, {}).items()):
             if not isinstance(value, list):
-                unit = models.UNITS.get(term)
+                unit = summary["units"].get(term)
                 found[f"{split} {term}".replace("_", " ") + (f", {unit}" if unit else "")] = value
         found |= {"best epoch": summary["best_epoch"], "training, s": summary["seconds"], "seeds": 1}
         settings.setdefault(unseeded(folder), []).append(found)

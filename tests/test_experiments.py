@@ -289,9 +289,10 @@ def test_the_table_tells_mean_and_deviation_of_seeds(tmp_path):
         runs.append(tmp_path / (f"beta=1,seed={seed}" if seed else "beta=1"))
         runs[-1].mkdir()
         scores = {"loss": loss, "active_latents": 3, "kl_per_dimension": [1.0]}
-        (runs[-1] / "summary.json").write_text(json.dumps(dict(best_epoch=5, seconds=1.5, valid=scores)))
+        summary = dict(best_epoch=5, seconds=1.5, valid=scores, units={"loss": "nats/answer"})
+        (runs[-1] / "summary.json").write_text(json.dumps(summary))
     assert experiments.table(runs).splitlines() == [
-        "|  | valid loss, nats/image | valid active latents | best epoch | training, s | seeds |",
+        "|  | valid loss, nats/answer | valid active latents | best epoch | training, s | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
         "| beta=1 | 12 ± 2 | 3 ± 0 | 5 ± 0 | 1.5 ± 0 | 3 |",
     ]
