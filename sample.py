@@ -390,24 +390,23 @@ def manifold(run, args, judge):
 def answers(run, args, judge):
     """Cards of random queries of a split and their answers, drawn where the model sees or draws pictures."""
     split = getattr(run.dataset, args.split)
-    return cards(
-        run, run.choose(args.split, (args.rows or 6) * (args.n or 5), args.seed), split, args.n or 5
-    )
+    chosen = run.choose(args.split, (args.rows or 6) * (args.n or 5), args.seed)
+    return cards(run, chosen, split, args.n or 5)
 
 
 def errors(run, args, judge):
     """Cards of queries whose answers are wrong."""
     split, model = getattr(run.dataset, args.split), run.model
-    named = []
-    for start in range(0, len(split.x), 500):
-        found = model.predict(split.batch(slice(start, start + 500))[0])
-        named.append(model.read(found) if split.drawn == "answer" else found)
-    wrong = (torch.cat(named) != split.y).any(1).nonzero().flatten()
+    parts = [split.batch(slice(start, start + 500)) for start in range(0, len(split.x), 500)]
+    found = torch.cat([model.predict(x) for x, _ in parts])
+    named = model.read(found) if split.drawn == "answer" else found
+    wrong = (named != split.y).any(1).nonzero().flatten()
     if not len(wrong):
         raise Mistake(f"{run.folder} answers every {args.split} query rightly: no error to show")
-    # digits are drawn anew on the cards, so now and then an answer that was wrong comes out right
     few = wrong[torch.randperm(len(wrong))[: (args.rows or 6) * (args.n or 5)]]
-    return cards(run, few, split, args.n or 5, f"{len(wrong):,} of {len(split.x):,} answers are wrong")
+    x, y = (torch.cat(side)[few] for side in zip(*parts, strict=True))  # the very pictures it erred on
+    title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
+    return cards(run, few, split, args.n or 5, title, (x, y))
 
 
 def query(run, args, judge):
@@ -418,14 +417,15 @@ def query(run, args, judge):
     return cards(run, torch.arange(n), own, n)
 
 
-def cards(run, index, split, columns, title="answers"):
-    """A sheet of queries with the answers given: as pictures, an answer below the true one, and as text."""
-    (x, y), model = split.batch(index), run.model
+def cards(run, index, split, columns, title="answers", shown=None):
+    """A sheet of queries with the answers given: as pictures, an answer below the true one, and as text.
+    `shown` are the queries and answers as the model meets them, if they are drawn already."""
+    (x, y), model = shown or split.batch(index), run.model
     found = model.predict(x)
     named = model.read(found) if split.drawn == "answer" else found
     if split.drawn:
-        shown = [x] if split.drawn == "query" else [y, found]
-        pictures = torch.cat([part.movedim(1, 3).flatten(3) for part in shown], 2)  # (B, 1, H, 5 or 3 * W)
+        strips = [x] if split.drawn == "query" else [y, found]
+        pictures = torch.cat([part.movedim(1, 3).flatten(3) for part in strips], 2)  # (B, 1, H, 5 or 3 * W)
     else:
         pictures = torch.ones(len(x), 1, 1, 25)  # nothing but the line below it
     told = zip(
