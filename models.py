@@ -15,7 +15,6 @@ One contract lets one loop train everything:
 This file needs torch alone and works when copied into another project.
 """
 
-import copy
 import inspect
 import math
 from collections import namedtuple
@@ -931,7 +930,6 @@ class GAN(LatentModel):
     on every 8th step alone but eightfold, as good and cheaper (Karras et al. 2020, sec. 3.1).
     `he_init`: weights for which signals keep their size, see `he_normal`.
     `decoder_norm`: batch norm in G (Radford et al. 2016).
-    `average`: samples come from the moving average of G with this decay, 0 for none (Yazıcı et al. 2019).
     """
 
     objectives = ("nonsaturating",)
@@ -949,13 +947,12 @@ class GAN(LatentModel):
         decoder_norm=True,
         gradient_penalty=1.0,
         he_init=True,
-        average=0.0,
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
         self.latent_dim, self.objective = latent_dim, objective
         self.likelihood, self.squash = "gaussian", nn.Identity()  # `raw` makes pixels
-        self.gradient_penalty, self.average = gradient_penalty, average
+        self.gradient_penalty = gradient_penalty
 
         layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
         judge = ConvEncoder(image_shape, layers)
@@ -964,7 +961,6 @@ class GAN(LatentModel):
         self.generator = nn.Sequential(make_decoder(latent_dim, image_shape, layers, **told), nn.Tanh())
         if he_init:
             self.apply(he_normal)
-        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if average else None
         self.to(memory_format=torch.channels_last)  # the same numbers, half again as fast on a CPU
 
     def turns(self):
@@ -1004,19 +1000,10 @@ class GAN(LatentModel):
         loss = F.softplus(-self.score(self.draw(len(batch.x)))).mean()
         return loss, {"generator": loss}
 
-    def after_step(self):
-        if self.averaged is None:
-            return
-        now = self.generator.state_dict()
-        for name, kept in self.averaged.state_dict().items():
-            if kept.is_floating_point():
-                kept.lerp_(now[name], 1 - self.average)
-
     sample = LatentModel.sample_prior
 
     def raw(self, z, labels=None):
-        generator = self.generator if self.averaged is None else self.averaged
-        return (generator(z) + 1) / 2
+        return (self.generator(z) + 1) / 2
 
     def diagnose(self, split):
         """How varied samples are, their mean distance over that of real pictures; and who wins."""

@@ -88,7 +88,6 @@ def add_objective_flags(parser):
     )
     add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator")
     add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
-    add("--average", type=number(float, 0, 1), metavar="DECAY", help="of the generator's moving average")
 
     add("--latent-lr", type=number(float, 0, above=True), help="of the free latents")
     add(
@@ -398,8 +397,6 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
                 torch.nn.utils.clip_grad_norm_(weights, args.clip)
             optimiser.step()
             parts |= terms
-        if hasattr(model, "after_step"):
-            model.after_step()
         rows.append(torch.stack([term.detach() for term in parts.values()]))  # .item() would wait for a GPU
         sizes.append(len(index))
         seen += len(index)

@@ -8,8 +8,7 @@ in features.
 distinct: how many different training pictures are the nearest ones of those 64, in features: 1 where a
 generator draws the same picture again and again.
 Fréchet: distance of 2,000 samples from the training pictures in features (not FID, which has Inception's).
-The features are the last convolution's of a classifier of these pictures, averaged over positions. A run
-that kept a moving average of its generator has a second row, for that.
+The features are the last convolution's of a classifier of these pictures, averaged over positions.
 """
 
 import sys
@@ -61,12 +60,9 @@ def command(argv):
     print(f"{'':40}{'diversity':>10}{'features':>10}{'distinct':>10}{'Fréchet':>10}")
     row(f"{len(real):,} held-out pictures", real, real_f, real, real_f, train_f)
     for run in runs:
-        averaged = run.model.averaged
-        for name in ("", ", averaged")[: 1 + (averaged is not None)]:
-            run.model.averaged = averaged if name else None
-            torch.manual_seed(0)
-            x = torch.cat([run.model.sample(250) for _ in range(8)])
-            row(f"{run.folder.name}{name}", x, features(judge, x), real, real_f, train_f)
+        torch.manual_seed(0)
+        x = torch.cat([run.model.sample(250) for _ in range(8)])
+        row(run.folder.name, x, features(judge, x), real, real_f, train_f)
 
 
 if __name__ == "__main__":

@@ -916,7 +916,7 @@ def test_an_auto_decoder_scores_the_latents_that_it_has():
 # -----------------------------------------------------------------------------------------------------------
 # GAN
 
-REMEDIES = [dict(gradient_penalty=0.0), dict(he_init=False), dict(decoder_norm=False), dict(average=0.9)]
+REMEDIES = [dict(gradient_penalty=0.0), dict(he_init=False), dict(decoder_norm=False)]
 
 
 def small_gan(image_shape=(1, 8, 8), **options):
@@ -1018,35 +1018,6 @@ def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures
     assert not given.x.requires_grad
     (slope, *_) = torch.autograd.grad(loss - parts["discriminator"], model.discriminator[1].weight)
     assert slope.any()  # it changes the discriminator
-
-
-@pytest.mark.parametrize("norm", [False, True])
-def test_samples_come_from_the_moving_average_of_the_generator(norm):
-    model = small_gan(average=0.8, decoder_norm=norm).train()
-    names = [name for name, t in model.generator.state_dict().items() if t.is_floating_point()]
-    expected = {name: model.generator.state_dict()[name].clone() for name in names}
-    for _ in range(4):
-        with torch.no_grad():
-            for p in model.generator.parameters():
-                p.add_(torch.randn_like(p))
-        model.draw(5)  # moves the running means of batch norm
-        model.after_step()
-        now = model.generator.state_dict()
-        expected = {name: 0.8 * old + 0.2 * now[name] for name, old in expected.items()}
-    found = model.averaged.state_dict()
-    for name in names:
-        torch.testing.assert_close(found[name], expected[name])
-    assert not any(p.requires_grad for p in model.averaged.parameters())
-    model.eval()
-    z = torch.randn(3, 3)
-    torch.testing.assert_close(model.decode(z), (model.averaged(z) + 1) / 2)
-    assert not torch.allclose(model.decode(z), (model.generator(z) + 1) / 2)
-
-
-def test_a_gan_without_average_keeps_one_generator():
-    model = small_gan()
-    model.after_step()
-    assert model.averaged is None and not [name for name in model.state_dict() if "averaged" in name]
 
 
 def gan_split():

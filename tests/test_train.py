@@ -445,7 +445,7 @@ def test_the_summary_of_an_auto_decoder_tells_each_kind_of_latents_with_units(
 
 
 @pytest.mark.parametrize("remedy", [
-    "", "--gradient-penalty 0", "--no-he-init", "--no-decoder-norm", "--average 0.9"
+    "", "--gradient-penalty 0", "--no-he-init", "--no-decoder-norm"
 ])  # fmt: skip
 def test_a_gan_with_each_remedy_goes_on_bit_for_bit(remedy, digits, tmp_path, monkeypatch, no_pictures):
     argv = small("gan", digits, f"--epochs 2 --batch-size 64 {remedy}")
