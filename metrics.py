@@ -1,10 +1,10 @@
 """Numbers that judge what a model makes.
 
-    python metrics.py runs/vae-mnist10k runs/cvae-mnist10k                  # FID, IS, KID, precision, recall
-    python metrics.py generated/ --against real/                            # of any two sets of pictures
-    python metrics.py runs/cvae-mnist10k --features classifier:runs/classifier-mnist10k   # and judged by class
-    python metrics.py runs/classifier-mnist10k --data mnist --split test    # how good is the judge itself?
-    python metrics.py runs/text2text-arithmetic                             # how many answers are right?
+    python metrics.py runs/vae-mnist10k runs/cvae-mnist10k                # FID, IS, KID, precision, recall
+    python metrics.py generated/ --against real/                          # of any two sets of pictures
+    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # a judge of our own names them too
+    python metrics.py runs/classifier-mnist10k --data mnist --split test  # and how good is the judge?
+    python metrics.py runs/text2text-arithmetic                           # how many answers are right?
 
 The distances compare two sets of images by their features, which are Inception's unless --features says
 otherwise. A classifier also names each generated image. That alone can be bought with sameness, one perfect

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.spatial.distance
+import scipy.stats
 import torch
 
 import data
@@ -270,18 +271,151 @@ def test_log_likelihood_of_another_model_is_refused(runs, refused):
     assert "is of VAEs" in refused(metrics.main, [runs["ae"], "--log-likelihood", "50"])
 
 
-def test_frechet_distance_is_scipys_and_the_closed_forms():
-    random = np.random.RandomState(0)
-    a, b = random.randn(60, 8), random.randn(50, 8) @ random.randn(8, 8) + 1
+# -----------------------------------------------------------------------------------------------------------
+# Two sets of features
+
+
+def spread_out(n, d, seed=0):
+    random = np.random.RandomState(seed)
+    return random.randn(n, d) @ random.randn(d, d) + random.randn(d)
+
+
+def scipys_distance(a, b):
     c1, c2 = np.cov(a.T), np.cov(b.T)
     root = scipy.linalg.sqrtm(c1 @ c2).real
-    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
-    assert metrics.fid(a, b) == pytest.approx(wanted, rel=1e-9)
-    assert metrics.fid(b, a) == pytest.approx(wanted, rel=1e-9)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
+
+
+def moments(features):
+    return features.mean(0), np.cov(features.T)
+
+
+def test_frechet_distance_is_scipys_and_the_closed_forms():
+    a, b = spread_out(60, 8), spread_out(50, 8, seed=1)
+    for one, two in ((a, b), (b, a)):
+        assert metrics.fid(one, two) == pytest.approx(scipys_distance(a, b), rel=1e-9)
+        assert metrics.frechet_distance(*moments(one), *moments(two)) == pytest.approx(metrics.fid(a, b))
     assert metrics.fid(a, a + 3) == pytest.approx(8 * 9)  # equal covariances: the means' distance alone
-    assert metrics.fid(a, a) < 1e-9
-    few = random.randn(5, 8)  # singular covariances
-    assert math.isfinite(metrics.fid(few, b)) and metrics.fid(few, few) >= 0
+    assert 0 <= metrics.fid(a, a) < 1e-9
+    c1, c2 = np.array([4.0, 1.0, 0.0]), np.array([1.0, 9.0, 0.25])  # diagonal: (2 - 1)² + (1 - 3)² + 0.5²
+    zero = np.zeros(3)
+    for one, two in ((c1, c2), (c2, c1)):
+        assert metrics.frechet_distance(zero, np.diag(one), zero, np.diag(two)) == pytest.approx(5.25)
+
+
+@pytest.mark.parametrize("n, m", [(5, 50), (5, 7), (12, 5), (2, 2)])
+def test_with_fewer_images_than_dimensions_the_distance_is_that_of_the_moments(n, m):
+    d = 10
+    a, b = spread_out(n, d), spread_out(m, d, seed=1)
+    exact = metrics.frechet_distance(*moments(a), *moments(b))
+    for one, two in ((a, b), (b, a)):
+        assert metrics.fid(one, two) == pytest.approx(exact, rel=1e-9)
+    assert metrics.fid(a, a) == pytest.approx(0, abs=1e-9) and metrics.fid(a, a) >= 0
+
+
+def test_duplicates_and_constant_features_have_a_distance():
+    a = spread_out(30, 6)
+    twice = np.concatenate([a, a])
+    assert metrics.fid(twice, twice) == pytest.approx(0, abs=1e-9)
+    black = np.zeros((40, 6))
+    assert metrics.fid(black, black) == 0
+    wanted = (a.mean(0) ** 2).sum() + np.trace(np.cov(a.T))
+    assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(wanted)
+
+
+def test_a_nearly_singular_covariance_adds_no_distance():
+    a = spread_out(300, 20) * np.logspace(0, -9, 20)  # Cholesky works, its last pivots are noise
+    b = a + 1e-3
+    assert metrics.frechet_distance(*moments(a), *moments(b)) == pytest.approx(20 * 1e-6, rel=1e-2)
+
+
+def test_statistics_in_parts_are_those_of_the_whole():
+    x = torch.from_numpy(spread_out(101, 7)) + 1e4  # far from 0, where squares would round
+    for size in (1, 10, 101):
+        found = metrics.Statistics()
+        for part in x.float().split(size):
+            found.add(part)
+        assert found.n == 101
+        np.testing.assert_allclose(found.mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+
+
+def plain_kid(x, y):
+    """The unbiased estimate in loops."""
+
+    def k(a, b):
+        return (a @ b / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+
+
+def test_kid_of_one_whole_subset_is_the_formula():
+    x, y = spread_out(12, 5), spread_out(12, 5, seed=1)
+    assert metrics.kid(x, y, subsets=1, subset_size=100) == pytest.approx((plain_kid(x, y), 0), rel=1e-9)
+
+
+def test_kid_of_subsets_is_that_of_the_chosen_ones():
+    x, y = torch.from_numpy(spread_out(30, 4)), torch.from_numpy(spread_out(20, 4, seed=1))
+    random, values = torch.Generator().manual_seed(3), []
+    for _ in range(5):
+        chosen = [f[torch.randperm(len(f), generator=random)[:7]].numpy() for f in (x, y)]
+        values.append(plain_kid(*chosen))
+    assert metrics.kid(x, y, 5, 7, seed=3) == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
+
+
+def test_kid_has_no_bias():
+    random, values = np.random.RandomState(0), []
+    for seed in range(200):
+        x = random.randn(40, 3)
+        values.append(metrics.kid(x[:20], x[20:], 1, 20, seed)[0])
+    assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(200) and min(values) < 0
+
+
+def test_precision_and_recall_agree_with_loops():
+    real, drawn = spread_out(40, 3), spread_out(30, 3, seed=1)
+
+    def share(members, others, k):
+        gaps = scipy.spatial.distance.cdist(members, members)
+        radii = [sorted(row)[k] for row in gaps]  # the first is the way to itself
+        return np.mean(
+            [any(np.linalg.norm(o - m) <= r for m, r in zip(members, radii, strict=True)) for o in others]
+        )
+
+    for k in (1, 3):
+        wanted = share(real, drawn, k), share(drawn, real, k)
+        assert metrics.precision_recall(real, drawn, k) == pytest.approx(wanted)
+    assert 0 < metrics.precision_recall(real, drawn, 3)[0] < 1
+
+
+def test_precision_and_recall_of_the_same_and_of_distant_sets():
+    real = spread_out(50, 4)
+    assert metrics.precision_recall(real, real) == (1, 1)
+    assert metrics.precision_recall(real, real + 1e3) == (0, 0)
+    assert metrics.precision_recall(np.ones((9, 4)), np.ones((7, 4))) == (1, 1)  # all alike
+    one_mode = np.repeat(real[:1], 50, 0) + 1e-9 * spread_out(50, 4, seed=2)
+    precision, recall = metrics.precision_recall(real, one_mode)
+    assert precision == 1 and recall <= 0.02  # what it draws is good, and always the same
+
+
+def test_inception_score_of_known_answers():
+    sure = 50 * torch.eye(10).repeat(30, 1)
+    assert metrics.inception_score(sure, seed=None) == pytest.approx((10, 0), rel=1e-6)
+    assert metrics.inception_score(sure, splits=1) == pytest.approx((10, 0), rel=1e-6)
+    assert metrics.inception_score(torch.zeros(100, 10)) == pytest.approx((1, 0))
+    assert metrics.inception_score(50 * torch.eye(10)[:1].repeat(60, 1)) == pytest.approx((1, 0))
+
+
+def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
+    logits, scores = 3 * torch.randn(50, 6), []
+    for part in np.array_split(logits.double().softmax(1).numpy(), 5):
+        divergences = [scipy.stats.entropy(row, part.mean(0)) for row in part]
+        scores.append(np.exp(np.mean(divergences)))
+    found = metrics.inception_score(logits, 5, seed=None)
+    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
+    assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != found
 
 
 def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
