@@ -307,7 +307,7 @@ class Features:
     def add(self, features, logits):
         if not features.isfinite().all():
             raise MetricError("the network found no finite features: are these its weights?")
-        self.n += len(features)
+        self.n, self.width = self.n + len(features), features.shape[1]
         if logits is not None:
             self.logit_parts.append(logits.cpu())
         if self.statistics is None and self.n > self.keep:
@@ -355,14 +355,13 @@ def extract(extractor, parts):
 
 
 def set_distance(one, two):
-    """The Fréchet distance of two Features or (mean, covariance) pairs."""
+    """The Fréchet distance of two sets, each Features or a pair of mean and covariance."""
+    widths = [side.width if isinstance(side, Features) else len(side[0]) for side in (one, two)]
+    if widths[0] != widths[1]:
+        raise MetricError(f"features of {widths[0]} and {widths[1]} dimensions: are these the same ones?")
     if all(isinstance(side, Features) and side.statistics is None for side in (one, two)):
         return fid(one.kept, two.kept)
     pairs = [side.moments() if isinstance(side, Features) else side for side in (one, two)]
-    if len(pairs[0][0]) != len(pairs[1][0]):
-        raise MetricError(
-            f"features of {len(pairs[0][0])} and {len(pairs[1][0])} dimensions: not the same ones"
-        )
     return frechet_distance(*pairs[0], *pairs[1])
 
 
@@ -629,7 +628,7 @@ def scores(sets, real, seed):
 
 def summary(values):
     values = as_float64(values)
-    return values.mean().item(), values.std().item()
+    return values.mean().item(), values.std().item() if len(values) > 1 else 0.0
 
 
 def report_classifier(run, args):

@@ -9,6 +9,7 @@ import scipy.linalg
 import scipy.spatial.distance
 import scipy.stats
 import torch
+from PIL import Image
 
 import data
 import metrics
@@ -416,6 +417,150 @@ def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
     found = metrics.inception_score(logits, 5, seed=None)
     assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
     assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != found
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Sets of images on the command line
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Two sets of the same kind, 60 and 80 digits of 7 x 7: arrays, and paths of a folder and an .npy."""
+    folder, found = tmp_path_factory.mktemp("sets"), {}
+    with np.load(data.BUILT_IN / "mnist10k.npz") as whole:
+        found["a"], found["b"] = whole["x_train"][:60, ::4, ::4], whole["x_train"][60:140, ::4, ::4]
+    (folder / "a").mkdir()
+    for k, picture in enumerate(found["a"]):
+        Image.fromarray(picture).save(folder / "a" / f"{k:03}.png")
+    np.save(folder / "b.npy", found["b"])
+    np.save(folder / "colour.npy", np.stack([found["b"]] * 3, 1))
+    np.save(folder / "one.npy", found["b"][:1])
+    np.save(folder / "nan.npy", np.full((9, 7, 7), math.nan))
+    np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
+    (folder / "empty").mkdir()
+    (folder / "broken.npy").write_bytes(b"text")
+    return found | {"folder": folder}
+
+
+def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
+    a, b = sets["folder"] / "a", sets["folder"] / "b.npy"
+    (found,) = judged(capsys, str(a), "--against", str(b), "--features", "pixels")
+    row, flat = found["sets"], [sets[name].reshape(-1, 49) / 255 for name in "ab"]
+    assert row["fid"] == pytest.approx(metrics.fid(*flat), rel=1e-4) and row["n"], row["n_real"] == (60, 80)
+    assert row["kid"] == pytest.approx(metrics.kid(*flat), rel=1e-3)
+    assert [row["precision"], row["recall"]] == [*metrics.precision_recall(flat[1], flat[0])]
+    assert row["spread_over"] == "5 disjoint parts of 12 images" and row["fid_parts"][0] > row["fid"]
+    assert row["floor"][1] == 40 and row["floor"][0] > 0 and row["against"] == str(b)
+    assert metrics.main([str(a), str(b), "--against", str(b), "--features", "pixels"]) == 0
+    out = capsys.readouterr().out
+    for told in (
+        "FID-p",
+        f"{row['fid']:.4g}",
+        "NOTE: 60 images",
+        "features: pixels",
+        "floor: ",
+        "12 images",
+    ):
+        assert told in out
+    assert "IS-p" in out and max(map(len, out.splitlines())) < 250
+
+
+def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
+    (found,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
+    row, run = found["sets"], metrics.open_run(runs["vae"])
+    real = data.of_run(run["config"]).test.x.flatten(1) / 255
+    values = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            drawn = (255 * run["model"].sample(40)).round() / 255
+        values.append(metrics.fid(drawn.flatten(1), real))
+    assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
+    assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
+    assert row["spread_over"] == "3 sets of 40 images" and row["floor"][1] == 40
+
+
+def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
+    argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "40", "--sets", "2"]
+    (found,) = judged(capsys, *argv)
+    assert 1 <= found["sets"]["is"] <= 10 and np.sum(found["confusion"]) == 40
+    assert metrics.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "FID-c" in out and "IS-c" in out and "modes: " in out
+
+
+def test_coverage_counts_classes_and_how_even_they_are():
+    assert metrics.coverage(torch.tensor([0, 1, 2, 3]), 10) == pytest.approx(dict(classes=4, evenly=4.0))
+    assert metrics.coverage(torch.zeros(9, dtype=int), 10) == pytest.approx(dict(classes=1, evenly=1.0))
+    found = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
+    assert found["classes"] == 2 and found["evenly"] == pytest.approx(
+        math.exp(scipy.stats.entropy([0.9, 0.1]))
+    )
+
+
+def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_path, capsys):
+    a, b, kept = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
+    with np.load(kept) as arrays:
+        flat = sets["b"].reshape(-1, 49) / 255
+        np.testing.assert_allclose(arrays["mu"], flat.mean(0), atol=1e-6)
+        np.testing.assert_allclose(arrays["sigma"], np.cov(flat.T), atol=1e-6)
+    rows = [judged(capsys, a, "--against", real, "--features", "pixels")[0]["sets"] for real in (b, kept)]
+    assert rows[0]["fid"] == pytest.approx(rows[1]["fid"], rel=1e-6) and "kid" not in rows[1]
+    (both,) = judged(capsys, kept, "--against", kept, "--features", "pixels")
+    assert both["sets"]["fid"] == pytest.approx(0, abs=1e-9)
+    assert metrics.main([a, "--against", kept, "--features", "pixels"]) == 0
+
+
+def test_bars_are_drawn(sets, tmp_path, capsys):
+    out = tmp_path / "bars.png"
+    a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
+    assert metrics.main([a, b, "--against", b, "--features", "pixels", "--out", str(out)]) == 0
+    assert Image.open(out).width > 300
+
+
+def test_the_batch_size_changes_no_number(sets, capsys):
+    a, b, found = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), []
+    for size in ("1", "7", "500"):
+        argv = [a, "--against", b, "--features", "pixels", "--batch-size", size]
+        found.append(judged(capsys, *argv)[0]["sets"])
+    assert found[0] == found[1] == found[2]
+
+
+def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
+    x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
+    whole = [metrics.extract(metrics.Pixels(), part.split(20)) for part in (x, y)]
+    found = metrics.Features(keep=50)
+    for part in x.split(20):
+        found.add(*metrics.Pixels()(part))
+    assert len(found.kept) == 40 and found.n == 90
+    distance = metrics.set_distance(whole[0], whole[1])
+    assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+
+
+@pytest.mark.parametrize("argv, told", [
+    ("{sets}/a --features pixels", "--against REAL"),
+    ("{sets}/one.npy --against {sets}/b.npy --features pixels", "a set of 1 images"),
+    ("{sets}/b.npy --against {sets}/one.npy --features pixels", "a set of 1 images"),
+    ("{sets}/empty --against {sets}/b.npy --features pixels", "no readable picture"),
+    ("{sets}/nan.npy --against {sets}/b.npy --features pixels", "pixels from nan"),
+    ("{sets}/broken.npy --against {sets}/b.npy --features pixels", "no whole .npy"),
+    ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
+    ("{sets}/colour.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
+    ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
+    ("{ae} --features pixels", "draws no samples"),
+    ("{vae} --features pixels --out {sets}", "Is a directory"),
+])  # fmt: skip
+def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
+    words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
+    assert told.format(sets=sets["folder"]) in refused(metrics.main, words)
+
+
+def test_black_pictures_have_a_distance(tmp_path, capsys):
+    np.save(tmp_path / "black.npy", np.zeros((20, 7, 7), np.uint8))
+    black = str(tmp_path / "black.npy")
+    (found,) = judged(capsys, black, "--against", black, "--features", "pixels")
+    assert found["sets"]["fid"] == 0 and found["sets"]["precision"] == 1
 
 
 def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
