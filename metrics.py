@@ -9,12 +9,25 @@ hundred times, so the diversity within each class stands beside it: the mean dis
 the class, over the same for real ones.
 """
 
+import hashlib
+import http.client
 import json
 import math
+import os
 import sys
+import urllib.request
 from pathlib import Path
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class MetricError(ValueError):
+    """A number that cannot be had: one line that says why. `status` is what a command line ends with."""
+
+    status = 1
+
 
 # -----------------------------------------------------------------------------------------------------------
 # Judging by a classifier
@@ -115,6 +128,74 @@ def bound(log_weights, k):
     over all disjoint groups of k of the weights [K, n], nats."""
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))
     return (groups.logsumexp(1) - math.log(k)).mean().item()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The weights of FID's Inception: those of TensorFlow's graph of 2015-12-05, ported by pytorch-fid
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_MIRRORS = [  # tried in order: the same bytes, under the names that pytorch-fid and torch-fidelity give
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+]
+
+
+def inception_weights(file=None, folder=None):
+    """Path of the weights: `file`, else the published ones (96 MB), downloaded once. Raises MetricError.
+
+    They are kept in the folder, else in the one that the environment variable DGM_DATA_DIR names, else in
+    torch.hub's: pytorch-fid keeps its own there under the same name, and each finds what the other fetched.
+    """
+    if file:
+        return Path(file)
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
+    if not path.is_file():
+        download_weights(path)
+    elif (found := sha256(path.read_bytes())) != WEIGHTS_SHA256:
+        raise MetricError(f"{path} is damaged (its SHA-256 begins with {found[:8]}): delete it")
+    return path
+
+
+def download_weights(path):
+    """Fetch the published weights from the first mirror that sends them whole."""
+    answers = []
+    for url in WEIGHTS_MIRRORS:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (metrics.py)"})
+            with urllib.request.urlopen(request, timeout=30) as response:
+                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                body = response.read()
+            if (found := sha256(body)) != WEIGHTS_SHA256:
+                html = body[:100].lstrip().startswith(b"<")
+                raise ValueError("sent an HTML page in its place" if html else f"sent SHA-256 {found[:8]}...")
+            return write_whole(path, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            answers.append(f"{url.split('/')[2]}: {error}")
+    why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
+    ways = "give --weights FILE, --features classifier:RUN or --features pixels"
+    raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
+
+
+def write_whole(path, body):
+    """A file that is either not there or whole, whatever happens: written beside its place, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(body):
+    return hashlib.sha256(body).hexdigest()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -437,6 +518,150 @@ def arithmetic_lines(found):
             row = found[name]
             lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
     return lines
+
+
+# -----------------------------------------------------------------------------------------------------------
+# FID's Inception (Szegedy et al. 2016), as data. A block is branches side by side, of which the ends are
+# concatenated; a branch is steps in a row; a step is a pool, mean or max, or a convolution with batch norm
+# and ReLU: NAME,CHANNELS,KERNEL[,STRIDE[,PADDING]]. A + joins steps that share their input. Padding is
+# TensorFlow's: "same" keeps the size (where nothing is said), "valid" adds none.
+
+STEM = [
+    "Conv2d_1a_3x3,32,3x3,2,valid Conv2d_2a_3x3,32,3x3,1,valid Conv2d_2b_3x3,64,3x3 max,0,3x3,2,valid "
+    "Conv2d_3b_1x1,80,1x1 Conv2d_4a_3x3,192,3x3,1,valid max,0,3x3,2,valid"
+]
+
+
+def block_5(pooled):  # figure 5; 35 x 35 pixels
+    return [
+        "branch1x1,64,1x1",
+        "branch5x5_1,48,1x1 branch5x5_2,64,5x5",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3",
+        f"mean,0,3x3 branch_pool,{pooled},1x1",
+    ]
+
+
+def block_6(c):  # figure 6 with n = 7; 17 x 17 pixels
+    return [
+        "branch1x1,192,1x1",
+        f"branch7x7_1,{c},1x1 branch7x7_2,{c},1x7 branch7x7_3,192,7x1",
+        f"branch7x7dbl_1,{c},1x1 branch7x7dbl_2,{c},7x1 branch7x7dbl_3,{c},1x7 "
+        f"branch7x7dbl_4,{c},7x1 branch7x7dbl_5,192,1x7",
+        "mean,0,3x3 branch_pool,192,1x1",
+    ]
+
+
+def block_7(pool):  # figure 7; 8 x 8 pixels
+    return [
+        "branch1x1,320,1x1",
+        "branch3x3_1,384,1x1 branch3x3_2a,384,1x3+branch3x3_2b,384,3x1",
+        "branch3x3dbl_1,448,1x1 branch3x3dbl_2,384,3x3 branch3x3dbl_3a,384,1x3+branch3x3dbl_3b,384,3x1",
+        f"{pool},0,3x3 branch_pool,192,1x1",
+    ]
+
+
+MIXED = {
+    "Mixed_5b": block_5(32),
+    "Mixed_5c": block_5(64),
+    "Mixed_5d": block_5(64),
+    "Mixed_6a": [
+        "branch3x3,384,3x3,2,valid",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3,2,valid",
+        "max,0,3x3,2,valid",
+    ],
+    "Mixed_6b": block_6(128),
+    "Mixed_6c": block_6(160),
+    "Mixed_6d": block_6(160),
+    "Mixed_6e": block_6(192),
+    "Mixed_7a": [
+        "branch3x3_1,192,1x1 branch3x3_2,320,3x3,2,valid",
+        "branch7x7x3_1,192,1x1 branch7x7x3_2,192,1x7 branch7x7x3_3,192,7x1 branch7x7x3_4,192,3x3,2,valid",
+        "max,0,3x3,2,valid",
+    ],
+    "Mixed_7b": block_7("mean"),
+    "Mixed_7c": block_7("max"),  # an oddity of the graph of 2015, on which every FID stands; torchvision: mean
+}
+
+
+class Convolution(nn.Module):
+    """Convolution, batch norm and ReLU, under the names of the published file."""
+
+    def __init__(self, channels, out, kernel, stride, padding):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(out, eps=1e-3)
+
+    def fold(self):
+        """Batch norm with fixed statistics is linear: s (W x − m) / σ + b = (s / σ W) x + (b − m s / σ)."""
+        scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
+        self.conv.weight = nn.Parameter(scale[:, None, None, None] * self.conv.weight)
+        self.conv.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * scale)
+        self.bn = nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Block(nn.Module):
+    """Branches side by side, written as above: [n, channels, H, W] -> [n, self.channels, H', W']."""
+
+    def __init__(self, branches, channels):
+        super().__init__()
+        self.branches, self.channels = [], 0  # for each branch its steps, each a list of layers' names
+        for branch in branches:
+            width, steps = channels, []
+            for step in branch.split():
+                parts = [part.split(",") for part in step.split("+")]
+                outs = [self.add_layer(width, *part) for part in parts]
+                width = sum(outs)
+                steps.append([part[0] for part in parts])
+            self.branches.append(steps)
+            self.channels += width
+
+    def add_layer(self, channels, name, out, kernel, stride=1, padding="same"):
+        """Make the layer of one step; returns how many channels come out of it."""
+        kernel, stride, out = tuple(map(int, kernel.split("x"))), int(stride), int(out)
+        padding = tuple(side // 2 if padding == "same" else 0 for side in kernel)
+        if name == "max":
+            layer = nn.MaxPool2d(kernel, stride, padding)
+        elif name == "mean":  # over what lies within the picture, as TensorFlow does; torchvision counts zeros
+            layer = nn.AvgPool2d(kernel, stride, padding, count_include_pad=False)
+        else:
+            layer = Convolution(channels, out, kernel, stride, padding)
+        self.add_module(name, layer)
+        return out or channels
+
+    def forward(self, x):
+        ends = []
+        for steps in self.branches:
+            y = x
+            for names in steps:
+                y = torch.cat([getattr(self, name)(y) for name in names], 1) if names[1:] else getattr(self, names[0])(y)
+            ends.append(y)
+        return torch.cat(ends, 1)
+
+
+class Inception(Block):
+    def __init__(self, weights, resize="torch"):
+        super().__init__(STEM, 3)
+        channels = self.channels
+        for name, branches in MIXED.items():
+            self.add_module(name, Block(branches, channels))
+            channels = getattr(self, name).channels
+        self.fc = nn.Linear(channels, 1008)
+        self.load_state_dict(weights)
+        self.eval()
+        for m in self.modules():
+            if isinstance(m, Convolution):
+                m.fold()
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x):
+        x = Block.forward(self, x)
+        for name in MIXED:
+            x = getattr(self, name)(x)
+        x = x.mean((2, 3))
+        return x, x @ self.fc.weight.T
 
 
 if __name__ == "__main__":
