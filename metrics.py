@@ -11,6 +11,7 @@ the class, over the same for real ones.
 
 import hashlib
 import http.client
+import io
 import json
 import math
 import os
@@ -135,7 +136,7 @@ def bound(log_weights, k):
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-WEIGHTS_MIRRORS = [  # tried in order: the same bytes, under the names that pytorch-fid and torch-fidelity give
+WEIGHTS_MIRRORS = [  # tried in order; the second sends the same bytes under another name
     f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}",
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth",
@@ -171,7 +172,9 @@ def download_weights(path):
                 body = response.read()
             if (found := sha256(body)) != WEIGHTS_SHA256:
                 html = body[:100].lstrip().startswith(b"<")
-                raise ValueError("sent an HTML page in its place" if html else f"sent SHA-256 {found[:8]}...")
+                raise ValueError(
+                    "sent an HTML page in its place" if html else f"sent SHA-256 {found[:8]}..."
+                )
             return write_whole(path, body)
         except (OSError, http.client.HTTPException, ValueError) as error:
             answers.append(f"{url.split('/')[2]}: {error}")
@@ -521,42 +524,42 @@ def arithmetic_lines(found):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# FID's Inception (Szegedy et al. 2016), as data. A block is branches side by side, of which the ends are
-# concatenated; a branch is steps in a row; a step is a pool, mean or max, or a convolution with batch norm
-# and ReLU: NAME,CHANNELS,KERNEL[,STRIDE[,PADDING]]. A + joins steps that share their input. Padding is
-# TensorFlow's: "same" keeps the size (where nothing is said), "valid" adds none.
+# FID's Inception (Szegedy et al. 2016), as data. A block is branches side by side, whose ends are
+# concatenated; a branch is steps in a row; a step is a pool, mean or max, or NAME,CHANNELS,KERNEL: a
+# convolution with batch norm and ReLU. A + joins two steps that share their input. A kernel alone keeps the
+# size (stride 1, TensorFlow's padding SAME), KERNEL/S has stride S and no padding (its VALID).
 
 STEM = [
-    "Conv2d_1a_3x3,32,3x3,2,valid Conv2d_2a_3x3,32,3x3,1,valid Conv2d_2b_3x3,64,3x3 max,0,3x3,2,valid "
-    "Conv2d_3b_1x1,80,1x1 Conv2d_4a_3x3,192,3x3,1,valid max,0,3x3,2,valid"
+    "Conv2d_1a_3x3,32,3x3/2 Conv2d_2a_3x3,32,3x3/1 Conv2d_2b_3x3,64,3x3 max,3x3/2 "  # 299 -> 73 pixels
+    "Conv2d_3b_1x1,80,1x1 Conv2d_4a_3x3,192,3x3/1 max,3x3/2"  # -> 35
 ]
 
 
-def block_5(pooled):  # figure 5; 35 x 35 pixels
+def block_5(pooled):  # their figure 5
     return [
         "branch1x1,64,1x1",
         "branch5x5_1,48,1x1 branch5x5_2,64,5x5",
         "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3",
-        f"mean,0,3x3 branch_pool,{pooled},1x1",
+        f"mean,3x3 branch_pool,{pooled},1x1",
     ]
 
 
-def block_6(c):  # figure 6 with n = 7; 17 x 17 pixels
+def block_6(c):  # their figure 6, n = 7
     return [
         "branch1x1,192,1x1",
         f"branch7x7_1,{c},1x1 branch7x7_2,{c},1x7 branch7x7_3,192,7x1",
         f"branch7x7dbl_1,{c},1x1 branch7x7dbl_2,{c},7x1 branch7x7dbl_3,{c},1x7 "
         f"branch7x7dbl_4,{c},7x1 branch7x7dbl_5,192,1x7",
-        "mean,0,3x3 branch_pool,192,1x1",
+        "mean,3x3 branch_pool,192,1x1",
     ]
 
 
-def block_7(pool):  # figure 7; 8 x 8 pixels
+def block_7(pool):  # their figure 7
     return [
         "branch1x1,320,1x1",
         "branch3x3_1,384,1x1 branch3x3_2a,384,1x3+branch3x3_2b,384,3x1",
         "branch3x3dbl_1,448,1x1 branch3x3dbl_2,384,3x3 branch3x3dbl_3a,384,1x3+branch3x3dbl_3b,384,3x1",
-        f"{pool},0,3x3 branch_pool,192,1x1",
+        f"{pool},3x3 branch_pool,192,1x1",
     ]
 
 
@@ -564,35 +567,36 @@ MIXED = {
     "Mixed_5b": block_5(32),
     "Mixed_5c": block_5(64),
     "Mixed_5d": block_5(64),
-    "Mixed_6a": [
-        "branch3x3,384,3x3,2,valid",
-        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3,2,valid",
-        "max,0,3x3,2,valid",
+    "Mixed_6a": [  # their figure 10, as is 7a; -> 17 pixels
+        "branch3x3,384,3x3/2",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3/2",
+        "max,3x3/2",
     ],
     "Mixed_6b": block_6(128),
     "Mixed_6c": block_6(160),
     "Mixed_6d": block_6(160),
     "Mixed_6e": block_6(192),
-    "Mixed_7a": [
-        "branch3x3_1,192,1x1 branch3x3_2,320,3x3,2,valid",
-        "branch7x7x3_1,192,1x1 branch7x7x3_2,192,1x7 branch7x7x3_3,192,7x1 branch7x7x3_4,192,3x3,2,valid",
-        "max,0,3x3,2,valid",
+    "Mixed_7a": [  # -> 8 pixels
+        "branch3x3_1,192,1x1 branch3x3_2,320,3x3/2",
+        "branch7x7x3_1,192,1x1 branch7x7x3_2,192,1x7 branch7x7x3_3,192,7x1 branch7x7x3_4,192,3x3/2",
+        "max,3x3/2",
     ],
     "Mixed_7b": block_7("mean"),
-    "Mixed_7c": block_7("max"),  # an oddity of the graph of 2015, on which every FID stands; torchvision: mean
+    "Mixed_7c": block_7("max"),  # so it is in the graph of 2015, on which FID stands; torchvision: mean
 }
 
 
 class Convolution(nn.Module):
-    """Convolution, batch norm and ReLU, under the names of the published file."""
+    """Convolution, batch norm and ReLU, under the names that the published file gives them."""
 
     def __init__(self, channels, out, kernel, stride, padding):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out, eps=1e-3)
 
+    @torch.no_grad()
     def fold(self):
-        """Batch norm with fixed statistics is linear: s (W x − m) / σ + b = (s / σ W) x + (b − m s / σ)."""
+        """With fixed statistics batch norm is linear: g (W x − m) / s + b = (g / s W) x + (b − m g / s)."""
         scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
         self.conv.weight = nn.Parameter(scale[:, None, None, None] * self.conv.weight)
         self.conv.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * scale)
@@ -607,61 +611,132 @@ class Block(nn.Module):
 
     def __init__(self, branches, channels):
         super().__init__()
-        self.branches, self.channels = [], 0  # for each branch its steps, each a list of layers' names
+        self.branches, self.channels = [], 0  # a branch is a list of steps, a step a list of layers' names
         for branch in branches:
             width, steps = channels, []
             for step in branch.split():
-                parts = [part.split(",") for part in step.split("+")]
-                outs = [self.add_layer(width, *part) for part in parts]
-                width = sum(outs)
-                steps.append([part[0] for part in parts])
+                layers = [layer.split(",") for layer in step.split("+")]
+                width = sum([self.add_layer(width, *layer) for layer in layers])
+                steps.append([layer[0] for layer in layers])
             self.branches.append(steps)
             self.channels += width
 
-    def add_layer(self, channels, name, out, kernel, stride=1, padding="same"):
-        """Make the layer of one step; returns how many channels come out of it."""
-        kernel, stride, out = tuple(map(int, kernel.split("x"))), int(stride), int(out)
-        padding = tuple(side // 2 if padding == "same" else 0 for side in kernel)
+    def add_layer(self, channels, name, *numbers):
+        """Make the layer (name, kernel) or (name, channels, kernel); returns how many channels come out."""
+        kernel, _, stride = numbers[-1].partition("/")
+        kernel = tuple(map(int, kernel.split("x")))
+        shape = kernel, int(stride or 1), (0, 0) if stride else tuple(side // 2 for side in kernel)
+        out = channels if name in ("mean", "max") else int(numbers[0])
         if name == "max":
-            layer = nn.MaxPool2d(kernel, stride, padding)
-        elif name == "mean":  # over what lies within the picture, as TensorFlow does; torchvision counts zeros
-            layer = nn.AvgPool2d(kernel, stride, padding, count_include_pad=False)
+            layer = nn.MaxPool2d(*shape)
+        elif name == "mean":  # over the pixels that are there, as TensorFlow's; torchvision counts padding
+            layer = nn.AvgPool2d(*shape, count_include_pad=False)
         else:
-            layer = Convolution(channels, out, kernel, stride, padding)
+            layer = Convolution(channels, out, *shape)
         self.add_module(name, layer)
-        return out or channels
+        return out
 
     def forward(self, x):
         ends = []
         for steps in self.branches:
             y = x
             for names in steps:
-                y = torch.cat([getattr(self, name)(y) for name in names], 1) if names[1:] else getattr(self, names[0])(y)
+                y = concatenate([getattr(self, name)(y) for name in names])
             ends.append(y)
-        return torch.cat(ends, 1)
+        return concatenate(ends)
+
+
+def concatenate(parts):
+    """Along channels; one part is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 class Inception(Block):
+    """FID's Inception: uint8 [n, 3, H, W], or [n, 1, H, W] of grey, -> features [n, 2048], logits [n, 1008].
+
+    weights is a path, see inception_weights; sha256 is the file's. resize names who else resizes to 299x299
+    and scales pixels so: "torch", pytorch-fid, (x / 127.5 − 1, pixels' middles matched); "tf1",
+    torch-fidelity and the code of the FID paper, ((x − 128) / 128, pixels' corners matched). Neither
+    antialiases. The logits are without bias, as in the code of the Inception score (Salimans et al. 2016).
+    Batch norm is folded, so that no train() alters a feature. Raises MetricError.
+    """
+
     def __init__(self, weights, resize="torch"):
-        super().__init__(STEM, 3)
-        channels = self.channels
-        for name, branches in MIXED.items():
-            self.add_module(name, Block(branches, channels))
-            channels = getattr(self, name).channels
-        self.fc = nn.Linear(channels, 1008)
-        self.load_state_dict(weights)
-        self.eval()
-        for m in self.modules():
-            if isinstance(m, Convolution):
-                m.fold()
-        self.to(memory_format=torch.channels_last)
+        if resize not in ("torch", "tf1"):
+            raise MetricError(f"resize is {resize!r}: give 'torch' or 'tf1'")
+        with torch.device("meta"):  # no time is lost on weights that the file's replace
+            super().__init__(STEM, 3)
+            for name, branches in MIXED.items():
+                block = Block(branches, self.channels)
+                self.add_module(name, block)
+                self.channels = block.channels
+            self.fc = nn.Linear(self.channels, 1008)
+        self.resize = resize
+        state, self.sha256 = read_weights(weights, self.state_dict())
+        self.load_state_dict(state, strict=False, assign=True)
+        for module in list(self.modules()):
+            if isinstance(module, Convolution):
+                module.fold()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def forward(self, images, chunk=8):
+        """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise MetricError(
+                f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]"
+            )
+        with torch.inference_mode():
+            parts = [self.features(self.prepare(part)) for part in images.split(chunk)]
+            features = torch.cat(parts)
+            return features, features @ self.fc.weight.T
+
+    def prepare(self, images):
+        """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1]."""
+        x = images.to(self.fc.weight.device).float()
+        if self.resize == "tf1":
+            x = (resize_tf1(x) - 128) / 128
+        else:
+            x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) / 127.5 - 1
+        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def features(self, x):
-        x = Block.forward(self, x)
+        x = super().forward(x)  # the stem
         for name in MIXED:
             x = getattr(self, name)(x)
-        x = x.mean((2, 3))
-        return x, x @ self.fc.weight.T
+        return x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048), the layer pool3
+
+
+def resize_tf1(x, size=299):
+    """Bilinear, as in TensorFlow 1: [n, C, H, W] -> [n, C, size, size]. Pixel i is read at i H / size, where
+    torch reads at (i + ½) H / size − ½, so that pictures move by up to half a pixel (Parmar et al. 2022)."""
+    for dim in (2, 3):
+        n = x.shape[dim]
+        place = torch.arange(size, device=x.device) * (n / size)
+        low = place.long()
+        share = (place - low).view(-1, 1) if dim == 2 else place - low
+        x = x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=n - 1)), share)
+    return x
+
+
+def read_weights(path, own):
+    """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
+    try:
+        body = Path(path).read_bytes()
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except Exception as error:  # what torch raises for broken files has no narrower class in common
+        reason = str(error).partition("\n")[0][:100]
+        raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
+    state = state if isinstance(state, dict) else {}
+    own = {name: tensor for name, tensor in own.items() if "num_batches" not in name}
+    for name, tensor in own.items():
+        if getattr(state.get(name), "shape", None) != tensor.shape:
+            wanted = f"{name} {list(tensor.shape)}"
+            raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
+        if not state[name].isfinite().all():
+            raise MetricError(f"{path} is damaged, {name} is not finite: give {WEIGHTS}")
+    return {name: state[name].float() for name in own}, sha256(body)
 
 
 if __name__ == "__main__":
