@@ -651,32 +651,44 @@ def concatenate(parts):
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-class Inception(Block):
-    """FID's Inception: uint8 [n, 3, H, W], or [n, 1, H, W] of grey, -> features [n, 2048], logits [n, 1008].
+class Graph(Block):
+    """The whole network, its state dict named as the published file: prepared [n, 3, 299, 299] -> features
+    [n, 2048], those of the layer pool3, and logits [n, 1008]."""
 
-    weights is a path, see inception_weights; sha256 is the file's. resize names who else resizes to 299x299
-    and scales pixels so: "torch", pytorch-fid, (x / 127.5 − 1, pixels' middles matched); "tf1",
-    torch-fidelity and the code of the FID paper, ((x − 128) / 128, pixels' corners matched). Neither
-    antialiases. The logits are without bias, as in the code of the Inception score (Salimans et al. 2016).
-    Batch norm is folded, so that no train() alters a feature. Raises MetricError.
+    def __init__(self):
+        super().__init__(STEM, 3)
+        for name, branches in MIXED.items():
+            block = Block(branches, self.channels)
+            self.add_module(name, block)
+            self.channels = block.channels
+        self.fc = nn.Linear(self.channels, 1008)
+
+    def forward(self, x):
+        x = super().forward(x)  # the stem
+        for name in MIXED:
+            x = getattr(self, name)(x)
+        features = x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
+        return features, features @ self.fc.weight.T  # no bias: so does the code of Salimans et al. (2016)
+
+
+class Inception(Graph):
+    """FID's Inception: uint8 [n, 3, H, W], or grey [n, 1, H, W], -> float32 features [n, 2048] for FID and
+    logits [n, 1008] for the Inception score.
+
+    weights is a path, see inception_weights; `sha256` is that of its file. resize ("torch" or "tf1") is
+    explained at prepare. Batch norm is folded, so that no train() changes a feature. Raises MetricError.
     """
 
     def __init__(self, weights, resize="torch"):
         if resize not in ("torch", "tf1"):
             raise MetricError(f"resize is {resize!r}: give 'torch' or 'tf1'")
         with torch.device("meta"):  # no time is lost on weights that the file's replace
-            super().__init__(STEM, 3)
-            for name, branches in MIXED.items():
-                block = Block(branches, self.channels)
-                self.add_module(name, block)
-                self.channels = block.channels
-            self.fc = nn.Linear(self.channels, 1008)
+            super().__init__()
         self.resize = resize
         state, self.sha256 = read_weights(weights, self.state_dict())
-        self.load_state_dict(state, strict=False, assign=True)
-        for module in list(self.modules()):
-            if isinstance(module, Convolution):
-                module.fold()
+        self.load_state_dict(state, strict=False, assign=True)  # not strict: batches need not be counted
+        for layer in [layer for layer in self.modules() if isinstance(layer, Convolution)]:
+            layer.fold()
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images, chunk=8):
@@ -685,30 +697,32 @@ class Inception(Block):
             raise MetricError(
                 f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]"
             )
+        device = self.fc.weight.device
         with torch.inference_mode():
-            parts = [self.features(self.prepare(part)) for part in images.split(chunk)]
-            features = torch.cat(parts)
-            return features, features @ self.fc.weight.T
+            parts = [super(Inception, self).forward(prepare(part.to(device), self.resize))
+                     for part in images.split(chunk)]  # fmt: skip
+            features, logits = zip(*parts, strict=True)
+            return torch.cat(features), torch.cat(logits)
 
-    def prepare(self, images):
-        """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1]."""
-        x = images.to(self.fc.weight.device).float()
-        if self.resize == "tf1":
-            x = (resize_tf1(x) - 128) / 128
-        else:
-            x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) / 127.5 - 1
-        return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def features(self, x):
-        x = super().forward(x)  # the stem
-        for name in MIXED:
-            x = getattr(self, name)(x)
-        return x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048), the layer pool3
+def prepare(images, resize):
+    """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1], resized bilinearly without antialiasing.
+
+    "torch", as pytorch-fid: pixels' middles are matched, x / 127.5 − 1. "tf1", as torch-fidelity and the
+    code of Heusel et al. (2017): pixels' corners are, (x − 128) / 128. The two give different FIDs
+    (Parmar et al. 2022), so a number must say which it has.
+    """
+    x = images.float()
+    if resize == "tf1":
+        x = (resize_tf1(x) - 128) / 128
+    else:
+        x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) / 127.5 - 1
+    return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def resize_tf1(x, size=299):
-    """Bilinear, as in TensorFlow 1: [n, C, H, W] -> [n, C, size, size]. Pixel i is read at i H / size, where
-    torch reads at (i + ½) H / size − ½, so that pictures move by up to half a pixel (Parmar et al. 2022)."""
+    """TensorFlow 1's bilinear resize of [n, C, H, W]: the new pixel i is read at the old i H / size, where
+    torch reads at (i + ½) H / size − ½."""
     for dim in (2, 3):
         n = x.shape[dim]
         place = torch.arange(size, device=x.device) * (n / size)
