@@ -197,6 +197,25 @@ def write_whole(path, body):
         temporary.unlink(missing_ok=True)
 
 
+def read_weights(path, own):
+    """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
+    try:
+        body = Path(path).read_bytes()
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except Exception as error:  # what torch raises for broken files has no narrower class in common
+        reason = str(error).partition("\n")[0][:100]
+        raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
+    state = state if isinstance(state, dict) else {}
+    own = {name: tensor for name, tensor in own.items() if "num_batches" not in name}
+    for name, tensor in own.items():
+        if getattr(state.get(name), "shape", None) != tensor.shape:
+            wanted = f"{name} {list(tensor.shape)}"
+            raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
+    return {name: state[name].float() for name in own}, sha256(body)
+
+
 def sha256(body):
     return hashlib.sha256(body).hexdigest()
 
@@ -730,27 +749,6 @@ def resize_tf1(x, size=299):
         share = (place - low).view(-1, 1) if dim == 2 else place - low
         x = x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=n - 1)), share)
     return x
-
-
-def read_weights(path, own):
-    """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
-    try:
-        body = Path(path).read_bytes()
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
-    except Exception as error:  # what torch raises for broken files has no narrower class in common
-        reason = str(error).partition("\n")[0][:100]
-        raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
-    state = state if isinstance(state, dict) else {}
-    own = {name: tensor for name, tensor in own.items() if "num_batches" not in name}
-    for name, tensor in own.items():
-        if getattr(state.get(name), "shape", None) != tensor.shape:
-            wanted = f"{name} {list(tensor.shape)}"
-            raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
-        if not state[name].isfinite().all():
-            raise MetricError(f"{path} is damaged, {name} is not finite: give {WEIGHTS}")
-    return {name: state[name].float() for name in own}, sha256(body)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How fast are our metrics? Ours against the packages that everyone uses, on the same random weights.
 
-    pip install -r requirements-bench.txt && pip install --no-deps -r requirements-rivals.txt
+    pip install scipy pillow && pip install --no-deps -r requirements-bench.txt
     OMP_NUM_THREADS=1 python benchmarks/metrics.py    # about five minutes on one core
 
 Images per second of FID's Inception, float32, one thread: pytorch-fid and torch-fidelity at the batch sizes
@@ -39,8 +39,9 @@ def random_weights(path, images, seed=0):
     with torch.no_grad():
         graph(metrics.prepare(images, "torch"))
         features = graph.eval()(metrics.prepare(images, "torch"))[0]
-        spread = (features - features.mean(0)).norm(dim=1).mean()
-        torch.nn.init.normal_(graph.fc.weight, 0, 10 / spread.item())
+        mean, weight = features.mean(0), graph.fc.weight
+        torch.nn.init.normal_(weight, 0, 20 / (features - mean).norm(dim=1).mean().item())
+        weight -= torch.outer(weight @ mean, mean) / (mean @ mean)  # what all images share names no class
     torch.save(dict(graph.state_dict()), path)
 
 
@@ -59,8 +60,11 @@ def import_torchvision():
 
 
 def rivals(path):
-    """Their networks with these weights: {name: (batch size by default, function)}. A function takes uint8
-    [n, 3, H, W] and returns features [n, 2048], torch-fidelity's logits [n, 1008] too. Raises ImportError."""
+    """Their networks with these weights: {name: (batch size by default, function)}. Raises ImportError.
+
+    A function takes uint8 [n, 3, H, W] and returns a tuple: features [n, 2048], and torch-fidelity's logits
+    [n, 1008].
+    """
     import_torchvision()
     import pytorch_fid.inception
     import torch_fidelity
