@@ -12,19 +12,26 @@ otherwise. A classifier also names each generated image. That alone can be bough
 images of the class, over the same for real ones.
 """
 
+import hashlib
+import http.client
+import io
 import json
 import math
+import os
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
 
 class MetricError(ValueError):
-    """Images, features or weights that cannot be measured: one line that says why."""
+    """A number that cannot be had: one line that says why. `status` is what a command line ends with."""
 
-    status = 1  # exit status of the command
+    status = 1
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -366,10 +373,96 @@ def set_distance(one, two):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# The weights of FID's Inception: those of TensorFlow's graph of 2015-12-05, ported by pytorch-fid
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_MIRRORS = [  # tried in order; the second sends the same bytes under another name
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+]
+
+
+def inception_weights(file=None, folder=None):
+    """Path of the weights: `file`, else the published ones (96 MB), downloaded once. Raises MetricError.
+
+    They are kept in the folder, else in the one that the environment variable DGM_DATA_DIR names, else in
+    torch.hub's: pytorch-fid keeps its own there under the same name, and each finds what the other fetched.
+    """
+    if file:
+        return Path(file)
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
+    if not path.is_file():
+        download_weights(path)
+    elif (found := sha256(path.read_bytes())) != WEIGHTS_SHA256:
+        raise MetricError(f"{path} is damaged (its SHA-256 begins with {found[:8]}): delete it")
+    return path
+
+
+def download_weights(path):
+    """Fetch the published weights from the first mirror that sends them whole."""
+    answers = []
+    for url in WEIGHTS_MIRRORS:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (metrics.py)"})
+            with urllib.request.urlopen(request, timeout=30) as response:
+                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                body = response.read()
+            if (found := sha256(body)) != WEIGHTS_SHA256:
+                html = body[:100].lstrip().startswith(b"<")
+                raise ValueError(
+                    "sent an HTML page in its place" if html else f"sent SHA-256 {found[:8]}..."
+                )
+            return write_whole(path, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            answers.append(f"{url.split('/')[2]}: {error}")
+    why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
+    ways = "give --weights FILE, --features classifier:RUN or --features pixels"
+    raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
+
+
+def write_whole(path, body):
+    """A file that is either not there or whole, whatever happens: written beside its place, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights(path, own):
+    """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
+    try:
+        body = Path(path).read_bytes()
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except Exception as error:  # what torch raises for broken files has no narrower class in common
+        reason = str(error).partition("\n")[0][:100]
+        raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
+    state = state if isinstance(state, dict) else {}
+    own = {name: tensor for name, tensor in own.items() if "num_batches" not in name}
+    for name, tensor in own.items():
+        if getattr(state.get(name), "shape", None) != tensor.shape:
+            wanted = f"{name} {list(tensor.shape)}"
+            raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
+    return {name: state[name].float() for name in own}, sha256(body)
+
+
+def sha256(body):
+    return hashlib.sha256(body).hexdigest()
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Command line. Our other files are imported from here on alone, so that what is above works without them
-
-
-RESIZE = ("torch", "tf1")
 
 
 def flags():
@@ -390,7 +483,12 @@ def flags():
         help="(default inception)",
     )
     add("--weights", metavar="FILE", help="Inception's, where there is no network to download them")
-    add("--resize", choices=RESIZE, default="torch", help="to 299 pixels: pytorch-fid's or torch-fidelity's")
+    add(
+        "--resize",
+        choices=("torch", "tf1"),
+        default="torch",
+        help="to 299 pixels: pytorch-fid's or torch-fidelity's",
+    )
     add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
     add("--sets", type=number(int, 1), default=5, help="of so many images each, for the spread (default 5)")
     add("--batch-size", type=number(int, 1), default=50, help="images at once (default 50)")
@@ -461,7 +559,7 @@ def make_extractor(args):
         return Pixels()
     if args.features != "inception":
         raise data.Mistake(f"--features {args.features}: write inception, pixels or classifier:RUN")
-    return Inception(inception_weights(args.weights), args.resize).to(args.device)
+    return Inception(inception_weights(args.weights, args.data_dir), args.resize).to(args.device)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -576,6 +674,9 @@ def compare(source, real, extractor, args):
     row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
     row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
     row["protocol"] += f"; seed {args.seed}"
+    grey = any(len(side["images"][0]) == 1 for side in (source, real or {}) if "images" in side)
+    if isinstance(extractor, Inception) and grey:
+        row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
         mu, sigma = sets[0].moments()
         data.write_file(args.save_stats, lambda file: np.savez(file, mu=mu.numpy(), sigma=sigma.numpy()))
@@ -905,7 +1006,7 @@ def notes(rows):
         few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
         if few and "fid" in row:
             lines.append(
-                f"NOTE: {few[0]:,} images are few, and FID falls as they grow more: compare equal numbers alone"
+                f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
             )
     return list(dict.fromkeys([*lines, *(row["protocol"] for row in rows)]))
 
@@ -943,6 +1044,221 @@ def arithmetic_lines(found):
             row = found[name]
             lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
     return lines
+
+
+# -----------------------------------------------------------------------------------------------------------
+# FID's Inception (Szegedy et al. 2016), as data. A block is branches side by side, whose ends are
+# concatenated; a branch is steps in a row; a step is a pool, mean or max, or NAME,CHANNELS,KERNEL: a
+# convolution with batch norm and ReLU. A + joins two steps that share their input. A kernel alone keeps the
+# size (stride 1, TensorFlow's padding SAME), KERNEL/S has stride S and no padding (its VALID).
+
+STEM = [
+    "Conv2d_1a_3x3,32,3x3/2 Conv2d_2a_3x3,32,3x3/1 Conv2d_2b_3x3,64,3x3 max,3x3/2 "  # 299 -> 73 pixels
+    "Conv2d_3b_1x1,80,1x1 Conv2d_4a_3x3,192,3x3/1 max,3x3/2"  # -> 35
+]
+
+
+def block_5(pooled):  # their figure 5
+    return [
+        "branch1x1,64,1x1",
+        "branch5x5_1,48,1x1 branch5x5_2,64,5x5",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3",
+        f"mean,3x3 branch_pool,{pooled},1x1",
+    ]
+
+
+def block_6(c):  # their figure 6, n = 7
+    return [
+        "branch1x1,192,1x1",
+        f"branch7x7_1,{c},1x1 branch7x7_2,{c},1x7 branch7x7_3,192,7x1",
+        f"branch7x7dbl_1,{c},1x1 branch7x7dbl_2,{c},7x1 branch7x7dbl_3,{c},1x7 "
+        f"branch7x7dbl_4,{c},7x1 branch7x7dbl_5,192,1x7",
+        "mean,3x3 branch_pool,192,1x1",
+    ]
+
+
+def block_7(pool):  # their figure 7
+    return [
+        "branch1x1,320,1x1",
+        "branch3x3_1,384,1x1 branch3x3_2a,384,1x3+branch3x3_2b,384,3x1",
+        "branch3x3dbl_1,448,1x1 branch3x3dbl_2,384,3x3 branch3x3dbl_3a,384,1x3+branch3x3dbl_3b,384,3x1",
+        f"{pool},3x3 branch_pool,192,1x1",
+    ]
+
+
+MIXED = {
+    "Mixed_5b": block_5(32),
+    "Mixed_5c": block_5(64),
+    "Mixed_5d": block_5(64),
+    "Mixed_6a": [  # their figure 10, as is 7a; -> 17 pixels
+        "branch3x3,384,3x3/2",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3/2",
+        "max,3x3/2",
+    ],
+    "Mixed_6b": block_6(128),
+    "Mixed_6c": block_6(160),
+    "Mixed_6d": block_6(160),
+    "Mixed_6e": block_6(192),
+    "Mixed_7a": [  # -> 8 pixels
+        "branch3x3_1,192,1x1 branch3x3_2,320,3x3/2",
+        "branch7x7x3_1,192,1x1 branch7x7x3_2,192,1x7 branch7x7x3_3,192,7x1 branch7x7x3_4,192,3x3/2",
+        "max,3x3/2",
+    ],
+    "Mixed_7b": block_7("mean"),
+    "Mixed_7c": block_7("max"),  # so it is in the graph of 2015, on which FID stands; torchvision: mean
+}
+
+
+class Convolution(nn.Module):
+    """Convolution, batch norm and ReLU, under the names that the published file gives them."""
+
+    def __init__(self, channels, out, kernel, stride, padding):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(out, eps=1e-3)
+
+    @torch.no_grad()
+    def fold(self):
+        """With fixed statistics batch norm is linear: g (W x − m) / s + b = (g / s W) x + (b − m g / s)."""
+        scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
+        self.conv.weight = nn.Parameter(scale[:, None, None, None] * self.conv.weight)
+        self.conv.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * scale)
+        self.bn = nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Block(nn.Module):
+    """Branches side by side, written as above: [n, channels, H, W] -> [n, self.channels, H', W']."""
+
+    def __init__(self, branches, channels):
+        super().__init__()
+        self.branches, self.channels = [], 0  # a branch is a list of steps, a step a list of layers' names
+        for branch in branches:
+            width, steps = channels, []
+            for step in branch.split():
+                layers = [layer.split(",") for layer in step.split("+")]
+                width = sum([self.add_layer(width, *layer) for layer in layers])
+                steps.append([layer[0] for layer in layers])
+            self.branches.append(steps)
+            self.channels += width
+
+    def add_layer(self, channels, name, *numbers):
+        """Make the layer (name, kernel) or (name, channels, kernel); returns how many channels come out."""
+        kernel, _, stride = numbers[-1].partition("/")
+        kernel = tuple(map(int, kernel.split("x")))
+        shape = kernel, int(stride or 1), (0, 0) if stride else tuple(side // 2 for side in kernel)
+        out = channels if name in ("mean", "max") else int(numbers[0])
+        if name == "max":
+            layer = nn.MaxPool2d(*shape)
+        elif name == "mean":  # over the pixels that are there, as TensorFlow's; torchvision counts padding
+            layer = nn.AvgPool2d(*shape, count_include_pad=False)
+        else:
+            layer = Convolution(channels, out, *shape)
+        self.add_module(name, layer)
+        return out
+
+    def forward(self, x):
+        ends = []
+        for steps in self.branches:
+            y = x
+            for names in steps:
+                y = concatenate([getattr(self, name)(y) for name in names])
+            ends.append(y)
+        return concatenate(ends)
+
+
+def concatenate(parts):
+    """Along channels; one part is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class Graph(Block):
+    """The whole network, its state dict named as the published file: prepared [n, 3, 299, 299] -> features
+    [n, 2048], those of the layer pool3, and logits [n, 1008]."""
+
+    def __init__(self):
+        super().__init__(STEM, 3)
+        for name, branches in MIXED.items():
+            block = Block(branches, self.channels)
+            self.add_module(name, block)
+            self.channels = block.channels
+        self.fc = nn.Linear(self.channels, 1008)
+
+    def forward(self, x):
+        x = super().forward(x)  # the stem
+        for name in MIXED:
+            x = getattr(self, name)(x)
+        features = x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
+        return features, features @ self.fc.weight.T  # no bias: so does the code of Salimans et al. (2016)
+
+
+class Inception(Graph):
+    """FID's Inception: uint8 [n, 3, H, W], or grey [n, 1, H, W], -> float32 features [n, 2048] for FID and
+    logits [n, 1008] for the Inception score.
+
+    weights is a path, see inception_weights; `sha256` is that of its file. resize ("torch" or "tf1") is
+    explained at prepare. Batch norm is folded, so that no train() changes a feature. Raises MetricError.
+    """
+
+    mark = ""
+
+    def __init__(self, weights, resize="torch"):
+        if resize not in ("torch", "tf1"):
+            raise MetricError(f"resize is {resize!r}: give 'torch' or 'tf1'")
+        with torch.device("meta"):  # no time is lost on weights that the file's replace
+            super().__init__()
+        self.resize = resize
+        state, self.sha256 = read_weights(weights, self.state_dict())
+        self.load_state_dict(state, strict=False, assign=True)  # not strict: batches need not be counted
+        for layer in [layer for layer in self.modules() if isinstance(layer, Convolution)]:
+            layer.fold()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @property
+    def protocol(self):
+        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}"
+
+    def forward(self, images, chunk=8):
+        """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise MetricError(
+                f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]"
+            )
+        device = self.fc.weight.device
+        with torch.inference_mode():
+            parts = [super(Inception, self).forward(prepare(part.to(device), self.resize))
+                     for part in images.split(chunk)]  # fmt: skip
+            features, logits = zip(*parts, strict=True)
+            return torch.cat(features), torch.cat(logits)
+
+
+def prepare(images, resize):
+    """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1], resized bilinearly without antialiasing.
+
+    "torch", as pytorch-fid: pixels' middles are matched, x / 127.5 − 1. "tf1", as torch-fidelity and the
+    code of Heusel et al. (2017): pixels' corners are, (x − 128) / 128. The two give different FIDs
+    (Parmar et al. 2022), so a number must say which it has.
+    """
+    x = images.float()
+    if resize == "tf1":
+        x = (resize_tf1(x) - 128) / 128
+    else:
+        x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) / 127.5 - 1
+    return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def resize_tf1(x, size=299):
+    """TensorFlow 1's bilinear resize of [n, C, H, W]: the new pixel i is read at the old i H / size, where
+    torch reads at (i + ½) H / size − ½."""
+    for dim in (2, 3):
+        n = x.shape[dim]
+        place = torch.arange(size, device=x.device) * (n / size)
+        low = place.long()
+        share = (place - low).view(-1, 1) if dim == 2 else place - low
+        x = x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=n - 1)), share)
+    return x
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
 """What metrics.py promises: numbers against scipy, loops and known answers, and its command line."""
 
+import hashlib
+import http.server
+import importlib.util
 import json
 import math
+import runpy
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -581,3 +587,265 @@ def test_a_gan_is_judged_without_reconstructions(runs, capsys):
     (found,) = judged(capsys, *argv)
     assert found["samples"]["n"] == 20 and "accuracy_on_reconstructions" not in found
     assert metrics.main(argv) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Inception
+
+BENCHMARK = runpy.run_path(str(Path(metrics.__file__).parent / "benchmarks" / "metrics.py"))
+
+
+def butterflies(n=3):
+    return data.load("butterflies").test.x[:n]
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory):
+    """A weights file in the published format, calibrated on three pictures."""
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    BENCHMARK["random_weights"](path, butterflies())
+    yield path
+    path.unlink()  # 96 MB, and pytest keeps the folders of three runs
+
+
+@pytest.fixture(scope="module")
+def inception(random_weights):
+    return metrics.Inception(random_weights)
+
+
+def test_inception_has_the_names_and_the_shapes_of_the_published_file():
+    with torch.device("meta"):
+        graph = metrics.Graph()
+    shapes = {name: list(tensor.shape) for name, tensor in graph.state_dict().items()}
+    for name, shape in {
+        "Conv2d_1a_3x3.conv.weight": [32, 3, 3, 3],
+        "Mixed_5b.branch5x5_2.bn.running_var": [64],
+        "Mixed_5d.branch_pool.conv.weight": [64, 288, 1, 1],
+        "Mixed_6a.branch3x3dbl_3.conv.weight": [96, 96, 3, 3],
+        "Mixed_6c.branch7x7dbl_4.conv.weight": [160, 160, 7, 1],
+        "Mixed_6e.branch7x7_2.conv.weight": [192, 192, 1, 7],
+        "Mixed_7a.branch7x7x3_4.bn.bias": [192],
+        "Mixed_7b.branch3x3dbl_3a.conv.weight": [384, 384, 1, 3],
+        "Mixed_7c.branch_pool.conv.weight": [192, 2048, 1, 1],
+        "fc.weight": [1008, 2048],
+        "fc.bias": [1008],
+    }.items():
+        assert shapes[name] == shape, name
+    assert len([name for name in shapes if "num_batches" not in name]) == 94 * 5 + 2
+    # torchvision's inception_v3 without its auxiliary classifier has 23,834,568, with 8 classes less
+    assert sum(parameter.numel() for parameter in graph.parameters()) == 23_834_568 + 8 * 2049
+
+
+@pytest.mark.parametrize("branches", [*map(metrics.MIXED.get, ["Mixed_5b", "Mixed_6a", "Mixed_7c"])])
+def test_folded_batch_norm_gives_what_it_gave(branches):
+    block = metrics.Block(branches, 16).eval()
+    layers = [layer for layer in block.modules() if isinstance(layer, metrics.Convolution)]
+    for layer in layers:
+        torch.nn.init.kaiming_normal_(layer.conv.weight)
+        for tensor in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
+            torch.nn.init.uniform_(tensor, 0.2, 2)
+    x = torch.randn(2, 16, 9, 9)
+    with torch.no_grad():
+        before = block(x)
+        for layer in layers:
+            layer.fold()
+        after = block.train()(x)
+    assert before.shape[1] == block.channels and before.std() > 0.1
+    assert not any("bn" in name for name in block.state_dict())
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_pools_are_those_of_the_graph_of_2015():
+    x = torch.ones(1, 2, 5, 5)
+    assert torch.equal(metrics.Block(["mean,3x3"], 2)(x), x)  # with padding counted, edges would be 2/3
+    x = torch.randn(1, 2, 7, 7)
+    assert torch.equal(metrics.Block(["max,3x3/2"], 2)(x), torch.nn.functional.max_pool2d(x, 3, 2))
+    pools = {name: branches[-1].split(",")[0] for name, branches in metrics.MIXED.items()}
+    assert [name for name, pool in pools.items() if pool == "max"] == ["Mixed_6a", "Mixed_7a", "Mixed_7c"]
+
+
+def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkeypatch):
+    x = butterflies()
+    features, logits = inception(x)
+    assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.dtype == torch.float32
+    assert 0.05 < features.mean() < 5
+    assert torch.nn.functional.pdist(features).min() > 0.1 * features.norm(dim=1).mean()
+    again, _ = inception(x, chunk=2)
+    assert (again - features).norm() < 1e-4 * features.norm()
+    assert torch.allclose(logits, features @ inception.fc.weight.T, atol=1e-4)  # no bias
+    monkeypatch.setattr(inception, "resize", "tf1")
+    other, _ = inception(x[:1])
+    assert 1e-3 < (other - features[:1]).norm() / features[:1].norm() < 1
+
+
+@pytest.mark.parametrize("resize", ["torch", "tf1"])
+def test_grey_is_three_equal_channels(resize):
+    grey = data.load("mnist10k").test.x[:2]
+    prepared = metrics.prepare(grey, resize)
+    assert prepared.shape == (2, 3, 299, 299)
+    assert torch.allclose(prepared, metrics.prepare(grey.expand(-1, 3, -1, -1), resize), atol=1e-6)
+    assert -1 <= prepared.min() < -0.9 and 0.9 < prepared.max() <= 1
+
+
+@pytest.mark.parametrize("height, width", [(28, 64), (299, 299), (500, 310)])
+def test_resize_of_tensorflow_1_agrees_with_a_loop(height, width):
+    x = torch.rand(height, width)
+    found, random = metrics.resize_tf1(x[None, None])[0, 0], np.random.RandomState(0)
+    for i, j in [(0, 0), (298, 298), *random.randint(299, size=(50, 2))]:
+        (top, down), (left, right) = divmod(i * height / 299, 1), divmod(j * width / 299, 1)
+        rows = [int(top), min(int(top) + 1, height - 1)]
+        columns = [int(left), min(int(left) + 1, width - 1)]
+        expected = (
+            torch.tensor([1 - down, down]).float()
+            @ x[rows][:, columns]
+            @ torch.tensor([1 - right, right]).float()
+        )
+        assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_only_uint8_pictures_are_looked_at(inception):
+    for wrong in (torch.rand(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(metrics.MetricError, match="uint8"):
+            inception(wrong)
+    with pytest.raises(metrics.MetricError, match="'torch' or 'tf1'"):
+        metrics.Inception("unread", resize="bicubic")
+
+
+def test_wrong_weights_are_told_in_one_line(tmp_path, random_weights):
+    def told(path):
+        with pytest.raises(metrics.MetricError) as caught:
+            metrics.Inception(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "No such file" in told(tmp_path / "none.pth")
+    assert "cannot read" in told(tmp_path)
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(b"no weights")
+    assert "no whole file" in told(path)
+    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, path)
+    assert "Conv2d_1a_3x3.bn.weight [32]" in told(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "no whole file" in told(path)
+    for other in ([1, 2], {"fc.weight": "text"}, {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}):
+        torch.save(other, path)
+        assert "not FID's Inception" in told(path)
+    torch.save(Fake(), path)  # a whole module would run code
+    assert "no whole file" in told(path)
+    state = torch.load(random_weights, weights_only=True) | {"fc.weight": torch.zeros(1000, 2048)}
+    torch.save(state, path)  # as torchvision's
+    assert "fc.weight [1008, 2048]" in told(path)
+    path.unlink()
+
+
+def test_sha256_is_that_of_the_file(inception, random_weights):
+    assert inception.sha256 == hashlib.sha256(random_weights.read_bytes()).hexdigest()
+    assert metrics.WEIGHTS_SHA256.startswith(metrics.WEIGHTS[-12:-4]) and len(metrics.WEIGHTS_SHA256) == 64
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    """A server that sends .answer (status, body, bytes really sent) for every address; .asked counts."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked += 1
+            status, body, limit = server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", len(body))
+            self.end_headers()
+            self.wfile.write(body[:limit])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = 0
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(
+        metrics, "WEIGHTS_MIRRORS", [f"http://127.0.0.1:{server.server_port}/{metrics.WEIGHTS}"]
+    )
+    monkeypatch.setattr(metrics, "WEIGHTS_SHA256", hashlib.sha256(b"weights" * 1000).hexdigest())
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
+    mirror.answer = (200, b"weights" * 1000, None)
+    for _ in range(2):
+        path = metrics.inception_weights(folder=tmp_path / "new")
+        assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
+    assert capsys.readouterr().err.count("note: downloading") == 1
+    assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
+    monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
+    assert metrics.inception_weights() == path and mirror.asked == 1
+    monkeypatch.delenv("DGM_DATA_DIR")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert metrics.inception_weights() == tmp_path / "torch" / "hub" / "checkpoints" / metrics.WEIGHTS
+    assert metrics.inception_weights("mine.pth") == Path("mine.pth") and mirror.asked == 2
+    path.write_bytes(b"weights")
+    with pytest.raises(metrics.MetricError, match="delete it"):
+        metrics.inception_weights(folder=tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "answer, told",
+    [
+        ((200, b"weights" * 1000, 70), "70 bytes read, 6930 more expected"),
+        ((200, b"weights" * 999, None), "sent SHA-256"),
+        ((200, b"<!DOCTYPE html><html>not today</html>", None), "an HTML page"),
+        ((404, b"gone", None), "404"),
+        (None, "refused"),
+    ],
+)
+def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, told):
+    mirror.answer = answer
+    if answer is None:
+        monkeypatch.setattr(metrics, "WEIGHTS_MIRRORS", ["http://127.0.0.1:9/x"])
+    with pytest.raises(metrics.MetricError) as caught:
+        metrics.inception_weights(folder=tmp_path)
+    for part in (told, "--weights FILE", "--features classifier:RUN", "--features pixels"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
+def test_features_are_those_of_the_packages(rival, resize, random_weights):
+    for package in ("torchvision", "pytorch_fid", "torch_fidelity"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed, see requirements-bench.txt")
+    _, theirs = BENCHMARK["rivals"](random_weights)[rival]
+    ours = metrics.Inception(random_weights, resize)
+    digits = data.load("mnist10k").test.x[:1]
+    for x in (butterflies(), digits):
+        with torch.no_grad():
+            expected = theirs(x.expand(-1, 3, -1, -1))
+        for found, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
+            assert wanted.std() > 0.05 and (found - wanted).norm() < 1e-4 * wanted.norm()
+    log_p = ours(butterflies())[1].double().log_softmax(1)
+    mean = log_p.exp().mean(0)
+    assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are told apart
+
+
+def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path, capsys):
+    np.save(tmp_path / "few.npy", sets["a"][:4])
+    np.save(tmp_path / "others.npy", sets["b"][:5])
+    few, others = str(tmp_path / "few.npy"), str(tmp_path / "others.npy")
+    (found,) = judged(capsys, few, "--against", others, "--weights", str(random_weights))
+    network = metrics.Inception(random_weights)
+    features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
+    assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
+    for told in (network.sha256, "resize torch", "grey", "seed 0"):
+        assert told in found["sets"]["protocol"]
+
+
+def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(metrics, "WEIGHTS_MIRRORS", ["http://127.0.0.1:9/weights.pth"])
+    monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path))
+    error = refused(metrics.main, [str(sets["folder"] / "a"), "--against", str(sets["folder"] / "b.npy")])
+    for way in ("--weights FILE", "--features classifier:RUN", "--features pixels"):
+        assert way in error
