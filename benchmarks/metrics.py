@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -104,6 +105,55 @@ def compare(rounds, size):
         print(f"{name:<16}{n:>8}{speed:>10.2f}{found['ours', 8] / speed:>9.2f}x")
 
 
+def distances():
+    """The Fréchet distance in each package: {name: function of mean, covariance, mean, covariance}."""
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+    from torchmetrics.image.fid import _compute_fid
+
+    def torch_fidelity(mu1, sigma1, mu2, sigma2):
+        pair = (dict(mu=mu1, sigma=sigma1), dict(mu=mu2, sigma=sigma2))
+        return fid_statistics_to_metric(*pair, verbose=False)["frechet_inception_distance"]
+
+    def torchmetrics(*arrays):
+        return _compute_fid(*map(torch.from_numpy, arrays)).item()
+
+    return {
+        "pytorch-fid": calculate_frechet_distance,
+        "torch-fidelity": torch_fidelity,
+        "torchmetrics": torchmetrics,
+    }
+
+
+def compare_distances(rounds, dimensions=2048):
+    """Print tables of seconds: from statistics, and from 500 features of each set."""
+    random = np.random.RandomState(0)
+    spectrum = np.logspace(0, -2, dimensions)  # features are correlated, and a few directions lead
+    sets = [random.randn(3 * dimensions, dimensions) * spectrum + shift for shift in (0, 0.01)]
+
+    def moments(features):
+        return [part for one in features for part in (one.mean(0), np.cov(one.T))]
+
+    theirs, few, whole = distances(), [one[:500] for one in sets], moments(sets)
+    for title, ours, given in (
+        (f"from statistics of {len(sets[0]):,}", metrics.frechet_distance, whole),
+        ("from 500 features", metrics.fid, few),
+    ):
+        rows = {"ours": lambda ours=ours, given=given: ours(*given)}
+        for name, function in theirs.items():  # they start from statistics
+            rows[name] = lambda f=function, g=given: f(*(g if len(g) == 4 else moments(g)))
+        seconds, values = {name: [] for name in rows}, {}
+        for _ in range(rounds):
+            for name, function in rows.items():
+                started = time.process_time()
+                values[name] = function()
+                seconds[name].append(time.process_time() - started)
+        print(f"\n{title + ', ' + str(dimensions) + ' dimensions':<46}{'s':>8}{'ours is':>10}   distance")
+        for name in rows:
+            taken, own = (statistics.median(seconds[which]) for which in (name, "ours"))
+            print(f"{name:<46}{taken:>8.3f}{taken / own:>9.1f}x   {values[name]:.10g}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -111,3 +161,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     torch.set_num_threads(1)
     compare(args.rounds, args.size)
+    compare_distances(args.rounds)
