@@ -412,13 +412,12 @@ def download_weights(path):
                 print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
                 body = response.read()
             if (found := sha256(body)) != WEIGHTS_SHA256:
-                html = body[:100].lstrip().startswith(b"<")
-                raise ValueError(
-                    "sent an HTML page in its place" if html else f"sent SHA-256 {found[:8]}..."
-                )
-            return write_whole(path, body)
+                page = body[:100].lstrip().startswith(b"<")
+                raise ValueError("sent an HTML page" if page else f"sent other bytes, SHA-256 {found[:8]}")
         except (OSError, http.client.HTTPException, ValueError) as error:
             answers.append(f"{url.split('/')[2]}: {error}")
+        else:
+            return write_whole(path, body)
     why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
     ways = "give --weights FILE, --features classifier:RUN or --features pixels"
     raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
