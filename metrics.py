@@ -1,20 +1,38 @@
 """Numbers that judge what a model makes.
 
-    python metrics.py runs/cvae-mnist10k --features classifier:runs/classifier-mnist10k
-    python metrics.py runs/classifier-mnist10k --data mnist --split test    # how good is the judge itself?
-    python metrics.py runs/text2text-arithmetic                             # how many answers are right?
+    python metrics.py runs/vae-mnist10k runs/cvae-mnist10k                # FID, IS, KID, precision, recall
+    python metrics.py generated/ --against real/                          # of any two sets of pictures
+    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # a judge of our own names them too
+    python metrics.py runs/classifier-mnist10k --data mnist --split test  # and how good is the judge?
+    python metrics.py runs/text2text-arithmetic                           # how many answers are right?
 
-A classifier names each generated image. That alone can be bought with sameness, one perfect 3 drawn a
-hundred times, so the diversity within each class stands beside it: the mean distance between two images of
-the class, over the same for real ones.
+The distances compare two sets of images by their features, which are Inception's unless --features says
+otherwise. A classifier also names each generated image. That alone can be bought with sameness, one perfect
+3 drawn a hundred times, so the diversity within each class stands beside it: the mean distance between two
+images of the class, over the same for real ones.
 """
 
+import hashlib
+import http.client
+import io
 import json
 import math
+import os
 import sys
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class MetricError(ValueError):
+    """A number that cannot be had: one line that says why. `status` is what a command line ends with."""
+
+    status = 1
+
 
 # -----------------------------------------------------------------------------------------------------------
 # Judging by a classifier
@@ -57,33 +75,169 @@ def judge_samples(model, images, labels, real, n_classes):
     )
 
 
+def coverage(named, n_classes):
+    """How many classes were named at all, and as how many equally frequent ones they count: exp of the
+    entropy of their shares (modes that are missing or rare lower it)."""
+    shares = torch.bincount(named, minlength=n_classes).double() / len(named)
+    return dict(
+        classes=int((shares > 0).sum()),
+        evenly=shares[shares > 0].log().mul(-shares[shares > 0]).sum().exp().item(),
+    )
+
+
 def percent(values):
     return 100 * values.float().mean().item()
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Fréchet distance
+# Two sets of images, each by its features [n, d]: how far apart are they? Tensors or arrays; in float64
 
 
 def frechet_distance(mean1, cov1, mean2, cov2):
     """Squared Fréchet distance of two Gaussians (Dowson & Landau 1982, eq. 4):
-    |m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½).
+    |m1 − m2|² + tr(C1 + C2 − 2 (C1 C2)^½). Means [d], covariances [d, d].
 
-    The last trace is of (C1^½ C2 C1^½)^½, whose eigenvalues are real and not negative, so that no imaginary
-    part can appear. Means [d], covariances [d, d]; in float64.
+    With C1 = L Lᵀ the eigenvalues of C1 C2 are those of Lᵀ C2 L, which is symmetric and has no negative
+    ones: no imaginary part can appear.
     """
-    mean1, cov1, mean2, cov2 = (torch.as_tensor(part).double() for part in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov2 @ root).clamp(min=0).sqrt().sum()
+    mean1, cov1, mean2, cov2 = map(as_float64, (mean1, cov1, mean2, cov2))
+    one, two = sorted(((square_root(cov), cov) for cov in (cov1, cov2)), key=lambda pair: pair[0].shape[1])
+    cross = torch.linalg.eigvalsh(one[0].T @ two[1] @ one[0]).clamp(min=0).sqrt().sum()  # of the lesser rank
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
     return distance.clamp(min=0).item()
 
 
+def square_root(cov):
+    """L [d, rank] with L Lᵀ = cov: by Cholesky, or where that breaks down, as with fewer examples than
+    dimensions, by the eigenvectors that rounding has not made up."""
+    root, failed = torch.linalg.cholesky_ex(cov)
+    pivots = root.diag().square()
+    if not failed and pivots.min() > 1e-10 * pivots.max():
+        return root
+    values, vectors = torch.linalg.eigh(cov)
+    sound = values > len(cov) * torch.finfo(cov.dtype).eps * values.max()
+    return vectors[:, sound] * values[sound].sqrt()
+
+
 def fid(features1, features2):
-    """Fréchet distance of features [n, d] and [m, d] (Heusel et al. 2017, eq. 6)."""
-    features1, features2 = (torch.as_tensor(features).double() for features in (features1, features2))
-    return frechet_distance(features1.mean(0), features1.T.cov(), features2.mean(0), features2.T.cov())
+    """Fréchet distance of the Gaussians of two sets (Heusel et al. 2017, eq. 6): with Inception's features,
+    the FID.
+
+    With fewer images than dimensions the covariances are known by their factors, C = Aᵀ A for the centred
+    features A [n, d] over √(n − 1), and the last trace is the sum of the singular values of A1 A2ᵀ [n, m].
+    """
+    few, many = sorted(map(as_float64, (features1, features2)), key=len)
+    means, (d,) = (few.mean(0), many.mean(0)), few.shape[1:]
+    if len(few) >= d:
+        return frechet_distance(means[0], few.T.cov(), means[1], many.T.cov())
+    few, many = ((f - m) / math.sqrt(len(f) - 1) for f, m in zip((few, many), means, strict=True))
+    if len(many) <= d:
+        cross = torch.linalg.svdvals(few @ many.T).sum()
+    else:  # the same from a matrix that is not n wide
+        cross = torch.linalg.eigvalsh(few @ (many.T @ many) @ few.T).clamp(min=0).sqrt().sum()
+    distance = (means[0] - means[1]).square().sum() + few.square().sum() + many.square().sum() - 2 * cross
+    return distance.clamp(min=0).item()
+
+
+class Statistics:
+    """Mean and covariance of features that come in parts, in memory that does not grow with their number."""
+
+    def __init__(self):
+        self.n = 0
+
+    def add(self, features):
+        """Features [n, d]."""
+        features = as_float64(features)
+        if self.n == 0:
+            self.origin = features.mean(0)  # squares of small numbers round less
+            self.total = torch.zeros_like(self.origin)
+            self.squares = torch.zeros(2 * features.shape[1:], dtype=torch.float64)
+        features = features - self.origin
+        self.n += len(features)
+        self.total += features.sum(0)
+        self.squares += features.T @ features
+
+    @property
+    def mean(self):
+        return self.origin + self.total / self.n
+
+    @property
+    def cov(self):
+        return (self.squares - torch.outer(self.total, self.total) / self.n) / (self.n - 1)
+
+
+def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
+    """Kernel distance (Bińkowski et al. 2018, sec. 4) as its mean and spread over random subsets.
+
+    The squared maximum mean discrepancy under k(x, y) = (xᵀy / d + 1)³, by the estimate that has no bias
+    (Gretton et al. 2012, eq. 3), so that it may fall below 0. Subsets are no larger than the smaller set.
+    """
+    x, y = as_float64(features1), as_float64(features2)
+    size, random = min(subset_size, len(x), len(y)), torch.Generator().manual_seed(seed)
+    chosen = [torch.zeros(len(features), subsets, dtype=torch.float64) for features in (x, y)]
+    for column in range(subsets):
+        for mask in chosen:
+            mask[torch.randperm(len(mask), generator=random)[:size], column] = 1
+    of_x, of_y = chosen
+    within = kernel_sums(x, of_x, x, of_x) - kernel_of_itself(x) @ of_x
+    within += kernel_sums(y, of_y, y, of_y) - kernel_of_itself(y) @ of_y
+    found = within / (size * (size - 1)) - 2 * kernel_sums(x, of_x, y, of_y) / size**2
+    return found.mean().item(), found.std(correction=0).item()
+
+
+def kernel_sums(x, of_x, y, of_y):
+    """Sums of k(x_i, y_j) over the i and j of each subset, columns of 0 and 1: all subsets at once."""
+    total = 0
+    for rows, mask in zip(x.split(1000), of_x.split(1000), strict=True):
+        total = total + (mask * ((rows @ y.T / x.shape[1] + 1) ** 3 @ of_y)).sum(0)
+    return total
+
+
+def kernel_of_itself(x):
+    return (x.square().sum(1) / x.shape[1] + 1) ** 3
+
+
+def precision_recall(real, generated, k=3):
+    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3): the share of generated images
+    that lie among the real ones, and of real ones among the generated; both in [0, 1].
+
+    A set's region is the union of balls around its members, each as wide as the way to its k-th neighbour.
+    """
+    real, generated = as_float64(real), as_float64(generated)
+    return share_within(real, generated, k), share_within(generated, real, k)
+
+
+def share_within(members, others, k):
+    radii = torch.cat([part.kthvalue(k + 1).values for part in distances(members, members)])  # 1st: itself
+    inside = [(part <= radii).any(1) for part in distances(others, members)]
+    return torch.cat(inside).double().mean().item()
+
+
+def distances(a, b, block=1000):
+    """Squared Euclidean distances of a [n, d] from b [m, d], so many rows at a time; what rounding alone
+    could have made is 0."""
+    for part in a.split(block):
+        lengths = part.square().sum(1)[:, None] + b.square().sum(1)
+        squares = lengths - 2 * part @ b.T
+        yield squares.where(squares > 1e-12 * lengths, 0.0)
+
+
+def inception_score(logits, splits=10, seed=0):
+    """exp of the mean KL(p(y|x) ‖ p(y)) in each of so many parts (Salimans et al. 2016, sec. 4), as mean and
+    spread over them; from 1 to the number of classes. Logits [n, classes]; shuffled, unless seed is None."""
+    logits = as_float64(logits)
+    if seed is not None:
+        logits = logits[torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))]
+    scores = []
+    for part in logits.log_softmax(1).tensor_split(min(splits, len(logits))):
+        marginal = part.logsumexp(0) - math.log(len(part))
+        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+    scores = torch.stack(scores)
+    return scores.mean().item(), scores.std(correction=0).item()
+
+
+def as_float64(values):
+    return torch.as_tensor(values).double()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -118,33 +272,238 @@ def bound(log_weights, k):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Our other files are imported here alone, so that what is above works without them
+# What turns uint8 images [n, C, H, W] into features [n, d] and, if it can, logits of classes. `mark` follows
+# the names of numbers that are not made with Inception
+
+
+class Pixels:
+    """The baseline: pixels in [0, 1], which know nothing of what a picture shows."""
+
+    mark, protocol = "-p", "features: pixels"
+
+    def __call__(self, x):
+        return x.flatten(1).float() / 255, None
+
+
+class Classifier:
+    """What one of our own classifiers sees before its last layer, averaged over positions."""
+
+    mark = "-c"
+
+    def __init__(self, run):
+        self.run, self.model = run, run["model"]
+        self.protocol = f"features: {run['folder']}"
+
+    def __call__(self, x):
+        shape, expected = list(x.shape[1:]), self.run["config"]["image_shape"]
+        if shape != expected:
+            raise MetricError(f"{self.run['folder']} knows pictures of {expected}, these are {shape}")
+        features = self.model.encoder(x.float().to(self.model.to_logits.weight.device) / 255)
+        logits = self.model.to_logits(features)
+        if stack := getattr(self.model.encoder, "layers", None):  # of convolutions: channels, kernel, ...
+            features = features.unflatten(1, (stack[-1][0], -1)).mean(2)
+        return features, logits
+
+
+class Features:
+    """Features and logits of one set: of up to `keep` images themselves, of more the mean and covariance."""
+
+    def __init__(self, keep=10_000):
+        self.keep, self.n, self.parts, self.logit_parts, self.statistics = keep, 0, [], [], None
+
+    def add(self, features, logits):
+        if not features.isfinite().all():
+            raise MetricError("the network found no finite features: are these its weights?")
+        self.n, self.width = self.n + len(features), features.shape[1]
+        if logits is not None:
+            self.logit_parts.append(logits.cpu())
+        if self.statistics is None and self.n > self.keep:
+            self.statistics = Statistics()
+            for part in self.parts:
+                self.statistics.add(part)
+        if self.statistics is None:
+            self.parts.append(features.cpu())
+        else:
+            self.statistics.add(features.cpu())
+
+    @property
+    def kept(self):
+        return torch.cat(self.parts)
+
+    @property
+    def logits(self):
+        return torch.cat(self.logit_parts) if self.logit_parts else None
+
+    def in_parts(self, k, seed):
+        """So many disjoint parts of what is kept, of equal size, as Features."""
+        index = torch.randperm(len(self.kept), generator=torch.Generator().manual_seed(seed))
+        for own in index[: len(index) // k * k].chunk(k):
+            part = Features()
+            part.add(self.kept[own], self.logits[own] if self.logit_parts else None)
+            yield part
+
+    def moments(self):
+        """Mean [d] and covariance [d, d]."""
+        if self.statistics is None:
+            features = as_float64(self.kept)
+            return features.mean(0), features.T.cov()
+        return self.statistics.mean, self.statistics.cov
+
+
+@torch.inference_mode()
+def extract(extractor, parts):
+    """Features of a set of images that comes in parts, uint8 [n, C, H, W] each."""
+    found = Features()
+    for part in parts:
+        found.add(*extractor(part))
+    if found.n < 2:
+        raise MetricError(f"a set of {found.n} images has no spread to compare: give 2 or more")
+    return found
+
+
+def set_distance(one, two):
+    """The Fréchet distance of two sets, each Features or a pair of mean and covariance."""
+    widths = [side.width if isinstance(side, Features) else len(side[0]) for side in (one, two)]
+    if widths[0] != widths[1]:
+        raise MetricError(f"features of {widths[0]} and {widths[1]} dimensions: are these the same ones?")
+    if all(isinstance(side, Features) and side.statistics is None for side in (one, two)):
+        return fid(one.kept, two.kept)
+    pairs = [side.moments() if isinstance(side, Features) else side for side in (one, two)]
+    return frechet_distance(*pairs[0], *pairs[1])
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The weights of FID's Inception: those of TensorFlow's graph of 2015-12-05, ported by pytorch-fid
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_MIRRORS = [  # tried in order; the second sends the same bytes under another name
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+]
+
+
+def inception_weights(file=None, folder=None):
+    """Path of the weights: `file`, else the published ones (96 MB), downloaded once. Raises MetricError.
+
+    They are kept in the folder, else in the one that the environment variable DGM_DATA_DIR names, else in
+    torch.hub's: pytorch-fid keeps its own there under the same name, and each finds what the other fetched.
+    """
+    if file:
+        return Path(file)
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
+    if not path.is_file():
+        download_weights(path)
+    elif (found := sha256(path.read_bytes())) != WEIGHTS_SHA256:
+        raise MetricError(f"{path} is damaged (its SHA-256 begins with {found[:8]}): delete it")
+    return path
+
+
+def download_weights(path):
+    """Fetch the published weights from the first mirror that sends them whole."""
+    answers = []
+    for url in WEIGHTS_MIRRORS:
+        try:
+            request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (metrics.py)"})
+            with urllib.request.urlopen(request, timeout=30) as response:
+                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
+                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                body = response.read()
+            if (found := sha256(body)) != WEIGHTS_SHA256:
+                page = body[:100].lstrip().startswith(b"<")
+                raise ValueError("sent an HTML page" if page else f"sent other bytes, SHA-256 {found[:8]}")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            answers.append(f"{url.split('/')[2]}: {error}")
+        else:
+            return write_whole(path, body)
+    why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
+    ways = "give --weights FILE, --features classifier:RUN or --features pixels"
+    raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
+
+
+def write_whole(path, body):
+    """A file that is either not there or whole, whatever happens: written beside its place, then moved."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_weights(path, own):
+    """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
+    try:
+        body = Path(path).read_bytes()
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except Exception as error:  # what torch raises for broken files has no narrower class in common
+        reason = str(error).partition("\n")[0][:100]
+        raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
+    state = state if isinstance(state, dict) else {}
+    own = {name: tensor for name, tensor in own.items() if "num_batches" not in name}
+    for name, tensor in own.items():
+        if getattr(state.get(name), "shape", None) != tensor.shape:
+            wanted = f"{name} {list(tensor.shape)}"
+            raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
+    return {name: state[name].float() for name in own}, sha256(body)
+
+
+def sha256(body):
+    return hashlib.sha256(body).hexdigest()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Command line. Our other files are imported from here on alone, so that what is above works without them
 
 
 def flags():
     from data import SPLITS, Parser, number
 
     parser = Parser(prog="metrics.py", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--features", metavar="classifier:RUN", help="the classifier that judges")
-    parser.add_argument(
-        "-n", type=number(int, 2), default=1000, help="generated images of a run (default 1000)"
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help="run folders, image folders, .npy, .npz, data sets")
+    add(
+        "--against",
+        metavar="REAL",
+        help="as a source; or .npz with mu, sigma (default: a run's own --split)",
     )
-    parser.add_argument(
-        "--log-likelihood",
-        type=number(int, 50),
-        metavar="K",
-        help="of a VAE, by K importance samples for each of -n real images; and its amortisation gap",
+    add(
+        "--features",
+        default="inception",
+        metavar="inception|classifier:RUN|pixels",
+        help="(default inception)",
     )
-    parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of their latents (default 1)")
-    parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
-    parser.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of their latents (default 0)")
-    parser.add_argument(
-        "--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)"
+    add("--weights", metavar="FILE", help="Inception's, where there is no network to download them")
+    add(
+        "--resize",
+        choices=("torch", "tf1"),
+        default="torch",
+        help="to 299 pixels: pytorch-fid's or torch-fidelity's",
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="of real images (default test)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where whole data sets are")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
+    add("--sets", type=number(int, 1), default=5, help="of so many images each, for the spread (default 5)")
+    add("--batch-size", type=number(int, 1), default=50, help="images at once (default 50)")
+    add("--device", default="cpu", help="that computes features (default cpu)")
+    add("--save-stats", metavar="F.npz", help="mean and covariance of the features, as pytorch-fid has them")
+    add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
+    add("--out", metavar="FILE.png", help="FID and IS as bars")
+    likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortisation gap"
+    add("--log-likelihood", type=number(int, 50), metavar="K", help=likelihood)
+    add("--scale", type=number(float, 0), default=1.0, help="of a run's latents (default 1)")
+    add("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
+    add("--seed", type=number(int, 0, 2**31), default=0, help="of latents and subsets (default 0)")
+    add("--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)")
+    add("--split", choices=SPLITS, default="test", help="of real images (default test)")
+    add("--data-dir", metavar="DIR", help="where whole data sets are")
+    add("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
 
@@ -153,44 +512,79 @@ def main(argv=None):
     import data
     import models
 
-    return data.run_command("metrics.py", command, argv, models.ModelError)
+    return data.run_command("metrics.py", command, argv, models.ModelError, MetricError)
 
 
 def command(argv):
-    import data
-
-    args, results = flags().parse_args(argv), []
-    judge = None
-    if args.features:
-        kind, _, folder = args.features.partition(":")
-        if kind != "classifier" or not folder:
-            raise data.Mistake(f"--features {args.features}: write classifier:RUN")
-        judge = open_run(folder)
-        if judge["kind"] != "classifier":
-            raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
-    for folder in args.runs:
-        run = open_run(folder)
-        if run["config"]["flags"]["data"] == "arithmetic":
-            results.append(report_arithmetic(run, args))
-            continue
-        add_real_pictures(run, args)
-        if hasattr(run["model"], "predict"):
-            results.append(report_classifier(run))
-        elif args.data:
-            raise data.Mistake(f"--data is for judging a classifier, and {folder} holds a {run['kind']}")
-        elif args.log_likelihood:
-            results.append(report_likelihood(run, args))
-        elif judge is None:
-            hint = ", or --log-likelihood 500" if hasattr(run["model"], "log_weights") else ""
-            raise data.Mistake(f"who judges {folder}? --features classifier:RUN{hint}")
-        elif any(judge["config"][fact] != run["config"][fact] for fact in ("classes", "image_shape")):
-            raise data.Mistake(f"{judge['folder']} knows other classes or sizes of picture than {folder}")
-        else:
-            results.append(report_generated(run, judge, args))
+    args = flags().parse_args(argv)
+    sources = [open_source(name, args) for name in args.sources]
+    reports = [own_report(source, args) for source in sources]
+    extractor = make_extractor(args) if None in reports else None
+    real = open_source(args.against, args) if args.against else None
+    results = [
+        report(source, args) if report else report_pictures(source, real, extractor, args)
+        for source, report in zip(sources, reports, strict=True)
+    ]
     if args.json:
         print(json.dumps(nan_as_null(results), indent=1))
     else:
-        print("\n\n".join(as_text(result) for result in results))
+        print("\n\n".join(as_text(results)))
+    if args.out:
+        draw_bars([result["sets"] for result in results if "sets" in result], args.out)
+
+
+def own_report(source, args):
+    """The report of what is not judged by its pictures' features, or None."""
+    if "model" not in source:
+        return None
+    if source["config"]["flags"]["data"] == "arithmetic":
+        return report_arithmetic
+    if hasattr(source["model"], "predict"):
+        return report_classifier
+    return report_likelihood if args.log_likelihood else None
+
+
+def make_extractor(args):
+    import data
+
+    kind, _, folder = args.features.partition(":")
+    if kind == "classifier" and folder:
+        judge = open_run(folder)
+        if judge["kind"] != "classifier":
+            raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
+        judge["model"].to(args.device)
+        return Classifier(judge)
+    if args.features == "pixels":
+        return Pixels()
+    if args.features != "inception":
+        raise data.Mistake(f"--features {args.features}: write inception, pixels or classifier:RUN")
+    return Inception(inception_weights(args.weights, args.data_dir), args.resize).to(args.device)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Sources: a dict with `folder`, and "model" and more of a run, "images" uint8 [n, C, H, W], or "moments"
+
+
+def open_source(name, args):
+    import data
+
+    if (Path(name) / "config.json").exists():
+        return open_run(name)
+    if name in data.DATASETS:
+        return dict(folder=name, images=getattr(data.load(name, args.data_dir), args.split).x)
+    if Path(name).suffix == ".npz" and Path(name).is_file():
+        arrays = data.open_arrays(name)
+        if arrays.keys() >= {"mu", "sigma"}:
+            return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]))
+    x = data.read(name, Path(name), None, args.image_size, None, None)[0]
+    return dict(folder=name, images=torch.from_numpy(x.copy()))
+
+
+def check_moments(name, mean, cov):
+    mean, cov = as_float64(mean), as_float64(cov)
+    if cov.shape != 2 * mean.shape or not (mean.isfinite().all() and cov.isfinite().all()):
+        raise MetricError(f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything")
+    return mean, cov
 
 
 def open_run(folder):
@@ -217,10 +611,129 @@ def add_real_pictures(run, args):
         raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
     x, y = split.batch(slice(None))
     run |= dict(data=f"{dataset.name} {args.split}", real=x, labels=y)
+    others = getattr(dataset, "test" if args.split == "train" else "train").batch(slice(None))[0]
+    run["reference"] = dict(folder=run["data"], images=in_bytes(x), others=in_bytes(others))
 
 
-def report_classifier(run):
+def samples(run, args, seed, n=None):
+    """n images [n, C, H, W] in [0, 1] of a run, and their labels, each class in turn; or None, if the model
+    takes none."""
+    n, conditional = n or args.n, hasattr(run["model"], "embedding")
+    labels = torch.arange(n) % len(run["classes"]) if conditional else None
+    torch.manual_seed(seed)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, n, 500):
+            own = labels[start : start + 500] if conditional else None
+            parts.append(run["model"].sample(min(500, n - start), own, args.scale, args.truncate))
+    return torch.cat(parts), labels
+
+
+def in_bytes(images):
+    """Floats in [0, 1] as the uint8 that a file would hold."""
+    return (255 * images).round().to(torch.uint8)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Reports, as dicts; and as text
+
+
+def report_pictures(source, real, extractor, args):
+    """What features and, if they are a classifier's, its answers say of a run's or a folder's pictures."""
+    import data
+
+    judge, found = getattr(extractor, "run", None), {}
+    if "model" in source:
+        add_real_pictures(source, args)
+        if judge:
+            same = judge["config"]["classes"] == source["classes"]
+            data.require(same, f"{judge['folder']} knows other classes than {source['folder']}")
+            found = report_judged(source, judge, args)
+        if not hasattr(source["model"], "sample"):
+            kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
+            data.require(judge, f"{kind}: --features classifier:RUN judges its reconstructions")
+            return found
+    found["sets"] = compare(source, real or source.get("reference"), extractor, args)
+    return found
+
+
+def compare(source, real, extractor, args):
+    """A row of the table: how far a source's images are from real ones."""
+    import data
+
+    def features(x):
+        return extract(extractor, x.split(args.batch_size))
+
+    if "moments" in source:
+        sets = [source["moments"]]
+    elif "images" in source:
+        sets = [features(source["images"])]
+    else:
+        sets = [features(in_bytes(samples(source, args, args.seed + k)[0])) for k in range(args.sets)]
+    row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
+    row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
+    row["protocol"] += f"; seed {args.seed}"
+    grey = any(len(side["images"][0]) == 1 for side in (source, real or {}) if "images" in side)
+    if isinstance(extractor, Inception) and grey:
+        row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
+    if args.save_stats:
+        mu, sigma = sets[0].moments()
+        data.write_file(args.save_stats, lambda file: np.savez(file, mu=mu.numpy(), sigma=sigma.numpy()))
+        if real is None:
+            return row
+    data.require(real, f"{source['folder']}: compared with what? Give --against REAL")
+    if "features" not in real:  # once for all sources
+        real["features"] = real.get("moments") or features(real["images"])
+        real["floor"] = floor(real, args, features)
+    return (
+        row | scores(sets, real["features"], args.seed) | dict(floor=real["floor"], against=real["folder"])
+    )
+
+
+def floor(real, args, features):
+    """FID of real images against other real ones, and the number of these: of the run's training pictures,
+    or one half against the other."""
+    if not isinstance(real["features"], Features):
+        return None
+    if len(real.get("others", ())) >= args.n:
+        chosen = torch.randperm(len(real["others"]), generator=torch.Generator().manual_seed(args.seed))
+        return set_distance(features(real["others"][chosen[: args.n]]), real["features"]), args.n
+    if real["features"].n < 4:
+        return None
+    one, two = real["features"].in_parts(2, args.seed)
+    return set_distance(one, two), one.n
+
+
+def scores(sets, real, seed):
+    """Every number of a row: its mean over the sets, and its spread over them or, of one set, over five
+    disjoint parts."""
+    first = sets[0]
+    found, parts = dict(n_real=getattr(real, "n", None)), sets
+    if len(sets) == 1 and isinstance(first, Features) and first.n >= 50:
+        parts = [*first.in_parts(5, seed)]
+    found["fid"] = summary([set_distance(one, real) for one in sets])[0]
+    if parts[1:]:
+        what = "sets" if parts is sets else "disjoint parts"
+        found["spread_over"] = f"{len(parts)} {what} of {parts[0].n:,} images"
+        found["fid_parts"] = summary([set_distance(one, real) for one in parts])
+    if isinstance(first, Features) and first.logit_parts:
+        found["is"] = summary([inception_score(one.logits, seed=seed)[0] for one in sets])[0]
+        if parts[1:]:
+            found["is_parts"] = summary([inception_score(one.logits, seed=seed)[0] for one in parts])
+    if isinstance(first, Features) and isinstance(real, Features) and min(first.n, real.n) > 3:
+        found["kid"] = kid(first.kept, real.kept, seed=seed)
+        found["precision"], found["recall"] = precision_recall(real.kept, first.kept)
+    return found
+
+
+def summary(values):
+    values = as_float64(values)
+    return values.mean().item(), values.std().item() if len(values) > 1 else 0.0
+
+
+def report_classifier(run, args):
     """A classifier's own accuracy and confusion matrix."""
+    add_real_pictures(run, args)
     named, confidence = predictions(run["model"], run["real"])
     counts = confusion_matrix(run["labels"], named, len(run["classes"]))
     return dict(
@@ -234,28 +747,31 @@ def report_classifier(run):
     )
 
 
-def report_generated(run, judge, args):
+def report_judged(run, judge, args):
     """What the judge makes of a run's samples and reconstructions."""
     model, x, y = run["model"], run["real"], run["labels"]
     found = dict(title=f"{run['folder']} judged by {judge['folder']}", data=run["data"])
     found["accuracy_on_real"] = percent(predictions(judge["model"], x)[0] == y)
-    with torch.inference_mode():
-        if hasattr(model, "encode"):
+    if hasattr(model, "encode"):
+        with torch.inference_mode():
             named = predictions(judge["model"], reconstructions(run, args.split))[0]
-            found["accuracy_on_reconstructions"] = percent(named == y)
-        if hasattr(model, "sample"):
-            conditional = hasattr(model, "embedding")
-            labels = torch.arange(args.n) % len(run["classes"]) if conditional else None
-            torch.manual_seed(args.seed)
-            images = model.sample(args.n, labels, args.scale, args.truncate)
-            if not conditional:  # nobody asked for a class: the judge says which was drawn
-                labels = predictions(judge["model"], images)[0]
-            table = judge_samples(judge["model"], images, labels, (x, y), len(run["classes"]))
-            if not conditional:
-                del table["accuracy"]  # of what it named itself
-            found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
-            found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
-            found["by_class"] = {"class": run["classes"]} | table
+        found["accuracy_on_reconstructions"] = percent(named == y)
+    if not hasattr(model, "sample"):
+        return found
+    images, labels = samples(run, args, args.seed)
+    named, confidence = predictions(judge["model"], images)
+    asked = labels is not None
+    table = judge_samples(judge["model"], images, labels if asked else named, (x, y), len(run["classes"]))
+    if asked:
+        found["confusion"] = confusion_matrix(labels, named, len(run["classes"])).tolist()
+    else:  # nobody asked for a class: the judge says which was drawn
+        del table["accuracy"]
+    found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
+    found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
+    found["by_class"] = {"class": run["classes"]} | table
+    found["coverage"] = coverage(named, len(run["classes"]))
+    pairs = zip(named[:20].tolist(), confidence[:20].tolist(), strict=True)
+    found["first_answers"] = [f"{run['classes'][c]} {p:.0%}" for c, p in pairs]
     return found
 
 
@@ -275,6 +791,7 @@ def report_likelihood(run, args):
     model, flags = run["model"], run["config"]["flags"]
     if not hasattr(model, "log_weights"):
         raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
+    add_real_pictures(run, args)
     torch.manual_seed(args.seed)
     chosen = torch.randperm(len(run["real"]))[: args.n]
     x, labels = run["real"][chosen], run["labels"][chosen]
@@ -287,6 +804,7 @@ def report_likelihood(run, args):
     few = slice(min(len(x), 100))
     (_, encoded), (_, fitted) = models.amortisation(model, x[few], labels[few])
     grey = model.likelihood == "bernoulli" and not flags.get("binarize")
+    bits = -value.mean().item() / (x[0].numel() * math.log(2))
     return dict(
         title=f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}",
         elbo=bound(weights, 1),
@@ -295,6 +813,7 @@ def report_likelihood(run, args):
         log_likelihood=value.mean().item(),
         standard_error=(value.std() / math.sqrt(len(value))).item(),
         importance_samples=args.log_likelihood,
+        bits_per_dimension=None if grey else bits,
         effective_samples=effective.median().item(),
         amortisation_gap=(encoded - fitted).mean().item(),
         amortisation_pictures=len(encoded),
@@ -369,61 +888,148 @@ def nan_as_null(tree):
     return None if isinstance(tree, float) and math.isnan(tree) else tree
 
 
-def as_text(found):
-    """A report as the tables that the terminal shows."""
-    lines = [found["title"]]
-    if "errors" in found:
-        return "\n".join(lines + arithmetic_lines(found))
-    if "confusion" in found:
-        names = list(found["class_accuracy"])
-        width = max(6, *(len(name) + 2 for name in names))
-        lines.append(f"accuracy {found['accuracy']:.2f}%, mean confidence {found['confidence']:.1f}%")
-        lines.append("rows: the label, columns: the answer" + " " * 4 + "accuracy in %")
-        lines.append(" " * width + "".join(f"{name:>{width}}" for name in names))
-        for name, row, share in zip(
-            names, found["confusion"], found["class_accuracy"].values(), strict=True
+def as_text(results):
+    """Reports as the terminal shows them; all sets of images together in one table at the end."""
+    texts = []
+    for found in results:
+        for key, lines in (
+            ("errors", arithmetic_lines),
+            ("class_accuracy", classifier_lines),
+            ("elbo", likelihood_lines),
+            ("accuracy_on_real", judged_lines),
         ):
-            lines.append(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) + f"{share:>10.1f}")
-        return "\n".join(lines)
-    if "elbo" in found:
-        for name, label in (
-            ("elbo", "ELBO"),
-            ("iwae_5", "IWAE, 5 samples"),
-            ("iwae_50", "IWAE, 50 samples"),
-        ):
-            lines.append(f"{label:>24}{found[name]:>12.2f}")
-        error = f" ± {found['standard_error']:.2f} over images"
-        label = f"log p(x), {found['importance_samples']:,} samples"
-        lines.append(f"{label:>24}{found['log_likelihood']:>12.2f}{error}")
-        lines.append(f"{'effective samples':>24}{found['effective_samples']:>12.1f} (median)")
-        gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
-        lines.append(f"{'amortisation gap':>24}{gap}")
-        return "\n".join(lines + ([f"note: {found['note']}"] if found["note"] else []))
-    lines.append(f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled")
+            if key in found:
+                texts.append("\n".join([found["title"], *lines(found)]))
+    sets = [found["sets"] for found in results if "sets" in found]
+    return texts + (["\n".join(set_lines(sets))] if sets else [])
+
+
+def confusion_lines(names, counts):
+    width = max(6, *(len(name) + 2 for name in names))
+    head = " " * width + "".join(f"{name:>{width}}" for name in names)
+    rows = zip(names, counts, strict=True)
+    return [head, *(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) for name, row in rows)]
+
+
+def classifier_lines(found):
+    head, *rows = confusion_lines(list(found["class_accuracy"]), found["confusion"])
+    shares = found["class_accuracy"].values()
+    return [
+        f"accuracy {found['accuracy']:.2f}%, mean confidence {found['confidence']:.1f}%",
+        "rows: the label, columns: the answer, last: accuracy in %",
+        head,
+        *(f"{row}{share:>10.1f}" for row, share in zip(rows, shares, strict=True)),
+    ]
+
+
+def likelihood_lines(found):
+    names = {"elbo": "ELBO", "iwae_5": "IWAE, 5 samples", "iwae_50": "IWAE, 50 samples"}
+    lines = [f"{label:>24}{found[name]:>12.2f}" for name, label in names.items()]
+    label = f"log p(x), {found['importance_samples']:,} samples"
+    lines.append(f"{label:>24}{found['log_likelihood']:>12.2f} ± {found['standard_error']:.2f} over images")
+    if found["bits_per_dimension"]:
+        lines.append(f"{'bits per dimension':>24}{found['bits_per_dimension']:>12.4f}")
+    lines.append(f"{'effective samples':>24}{found['effective_samples']:>12.1f} (median)")
+    gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
+    lines.append(f"{'amortisation gap':>24}{gap}")
+    return lines + ([f"note: {found['note']}"] if found["note"] else [])
+
+
+def judged_lines(found):
+    lines = [f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled"]
     if "accuracy_on_reconstructions" in found:
         lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
-    if "samples" in found:
-        drawn = found["samples"]
-        cut = f", cut off at ±{drawn['truncate']:g}" if drawn["truncate"] else ""
-        lines.append(f"{drawn['n']:,} samples, seed {drawn['seed']}, latents x {drawn['scale']:g}{cut}:")
-        forms = {
-            "class": "{}",
-            "count": "{:,.0f}",
-            "accuracy": "{:.1f}%",
-            "confidence": "{:.1f}%",
-            "diversity": "{:.3f}",
-        }
-        columns = found["by_class"]
-        lines.append("".join(f"{name:>14}" for name in columns))
-        for row in [*zip(*columns.values(), strict=True), ("mean", *found["mean"].values())]:
-            cells = (forms[n].format(v) if v == v else "-" for n, v in zip(columns, row, strict=True))
-            lines.append("".join(f"{cell:>14}" for cell in cells))
-        if "accuracy" in columns:
-            lines.append("accuracy: named as the class asked for")
-        lines.append(
-            "diversity: mean distance of two samples of a class over that of two real pictures of it"
-        )
-    return "\n".join(lines)
+    if "samples" not in found:
+        return lines
+    drawn, columns, n_classes = found["samples"], found["by_class"], len(found["by_class"]["class"])
+    cut = f", cut off at ±{drawn['truncate']:g}" if drawn["truncate"] else ""
+    lines.append(f"{drawn['n']:,} samples, seed {drawn['seed']}, latents x {drawn['scale']:g}{cut}:")
+    forms = dict(
+        zip(("class", "count", "accuracy", "confidence", "diversity"),
+            ("{}", "{:,.0f}", "{:.1f}%", "{:.1f}%", "{:.3f}"), strict=True)
+    )  # fmt: skip
+    lines.append("".join(f"{name:>14}" for name in columns))
+    for row in [*zip(*columns.values(), strict=True), ("mean", *found["mean"].values())]:
+        cells = (forms[n].format(v) if v == v else "-" for n, v in zip(columns, row, strict=True))
+        lines.append("".join(f"{cell:>14}" for cell in cells))
+    if "accuracy" in columns:
+        lines.append("accuracy: named as the class asked for")
+    lines.append("diversity: mean distance of two samples of a class over that of two real pictures of it")
+    modes = found["coverage"]
+    lines.append(
+        f"modes: {modes['classes']} of {n_classes} classes, as even as {modes['evenly']:.1f} equal ones"
+    )
+    if "confusion" in found:
+        lines += ["rows: the class asked for, columns: the answer"]
+        lines += confusion_lines(columns["class"], found["confusion"])
+    return [*lines, "the first answers: " + ", ".join(found["first_answers"])]
+
+
+def set_lines(rows):
+    """The table of sets of images, and what one must know to quote it."""
+    mark, width = rows[0]["mark"], max(len(row["name"]) for row in rows) + 2
+    columns = ["n", f"FID{mark}", "floor", f"IS{mark}", f"KID{mark} x 1000", "precision", "recall"]
+    lines = [" " * width + "".join(f"{name:>16}" for name in columns)]
+    for row in rows:
+        cells = [f"{row['n']:,}" if row["n"] else "-", with_spread(row, "fid"), "-", with_spread(row, "is")]
+        if row.get("floor"):
+            cells[2] = f"{row['floor'][0]:.3g}"
+        kid_ = row.get("kid")
+        cells.append(f"{1000 * kid_[0]:.2f} ± {1000 * kid_[1]:.2f}" if kid_ else "-")
+        cells += [f"{row[name]:.3f}" if name in row else "-" for name in ("precision", "recall")]
+        lines.append(f"{row['name']:{width}}" + "".join(f"{cell:>16}" for cell in cells))
+    return lines + notes(rows)
+
+
+def with_spread(row, name):
+    if name not in row:
+        return "-"
+    sets = row.get("spread_over", "disjoint").find("disjoint") < 0  # else the parts have a line of their own
+    return f"{row[name]:.4g}" + (f" ± {row[name + '_parts'][1]:.2g}" if sets else "")
+
+
+def notes(rows):
+    """Where the spread and the floor come from, what is too small, and the protocol."""
+    lines = []
+    for row in rows:
+        over = row.get("spread_over", "")
+        if "disjoint" in over:
+            pair = "FID {:.4g} ± {:.2g}".format(*row["fid_parts"])
+            pair += ", IS {:.4g} ± {:.2g}".format(*row["is_parts"]) if "is_parts" in row else ""
+            lines.append(f"{row['name']}: over {over}: {pair}")
+        elif over:
+            lines.append(f"{row['name']}: mean ± deviation over {over}")
+        if row.get("floor"):
+            at = f"{row['floor'][1]:,} other real images"
+            lines.append(f"floor: the FID of {at} against {row['against']} ({row['n_real']:,} images)")
+        few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
+        if few and "fid" in row:
+            lines.append(
+                f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
+            )
+    return list(dict.fromkeys([*lines, *(row["protocol"] for row in rows)]))
+
+
+def draw_bars(rows, path):
+    """FID and IS of the sources as bars, with their spread."""
+    import data
+    import sample
+    from sample import plt
+
+    names = [name for name in ("fid", "is") if any(name in row for row in rows)]
+    data.require(names, "there is no FID or IS to draw")
+    size = (4 * len(names), 0.8 + 0.4 * len(rows))
+    with plt.rc_context(sample.STYLE):
+        figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
+        for axis, name in zip(axes[0], names, strict=True):
+            values = [row.get(name, math.nan) for row in rows]
+            spread = [row.get(f"{name}_parts", (0, 0))[1] for row in rows]
+            axis.barh([row["name"] for row in rows], values, xerr=spread, height=0.6)
+            axis.invert_yaxis()
+            better = "lower is better" if name == "fid" else "higher is better"
+            axis.set_xlabel(f"{name.upper()}{rows[0]['mark']} ({better})")
+        data.write_file(path, lambda file: figure.savefig(file, format="png"))
+        plt.close(figure)
 
 
 def arithmetic_lines(found):
@@ -437,6 +1043,221 @@ def arithmetic_lines(found):
             row = found[name]
             lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
     return lines
+
+
+# -----------------------------------------------------------------------------------------------------------
+# FID's Inception (Szegedy et al. 2016), as data. A block is branches side by side, whose ends are
+# concatenated; a branch is steps in a row; a step is a pool, mean or max, or NAME,CHANNELS,KERNEL: a
+# convolution with batch norm and ReLU. A + joins two steps that share their input. A kernel alone keeps the
+# size (stride 1, TensorFlow's padding SAME), KERNEL/S has stride S and no padding (its VALID).
+
+STEM = [
+    "Conv2d_1a_3x3,32,3x3/2 Conv2d_2a_3x3,32,3x3/1 Conv2d_2b_3x3,64,3x3 max,3x3/2 "  # 299 -> 73 pixels
+    "Conv2d_3b_1x1,80,1x1 Conv2d_4a_3x3,192,3x3/1 max,3x3/2"  # -> 35
+]
+
+
+def block_5(pooled):  # their figure 5
+    return [
+        "branch1x1,64,1x1",
+        "branch5x5_1,48,1x1 branch5x5_2,64,5x5",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3",
+        f"mean,3x3 branch_pool,{pooled},1x1",
+    ]
+
+
+def block_6(c):  # their figure 6, n = 7
+    return [
+        "branch1x1,192,1x1",
+        f"branch7x7_1,{c},1x1 branch7x7_2,{c},1x7 branch7x7_3,192,7x1",
+        f"branch7x7dbl_1,{c},1x1 branch7x7dbl_2,{c},7x1 branch7x7dbl_3,{c},1x7 "
+        f"branch7x7dbl_4,{c},7x1 branch7x7dbl_5,192,1x7",
+        "mean,3x3 branch_pool,192,1x1",
+    ]
+
+
+def block_7(pool):  # their figure 7
+    return [
+        "branch1x1,320,1x1",
+        "branch3x3_1,384,1x1 branch3x3_2a,384,1x3+branch3x3_2b,384,3x1",
+        "branch3x3dbl_1,448,1x1 branch3x3dbl_2,384,3x3 branch3x3dbl_3a,384,1x3+branch3x3dbl_3b,384,3x1",
+        f"{pool},3x3 branch_pool,192,1x1",
+    ]
+
+
+MIXED = {
+    "Mixed_5b": block_5(32),
+    "Mixed_5c": block_5(64),
+    "Mixed_5d": block_5(64),
+    "Mixed_6a": [  # their figure 10, as is 7a; -> 17 pixels
+        "branch3x3,384,3x3/2",
+        "branch3x3dbl_1,64,1x1 branch3x3dbl_2,96,3x3 branch3x3dbl_3,96,3x3/2",
+        "max,3x3/2",
+    ],
+    "Mixed_6b": block_6(128),
+    "Mixed_6c": block_6(160),
+    "Mixed_6d": block_6(160),
+    "Mixed_6e": block_6(192),
+    "Mixed_7a": [  # -> 8 pixels
+        "branch3x3_1,192,1x1 branch3x3_2,320,3x3/2",
+        "branch7x7x3_1,192,1x1 branch7x7x3_2,192,1x7 branch7x7x3_3,192,7x1 branch7x7x3_4,192,3x3/2",
+        "max,3x3/2",
+    ],
+    "Mixed_7b": block_7("mean"),
+    "Mixed_7c": block_7("max"),  # so it is in the graph of 2015, on which FID stands; torchvision: mean
+}
+
+
+class Convolution(nn.Module):
+    """Convolution, batch norm and ReLU, under the names that the published file gives them."""
+
+    def __init__(self, channels, out, kernel, stride, padding):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(out, eps=1e-3)
+
+    @torch.no_grad()
+    def fold(self):
+        """With fixed statistics batch norm is linear: g (W x − m) / s + b = (g / s W) x + (b − m g / s)."""
+        scale = self.bn.weight / (self.bn.running_var + self.bn.eps).sqrt()
+        self.conv.weight = nn.Parameter(scale[:, None, None, None] * self.conv.weight)
+        self.conv.bias = nn.Parameter(self.bn.bias - self.bn.running_mean * scale)
+        self.bn = nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Block(nn.Module):
+    """Branches side by side, written as above: [n, channels, H, W] -> [n, self.channels, H', W']."""
+
+    def __init__(self, branches, channels):
+        super().__init__()
+        self.branches, self.channels = [], 0  # a branch is a list of steps, a step a list of layers' names
+        for branch in branches:
+            width, steps = channels, []
+            for step in branch.split():
+                layers = [layer.split(",") for layer in step.split("+")]
+                width = sum([self.add_layer(width, *layer) for layer in layers])
+                steps.append([layer[0] for layer in layers])
+            self.branches.append(steps)
+            self.channels += width
+
+    def add_layer(self, channels, name, *numbers):
+        """Make the layer (name, kernel) or (name, channels, kernel); returns how many channels come out."""
+        kernel, _, stride = numbers[-1].partition("/")
+        kernel = tuple(map(int, kernel.split("x")))
+        shape = kernel, int(stride or 1), (0, 0) if stride else tuple(side // 2 for side in kernel)
+        out = channels if name in ("mean", "max") else int(numbers[0])
+        if name == "max":
+            layer = nn.MaxPool2d(*shape)
+        elif name == "mean":  # over the pixels that are there, as TensorFlow's; torchvision counts padding
+            layer = nn.AvgPool2d(*shape, count_include_pad=False)
+        else:
+            layer = Convolution(channels, out, *shape)
+        self.add_module(name, layer)
+        return out
+
+    def forward(self, x):
+        ends = []
+        for steps in self.branches:
+            y = x
+            for names in steps:
+                y = concatenate([getattr(self, name)(y) for name in names])
+            ends.append(y)
+        return concatenate(ends)
+
+
+def concatenate(parts):
+    """Along channels; one part is not copied."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+class Graph(Block):
+    """The whole network, its state dict named as the published file: prepared [n, 3, 299, 299] -> features
+    [n, 2048], those of the layer pool3, and logits [n, 1008]."""
+
+    def __init__(self):
+        super().__init__(STEM, 3)
+        for name, branches in MIXED.items():
+            block = Block(branches, self.channels)
+            self.add_module(name, block)
+            self.channels = block.channels
+        self.fc = nn.Linear(self.channels, 1008)
+
+    def forward(self, x):
+        x = super().forward(x)  # the stem
+        for name in MIXED:
+            x = getattr(self, name)(x)
+        features = x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
+        return features, features @ self.fc.weight.T  # no bias: so does the code of Salimans et al. (2016)
+
+
+class Inception(Graph):
+    """FID's Inception: uint8 [n, 3, H, W], or grey [n, 1, H, W], -> float32 features [n, 2048] for FID and
+    logits [n, 1008] for the Inception score.
+
+    weights is a path, see inception_weights; `sha256` is that of its file. resize ("torch" or "tf1") is
+    explained at prepare. Batch norm is folded, so that no train() changes a feature. Raises MetricError.
+    """
+
+    mark = ""
+
+    def __init__(self, weights, resize="torch"):
+        if resize not in ("torch", "tf1"):
+            raise MetricError(f"resize is {resize!r}: give 'torch' or 'tf1'")
+        with torch.device("meta"):  # no time is lost on weights that the file's replace
+            super().__init__()
+        self.resize = resize
+        state, self.sha256 = read_weights(weights, self.state_dict())
+        self.load_state_dict(state, strict=False, assign=True)  # not strict: batches need not be counted
+        for layer in [layer for layer in self.modules() if isinstance(layer, Convolution)]:
+            layer.fold()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    @property
+    def protocol(self):
+        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}"
+
+    def forward(self, images, chunk=8):
+        """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise MetricError(
+                f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]"
+            )
+        device = self.fc.weight.device
+        with torch.inference_mode():
+            parts = [super(Inception, self).forward(prepare(part.to(device), self.resize))
+                     for part in images.split(chunk)]  # fmt: skip
+            features, logits = zip(*parts, strict=True)
+            return torch.cat(features), torch.cat(logits)
+
+
+def prepare(images, resize):
+    """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1], resized bilinearly without antialiasing.
+
+    "torch", as pytorch-fid: pixels' middles are matched, x / 127.5 − 1. "tf1", as torch-fidelity and the
+    code of Heusel et al. (2017): pixels' corners are, (x − 128) / 128. The two give different FIDs
+    (Parmar et al. 2022), so a number must say which it has.
+    """
+    x = images.float()
+    if resize == "tf1":
+        x = (resize_tf1(x) - 128) / 128
+    else:
+        x = F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) / 127.5 - 1
+    return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def resize_tf1(x, size=299):
+    """TensorFlow 1's bilinear resize of [n, C, H, W]: the new pixel i is read at the old i H / size, where
+    torch reads at (i + ½) H / size − ½."""
+    for dim in (2, 3):
+        n = x.shape[dim]
+        place = torch.arange(size, device=x.device) * (n / size)
+        low = place.long()
+        share = (place - low).view(-1, 1) if dim == 2 else place - low
+        x = x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=n - 1)), share)
+    return x
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
 """What metrics.py promises: numbers against scipy, loops and known answers, and its command line."""
 
+import hashlib
+import http.server
+import importlib.util
 import json
 import math
+import runpy
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import scipy.spatial.distance
+import scipy.stats
 import torch
+from PIL import Image
 
 import data
 import metrics
@@ -181,16 +189,15 @@ def test_tables_tell_what_json_does(runs, capsys):
 @pytest.mark.parametrize(
     "argv, status, told",
     [
-        ("{vae}", 1, "--features classifier:RUN"),
         ("{vae} --features classifier:{vae}", 1, "holds a vae, not a classifier"),
-        ("{vae} --features inception:{classifier}", 1, "write classifier:RUN"),
-        ("{vae} --features classifier:", 1, "write classifier:RUN"),
+        ("{vae} --features inception:{classifier}", 1, "or classifier:RUN"),
+        ("{vae} --features classifier:", 1, "or classifier:RUN"),
         ("{vae-two} --features classifier:{classifier}", 1, "other classes"),
         ("{classifier} --data {two}", 1, "other classes"),
         ("{classifier} --data nowhere.npz", 1, "nowhere.npz"),
         ("nowhere", 1, "nowhere"),
         ("{vae} --features classifier:nowhere", 1, "nowhere"),
-        ("", 2, "RUN"),
+        ("", 2, "SOURCE"),
         ("{vae} -n 1", 2, "-n"),
         ("{vae} --truncate 0", 2, "--truncate"),
         ("{vae} --seeds 3", 2, "did you mean --seed?"),
@@ -271,18 +278,295 @@ def test_log_likelihood_of_another_model_is_refused(runs, refused):
     assert "is of VAEs" in refused(metrics.main, [runs["ae"], "--log-likelihood", "50"])
 
 
-def test_frechet_distance_is_scipys_and_the_closed_forms():
-    random = np.random.RandomState(0)
-    a, b = random.randn(60, 8), random.randn(50, 8) @ random.randn(8, 8) + 1
+# -----------------------------------------------------------------------------------------------------------
+# Two sets of features
+
+
+def spread_out(n, d, seed=0):
+    random = np.random.RandomState(seed)
+    return random.randn(n, d) @ random.randn(d, d) + random.randn(d)
+
+
+def scipys_distance(a, b):
     c1, c2 = np.cov(a.T), np.cov(b.T)
     root = scipy.linalg.sqrtm(c1 @ c2).real
-    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
-    assert metrics.fid(a, b) == pytest.approx(wanted, rel=1e-9)
-    assert metrics.fid(b, a) == pytest.approx(wanted, rel=1e-9)
+    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root)
+
+
+def moments(features):
+    return features.mean(0), np.cov(features.T)
+
+
+def test_frechet_distance_is_scipys_and_the_closed_forms():
+    a, b = spread_out(60, 8), spread_out(50, 8, seed=1)
+    for one, two in ((a, b), (b, a)):
+        assert metrics.fid(one, two) == pytest.approx(scipys_distance(a, b), rel=1e-9)
+        assert metrics.frechet_distance(*moments(one), *moments(two)) == pytest.approx(metrics.fid(a, b))
     assert metrics.fid(a, a + 3) == pytest.approx(8 * 9)  # equal covariances: the means' distance alone
-    assert metrics.fid(a, a) < 1e-9
-    few = random.randn(5, 8)  # singular covariances
-    assert math.isfinite(metrics.fid(few, b)) and metrics.fid(few, few) >= 0
+    assert 0 <= metrics.fid(a, a) < 1e-9
+    c1, c2 = np.array([4.0, 1.0, 0.0]), np.array([1.0, 9.0, 0.25])  # diagonal: (2 - 1)² + (1 - 3)² + 0.5²
+    zero = np.zeros(3)
+    for one, two in ((c1, c2), (c2, c1)):
+        assert metrics.frechet_distance(zero, np.diag(one), zero, np.diag(two)) == pytest.approx(5.25)
+
+
+@pytest.mark.parametrize("n, m", [(5, 50), (5, 7), (12, 5), (2, 2)])
+def test_with_fewer_images_than_dimensions_the_distance_is_that_of_the_moments(n, m):
+    d = 10
+    a, b = spread_out(n, d), spread_out(m, d, seed=1)
+    exact = metrics.frechet_distance(*moments(a), *moments(b))
+    for one, two in ((a, b), (b, a)):
+        assert metrics.fid(one, two) == pytest.approx(exact, rel=1e-9)
+    assert metrics.fid(a, a) == pytest.approx(0, abs=1e-9) and metrics.fid(a, a) >= 0
+
+
+def test_duplicates_and_constant_features_have_a_distance():
+    a = spread_out(30, 6)
+    twice = np.concatenate([a, a])
+    assert metrics.fid(twice, twice) == pytest.approx(0, abs=1e-9)
+    black = np.zeros((40, 6))
+    assert metrics.fid(black, black) == 0
+    wanted = (a.mean(0) ** 2).sum() + np.trace(np.cov(a.T))
+    assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(wanted)
+
+
+def test_a_nearly_singular_covariance_adds_no_distance():
+    a = spread_out(300, 20) * np.logspace(0, -9, 20)  # Cholesky works, its last pivots are noise
+    b = a + 1e-3
+    assert metrics.frechet_distance(*moments(a), *moments(b)) == pytest.approx(20 * 1e-6, rel=1e-2)
+
+
+def test_statistics_in_parts_are_those_of_the_whole():
+    x = torch.from_numpy(spread_out(101, 7)) + 1e4  # far from 0, where squares would round
+    for size in (1, 10, 101):
+        found = metrics.Statistics()
+        for part in x.float().split(size):
+            found.add(part)
+        assert found.n == 101
+        np.testing.assert_allclose(found.mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(found.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+
+
+def plain_kid(x, y):
+    """The unbiased estimate in loops."""
+
+    def k(a, b):
+        return (a @ b / len(a) + 1) ** 3
+
+    n, m = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    yy = sum(k(y[i], y[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (n * m)
+
+
+def test_kid_of_one_whole_subset_is_the_formula():
+    x, y = spread_out(12, 5), spread_out(12, 5, seed=1)
+    assert metrics.kid(x, y, subsets=1, subset_size=100) == pytest.approx((plain_kid(x, y), 0), rel=1e-9)
+
+
+def test_kid_of_subsets_is_that_of_the_chosen_ones():
+    x, y = torch.from_numpy(spread_out(30, 4)), torch.from_numpy(spread_out(20, 4, seed=1))
+    random, values = torch.Generator().manual_seed(3), []
+    for _ in range(5):
+        chosen = [f[torch.randperm(len(f), generator=random)[:7]].numpy() for f in (x, y)]
+        values.append(plain_kid(*chosen))
+    assert metrics.kid(x, y, 5, 7, seed=3) == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
+
+
+def test_kid_has_no_bias():
+    random, values = np.random.RandomState(0), []
+    for seed in range(200):
+        x = random.randn(40, 3)
+        values.append(metrics.kid(x[:20], x[20:], 1, 20, seed)[0])
+    assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(200) and min(values) < 0
+
+
+def test_precision_and_recall_agree_with_loops():
+    real, drawn = spread_out(40, 3), spread_out(30, 3, seed=1)
+
+    def share(members, others, k):
+        gaps = scipy.spatial.distance.cdist(members, members)
+        radii = [sorted(row)[k] for row in gaps]  # the first is the way to itself
+        return np.mean(
+            [any(np.linalg.norm(o - m) <= r for m, r in zip(members, radii, strict=True)) for o in others]
+        )
+
+    for k in (1, 3):
+        wanted = share(real, drawn, k), share(drawn, real, k)
+        assert metrics.precision_recall(real, drawn, k) == pytest.approx(wanted)
+    assert 0 < metrics.precision_recall(real, drawn, 3)[0] < 1
+
+
+def test_precision_and_recall_of_the_same_and_of_distant_sets():
+    real = spread_out(50, 4)
+    assert metrics.precision_recall(real, real) == (1, 1)
+    assert metrics.precision_recall(real, real + 1e3) == (0, 0)
+    assert metrics.precision_recall(np.ones((9, 4)), np.ones((7, 4))) == (1, 1)  # all alike
+    one_mode = np.repeat(real[:1], 50, 0) + 1e-9 * spread_out(50, 4, seed=2)
+    precision, recall = metrics.precision_recall(real, one_mode)
+    assert precision == 1 and recall <= 0.02  # what it draws is good, and always the same
+
+
+def test_inception_score_of_known_answers():
+    sure = 50 * torch.eye(10).repeat(30, 1)
+    assert metrics.inception_score(sure, seed=None) == pytest.approx((10, 0), rel=1e-6)
+    assert metrics.inception_score(sure, splits=1) == pytest.approx((10, 0), rel=1e-6)
+    assert metrics.inception_score(torch.zeros(100, 10)) == pytest.approx((1, 0))
+    assert metrics.inception_score(50 * torch.eye(10)[:1].repeat(60, 1)) == pytest.approx((1, 0))
+
+
+def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
+    logits, scores = 3 * torch.randn(50, 6), []
+    for part in np.array_split(logits.double().softmax(1).numpy(), 5):
+        divergences = [scipy.stats.entropy(row, part.mean(0)) for row in part]
+        scores.append(np.exp(np.mean(divergences)))
+    found = metrics.inception_score(logits, 5, seed=None)
+    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
+    assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != found
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Sets of images on the command line
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Two sets of the same kind, 60 and 80 digits of 7 x 7: arrays, and paths of a folder and an .npy."""
+    folder, found = tmp_path_factory.mktemp("sets"), {}
+    with np.load(data.BUILT_IN / "mnist10k.npz") as whole:
+        found["a"], found["b"] = whole["x_train"][:60, ::4, ::4], whole["x_train"][60:140, ::4, ::4]
+    (folder / "a").mkdir()
+    for k, picture in enumerate(found["a"]):
+        Image.fromarray(picture).save(folder / "a" / f"{k:03}.png")
+    np.save(folder / "b.npy", found["b"])
+    np.save(folder / "colour.npy", np.stack([found["b"]] * 3, 1))
+    np.save(folder / "one.npy", found["b"][:1])
+    np.save(folder / "nan.npy", np.full((9, 7, 7), math.nan))
+    np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
+    (folder / "empty").mkdir()
+    (folder / "broken.npy").write_bytes(b"text")
+    return found | {"folder": folder}
+
+
+def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
+    a, b = sets["folder"] / "a", sets["folder"] / "b.npy"
+    (found,) = judged(capsys, str(a), "--against", str(b), "--features", "pixels")
+    row, flat = found["sets"], [sets[name].reshape(-1, 49) / 255 for name in "ab"]
+    assert row["fid"] == pytest.approx(metrics.fid(*flat), rel=1e-4) and row["n"], row["n_real"] == (60, 80)
+    assert row["kid"] == pytest.approx(metrics.kid(*flat), rel=1e-3)
+    assert [row["precision"], row["recall"]] == [*metrics.precision_recall(flat[1], flat[0])]
+    assert row["spread_over"] == "5 disjoint parts of 12 images" and row["fid_parts"][0] > row["fid"]
+    assert row["floor"][1] == 40 and row["floor"][0] > 0 and row["against"] == str(b)
+    assert metrics.main([str(a), str(b), "--against", str(b), "--features", "pixels"]) == 0
+    out = capsys.readouterr().out
+    for told in (
+        "FID-p",
+        f"{row['fid']:.4g}",
+        "NOTE: 60 images",
+        "features: pixels",
+        "floor: ",
+        "12 images",
+    ):
+        assert told in out
+    assert "IS-p" in out and max(map(len, out.splitlines())) < 250
+
+
+def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
+    (found,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
+    row, run = found["sets"], metrics.open_run(runs["vae"])
+    real = data.of_run(run["config"]).test.x.flatten(1) / 255
+    values = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            drawn = (255 * run["model"].sample(40)).round() / 255
+        values.append(metrics.fid(drawn.flatten(1), real))
+    assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
+    assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
+    assert row["spread_over"] == "3 sets of 40 images" and row["floor"][1] == 40
+
+
+def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
+    argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "40", "--sets", "2"]
+    (found,) = judged(capsys, *argv)
+    assert 1 <= found["sets"]["is"] <= 10 and np.sum(found["confusion"]) == 40
+    assert metrics.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "FID-c" in out and "IS-c" in out and "modes: " in out
+
+
+def test_coverage_counts_classes_and_how_even_they_are():
+    assert metrics.coverage(torch.tensor([0, 1, 2, 3]), 10) == pytest.approx(dict(classes=4, evenly=4.0))
+    assert metrics.coverage(torch.zeros(9, dtype=int), 10) == pytest.approx(dict(classes=1, evenly=1.0))
+    found = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
+    assert found["classes"] == 2 and found["evenly"] == pytest.approx(
+        math.exp(scipy.stats.entropy([0.9, 0.1]))
+    )
+
+
+def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_path, capsys):
+    a, b, kept = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
+    with np.load(kept) as arrays:
+        flat = sets["b"].reshape(-1, 49) / 255
+        np.testing.assert_allclose(arrays["mu"], flat.mean(0), atol=1e-6)
+        np.testing.assert_allclose(arrays["sigma"], np.cov(flat.T), atol=1e-6)
+    rows = [judged(capsys, a, "--against", real, "--features", "pixels")[0]["sets"] for real in (b, kept)]
+    assert rows[0]["fid"] == pytest.approx(rows[1]["fid"], rel=1e-6) and "kid" not in rows[1]
+    (both,) = judged(capsys, kept, "--against", kept, "--features", "pixels")
+    assert both["sets"]["fid"] == pytest.approx(0, abs=1e-9)
+    assert metrics.main([a, "--against", kept, "--features", "pixels"]) == 0
+
+
+def test_bars_are_drawn(sets, tmp_path, capsys):
+    out = tmp_path / "bars.png"
+    a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
+    assert metrics.main([a, b, "--against", b, "--features", "pixels", "--out", str(out)]) == 0
+    assert Image.open(out).width > 300
+
+
+def test_the_batch_size_changes_no_number(sets, capsys):
+    a, b, found = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), []
+    for size in ("1", "7", "500"):
+        argv = [a, "--against", b, "--features", "pixels", "--batch-size", size]
+        found.append(judged(capsys, *argv)[0]["sets"])
+    assert found[0] == found[1] == found[2]
+
+
+def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
+    x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
+    whole = [metrics.extract(metrics.Pixels(), part.split(20)) for part in (x, y)]
+    found = metrics.Features(keep=50)
+    for part in x.split(20):
+        found.add(*metrics.Pixels()(part))
+    assert len(found.kept) == 40 and found.n == 90
+    distance = metrics.set_distance(whole[0], whole[1])
+    assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+
+
+@pytest.mark.parametrize("argv, told", [
+    ("{sets}/a --features pixels", "--against REAL"),
+    ("{sets}/one.npy --against {sets}/b.npy --features pixels", "a set of 1 images"),
+    ("{sets}/b.npy --against {sets}/one.npy --features pixels", "a set of 1 images"),
+    ("{sets}/empty --against {sets}/b.npy --features pixels", "no readable picture"),
+    ("{sets}/nan.npy --against {sets}/b.npy --features pixels", "pixels from nan"),
+    ("{sets}/broken.npy --against {sets}/b.npy --features pixels", "no whole .npy"),
+    ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
+    ("{sets}/colour.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
+    ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
+    ("{ae} --features pixels", "draws no samples"),
+    ("{vae} --features pixels --out {sets}", "Is a directory"),
+])  # fmt: skip
+def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
+    words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
+    assert told.format(sets=sets["folder"]) in refused(metrics.main, words)
+
+
+def test_black_pictures_have_a_distance(tmp_path, capsys):
+    np.save(tmp_path / "black.npy", np.zeros((20, 7, 7), np.uint8))
+    black = str(tmp_path / "black.npy")
+    (found,) = judged(capsys, black, "--against", black, "--features", "pixels")
+    assert found["sets"]["fid"] == 0 and found["sets"]["precision"] == 1
 
 
 def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
@@ -303,3 +587,269 @@ def test_a_gan_is_judged_without_reconstructions(runs, capsys):
     (found,) = judged(capsys, *argv)
     assert found["samples"]["n"] == 20 and "accuracy_on_reconstructions" not in found
     assert metrics.main(argv) == 0
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Inception
+
+BENCHMARK = runpy.run_path(str(Path(metrics.__file__).parent / "benchmarks" / "metrics.py"))
+
+
+def butterflies(n=3):
+    return data.load("butterflies").test.x[:n]
+
+
+@pytest.fixture(scope="module")
+def random_weights(tmp_path_factory):
+    """A weights file in the published format, calibrated on three pictures."""
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    BENCHMARK["random_weights"](path, butterflies())
+    yield path
+    path.unlink()  # 96 MB, and pytest keeps the folders of three runs
+
+
+@pytest.fixture(scope="module")
+def inception(random_weights):
+    return metrics.Inception(random_weights)
+
+
+def test_inception_has_the_names_and_the_shapes_of_the_published_file():
+    with torch.device("meta"):
+        graph = metrics.Graph()
+    shapes = {name: list(tensor.shape) for name, tensor in graph.state_dict().items()}
+    for name, shape in {
+        "Conv2d_1a_3x3.conv.weight": [32, 3, 3, 3],
+        "Mixed_5b.branch5x5_2.bn.running_var": [64],
+        "Mixed_5d.branch_pool.conv.weight": [64, 288, 1, 1],
+        "Mixed_6a.branch3x3dbl_3.conv.weight": [96, 96, 3, 3],
+        "Mixed_6c.branch7x7dbl_4.conv.weight": [160, 160, 7, 1],
+        "Mixed_6e.branch7x7_2.conv.weight": [192, 192, 1, 7],
+        "Mixed_7a.branch7x7x3_4.bn.bias": [192],
+        "Mixed_7b.branch3x3dbl_3a.conv.weight": [384, 384, 1, 3],
+        "Mixed_7c.branch_pool.conv.weight": [192, 2048, 1, 1],
+        "fc.weight": [1008, 2048],
+        "fc.bias": [1008],
+    }.items():
+        assert shapes[name] == shape, name
+    assert len([name for name in shapes if "num_batches" not in name]) == 94 * 5 + 2
+    # torchvision's inception_v3 without its auxiliary classifier has 23,834,568, with 8 classes less
+    assert sum(parameter.numel() for parameter in graph.parameters()) == 23_834_568 + 8 * 2049
+
+
+@pytest.mark.parametrize("branches", [*map(metrics.MIXED.get, ["Mixed_5b", "Mixed_6a", "Mixed_7c"])])
+def test_folded_batch_norm_gives_what_it_gave(branches):
+    block = metrics.Block(branches, 16).eval()
+    layers = [layer for layer in block.modules() if isinstance(layer, metrics.Convolution)]
+    for layer in layers:
+        torch.nn.init.kaiming_normal_(layer.conv.weight)
+        for tensor in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
+            torch.nn.init.uniform_(tensor, 0.2, 2)
+    x = torch.randn(2, 16, 9, 9)
+    with torch.no_grad():
+        before = block(x)
+        for layer in layers:
+            layer.fold()
+        after = block.train()(x)
+    assert before.shape[1] == block.channels and before.std() > 0.1
+    assert not any("bn" in name for name in block.state_dict())
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_pools_are_those_of_the_graph_of_2015():
+    x = torch.ones(1, 2, 5, 5)
+    assert torch.equal(metrics.Block(["mean,3x3"], 2)(x), x)  # with padding counted, edges would be 2/3
+    x = torch.randn(1, 2, 7, 7)
+    assert torch.equal(metrics.Block(["max,3x3/2"], 2)(x), torch.nn.functional.max_pool2d(x, 3, 2))
+    pools = {name: branches[-1].split(",")[0] for name, branches in metrics.MIXED.items()}
+    assert [name for name, pool in pools.items() if pool == "max"] == ["Mixed_6a", "Mixed_7a", "Mixed_7c"]
+
+
+def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkeypatch):
+    x = butterflies()
+    features, logits = inception(x)
+    assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.dtype == torch.float32
+    assert 0.05 < features.mean() < 5
+    assert torch.nn.functional.pdist(features).min() > 0.1 * features.norm(dim=1).mean()
+    again, _ = inception(x, chunk=2)
+    assert (again - features).norm() < 1e-4 * features.norm()
+    assert torch.allclose(logits, features @ inception.fc.weight.T, atol=1e-4)  # no bias
+    monkeypatch.setattr(inception, "resize", "tf1")
+    other, _ = inception(x[:1])
+    assert 1e-3 < (other - features[:1]).norm() / features[:1].norm() < 1
+
+
+@pytest.mark.parametrize("resize", ["torch", "tf1"])
+def test_grey_is_three_equal_channels(resize):
+    grey = data.load("mnist10k").test.x[:2]
+    prepared = metrics.prepare(grey, resize)
+    assert prepared.shape == (2, 3, 299, 299)
+    assert torch.allclose(prepared, metrics.prepare(grey.expand(-1, 3, -1, -1), resize), atol=1e-6)
+    assert -1 <= prepared.min() < -0.9 and 0.9 < prepared.max() <= 1
+
+
+@pytest.mark.parametrize("height, width", [(28, 64), (299, 299), (500, 310)])
+def test_resize_of_tensorflow_1_agrees_with_a_loop(height, width):
+    x = torch.rand(height, width)
+    found, random = metrics.resize_tf1(x[None, None])[0, 0], np.random.RandomState(0)
+    for i, j in [(0, 0), (298, 298), *random.randint(299, size=(50, 2))]:
+        (top, down), (left, right) = divmod(i * height / 299, 1), divmod(j * width / 299, 1)
+        rows = [int(top), min(int(top) + 1, height - 1)]
+        columns = [int(left), min(int(left) + 1, width - 1)]
+        expected = (
+            torch.tensor([1 - down, down]).float()
+            @ x[rows][:, columns]
+            @ torch.tensor([1 - right, right]).float()
+        )
+        assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_only_uint8_pictures_are_looked_at(inception):
+    for wrong in (torch.rand(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(metrics.MetricError, match="uint8"):
+            inception(wrong)
+    with pytest.raises(metrics.MetricError, match="'torch' or 'tf1'"):
+        metrics.Inception("unread", resize="bicubic")
+
+
+def test_wrong_weights_are_told_in_one_line(tmp_path, random_weights):
+    def told(path):
+        with pytest.raises(metrics.MetricError) as caught:
+            metrics.Inception(path)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "No such file" in told(tmp_path / "none.pth")
+    assert "cannot read" in told(tmp_path)
+    path = tmp_path / "wrong.pth"
+    path.write_bytes(b"no weights")
+    assert "no whole file" in told(path)
+    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, path)
+    assert "Conv2d_1a_3x3.bn.weight [32]" in told(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "no whole file" in told(path)
+    torch.save({"fc.weight": torch.zeros(99)}, path, _use_new_zipfile_serialization=False)  # as published
+    assert "not FID's Inception" in told(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "no whole file" in told(path)
+    for other in ([1, 2], {"fc.weight": "text"}, {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}):
+        torch.save(other, path)
+        assert "not FID's Inception" in told(path)
+    torch.save(Fake(), path)  # a whole module would run code
+    assert "no whole file" in told(path)
+    state = torch.load(random_weights, weights_only=True) | {"fc.weight": torch.zeros(1000, 2048)}
+    torch.save(state, path)  # as torchvision's
+    assert "fc.weight [1008, 2048]" in told(path)
+    path.unlink()
+
+
+def test_sha256_is_that_of_the_file(inception, random_weights):
+    assert inception.sha256 == hashlib.sha256(random_weights.read_bytes()).hexdigest()
+    assert metrics.WEIGHTS_SHA256.startswith(metrics.WEIGHTS[-12:-4]) and len(metrics.WEIGHTS_SHA256) == 64
+
+
+@pytest.fixture
+def mirror(monkeypatch):
+    """A server that sends .answer (status, body, bytes really sent) for every address; .asked counts."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            server.asked += 1
+            status, body, limit = server.answer
+            self.send_response(status)
+            self.send_header("Content-Length", len(body))
+            self.end_headers()
+            self.wfile.write(body[:limit])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = 0
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(
+        metrics, "WEIGHTS_MIRRORS", [f"http://127.0.0.1:{server.server_port}/{metrics.WEIGHTS}"]
+    )
+    monkeypatch.setattr(metrics, "WEIGHTS_SHA256", hashlib.sha256(b"weights" * 1000).hexdigest())
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
+    mirror.answer = (200, b"weights" * 1000, None)
+    for _ in range(2):
+        path = metrics.inception_weights(folder=tmp_path / "new")
+        assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
+    assert capsys.readouterr().err.count("note: downloading") == 1
+    assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
+    monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
+    assert metrics.inception_weights() == path and mirror.asked == 1
+    monkeypatch.delenv("DGM_DATA_DIR")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert metrics.inception_weights() == tmp_path / "torch" / "hub" / "checkpoints" / metrics.WEIGHTS
+    assert metrics.inception_weights("mine.pth") == Path("mine.pth") and mirror.asked == 2
+    path.write_bytes(b"weights")
+    with pytest.raises(metrics.MetricError, match="delete it"):
+        metrics.inception_weights(folder=tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "answer, told",
+    [
+        ((200, b"weights" * 1000, 70), "70 bytes read, 6930 more expected"),
+        ((200, b"weights" * 999, None), "sent other bytes"),
+        ((200, b"<!DOCTYPE html><html>not today</html>", None), "an HTML page"),
+        ((404, b"gone", None), "404"),
+        (None, "refused"),
+    ],
+)
+def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, told):
+    mirror.answer = answer
+    if answer is None:
+        monkeypatch.setattr(metrics, "WEIGHTS_MIRRORS", ["http://127.0.0.1:9/x"])
+    with pytest.raises(metrics.MetricError) as caught:
+        metrics.inception_weights(folder=tmp_path)
+    for part in (told, "--weights FILE", "--features classifier:RUN", "--features pixels"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
+def test_features_are_those_of_the_packages(rival, resize, random_weights):
+    for package in ("torchvision", "pytorch_fid", "torch_fidelity"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"{package} is not installed, see requirements-bench.txt")
+    _, theirs = BENCHMARK["rivals"](random_weights)[rival]
+    ours = metrics.Inception(random_weights, resize)
+    digits = data.load("mnist10k").test.x[:1]
+    for x in (butterflies(), digits):
+        with torch.no_grad():
+            expected = theirs(x.expand(-1, 3, -1, -1))
+        for found, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
+            assert wanted.std() > 0.05 and (found - wanted).norm() < 1e-4 * wanted.norm()
+    log_p = ours(butterflies())[1].double().log_softmax(1)
+    mean = log_p.exp().mean(0)
+    assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are told apart
+
+
+def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path, capsys):
+    np.save(tmp_path / "few.npy", sets["a"][:4])
+    np.save(tmp_path / "others.npy", sets["b"][:5])
+    few, others = str(tmp_path / "few.npy"), str(tmp_path / "others.npy")
+    (found,) = judged(capsys, few, "--against", others, "--weights", str(random_weights))
+    network = metrics.Inception(random_weights)
+    features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
+    assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
+    for told in (network.sha256, "resize torch", "grey", "seed 0"):
+        assert told in found["sets"]["protocol"]
+
+
+def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(metrics, "WEIGHTS_MIRRORS", ["http://127.0.0.1:9/weights.pth"])
+    monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path))
+    error = refused(metrics.main, [str(sets["folder"] / "a"), "--against", str(sets["folder"] / "b.npy")])
+    for way in ("--weights FILE", "--features classifier:RUN", "--features pixels"):
+        assert way in error
