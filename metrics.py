@@ -576,6 +576,8 @@ def open_source(name, args):
         arrays = data.open_arrays(name)
         if arrays.keys() >= {"mu", "sigma"}:
             return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]))
+    empty = Path(name).is_dir() and not any(Path(name).iterdir())
+    data.require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
     x = data.read(name, Path(name), None, args.image_size, None, None)[0]
     return dict(folder=name, images=torch.from_numpy(x.copy()))
 

@@ -548,7 +548,7 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{sets}/a --features pixels", "--against REAL"),
     ("{sets}/one.npy --against {sets}/b.npy --features pixels", "a set of 1 images"),
     ("{sets}/b.npy --against {sets}/one.npy --features pixels", "a set of 1 images"),
-    ("{sets}/empty --against {sets}/b.npy --features pixels", "no readable picture"),
+    ("{sets}/empty --against {sets}/b.npy --features pixels", "is not a run folder and holds no pictures"),
     ("{sets}/nan.npy --against {sets}/b.npy --features pixels", "pixels from nan"),
     ("{sets}/broken.npy --against {sets}/b.npy --features pixels", "no whole .npy"),
     ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),

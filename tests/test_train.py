@@ -583,7 +583,7 @@ OTHERS = {
     "sample: unknown format": (sample, ["RUN", "--what", "real", "--out", "TEXT.doc"], "ending .doc"),
     "sample: two runs, one picture": (sample, ["RUN", "VAE", "--what", "real"], "only with --what curves"),
     "metrics: no judge": (metrics, ["CVAE"], "--features classifier:RUN"),
-    "metrics: unknown features": (metrics, ["CVAE", "--features", "eyes"], "write classifier:RUN"),
+    "metrics: unknown features": (metrics, ["CVAE", "--features", "eyes"], "or classifier:RUN"),
     "metrics: no run": (metrics, ["EMPTY"], "is not a run folder"),
 }
 
