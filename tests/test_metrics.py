@@ -783,25 +783,25 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
     for _ in range(2):
         path = metrics.inception_weights(folder=tmp_path / "new")
         assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
-    assert capsys.readouterr().err.count("note: downloading") == 1
+    assert capsys.readouterr().err.count("is kept as") == 1
     assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
     monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
     assert metrics.inception_weights() == path and mirror.asked == 1
     monkeypatch.delenv("DGM_DATA_DIR")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert metrics.inception_weights() == tmp_path / "torch" / "hub" / "checkpoints" / metrics.WEIGHTS
-    assert metrics.inception_weights("mine.pth") == Path("mine.pth") and mirror.asked == 2
+    assert mirror.asked == 2
     path.write_bytes(b"weights")
     with pytest.raises(metrics.MetricError, match="delete it"):
-        metrics.inception_weights(folder=tmp_path / "new")
+        metrics.Inception(metrics.inception_weights(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(
     "answer, told",
     [
-        ((200, b"weights" * 1000, 70), "70 bytes read, 6930 more expected"),
-        ((200, b"weights" * 999, None), "sent other bytes"),
-        ((200, b"<!DOCTYPE html><html>not today</html>", None), "an HTML page"),
+        ((200, b"weights" * 1000, 70), "invalid hash value"),
+        ((200, b"weights" * 999, None), "invalid hash value"),
+        ((200, b"<!DOCTYPE html><html>not today</html>", None), "invalid hash value"),
         ((404, b"gone", None), "404"),
         (None, "refused"),
     ],
