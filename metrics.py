@@ -34,6 +34,10 @@ class MetricError(ValueError):
     status = 1
 
 
+def sha256(body):
+    return hashlib.sha256(body).hexdigest()
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Judging by a classifier
 
@@ -293,7 +297,8 @@ class Classifier:
 
     def __init__(self, run):
         self.run, self.model = run, run["model"]
-        self.protocol = f"features: {run['folder']}"
+        file = Path(run["folder"]) / "best.pt"
+        self.protocol = f"features: {file.parent.name}, SHA-256 {sha256(file.read_bytes())}"
 
     def __call__(self, x):
         shape, expected = list(x.shape[1:]), self.run["config"]["image_shape"]
@@ -417,9 +422,9 @@ def read_weights(path, own):
         body = Path(path).read_bytes()
     except OSError as error:
         raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
-    sha256 = hashlib.sha256(body).hexdigest()
-    if Path(path).name == WEIGHTS and sha256 != WEIGHTS_SHA256:
-        raise MetricError(f"{path} is damaged (its SHA-256 begins with {sha256[:8]}): delete it")
+    digest = sha256(body)
+    if Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256:
+        raise MetricError(f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for broken files has no narrower class in common
@@ -431,7 +436,7 @@ def read_weights(path, own):
         if getattr(state.get(name), "shape", None) != tensor.shape:
             wanted = f"{name} {list(tensor.shape)}"
             raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
-    return {name: state[name].float() for name in own}, sha256
+    return {name: state[name].float() for name in own}, digest
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -543,7 +548,8 @@ def open_source(name, args):
     if Path(name).suffix == ".npz" and Path(name).is_file():
         arrays = data.open_arrays(name)
         if arrays.keys() >= {"mu", "sigma"}:
-            return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]))
+            made = str(arrays["protocol"]) if "protocol" in arrays else None  # not by pytorch-fid
+            return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]), made=made)
     empty = Path(name).is_dir() and not any(Path(name).iterdir())
     data.require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
     x = data.read(name, Path(name), None, args.image_size, None, None)[0]
@@ -834,8 +840,11 @@ def compare(source, real, extractor, args):
     import data
 
     def features(x):
-        return extract(extractor, x.split(args.batch_size))
+        return extract(extractor, progress(x.split(args.batch_size)))
 
+    for side in (source, real or {}):
+        if side.get("made") not in (None, extractor.protocol):
+            raise MetricError(f"{side['folder']} is of {side['made']}, but this is {extractor.protocol}")
     if "moments" in source:
         sets = [source["moments"]]
     elif "images" in source:
@@ -849,8 +858,9 @@ def compare(source, real, extractor, args):
     if isinstance(extractor, Inception) and grey:
         row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
-        mu, sigma = moments(sets[0])
-        data.write_file(args.save_stats, lambda file: np.savez(file, mu=mu.numpy(), sigma=sigma.numpy()))
+        mu, sigma = (part.numpy() for part in moments(sets[0]))
+        kept = dict(mu=mu, sigma=sigma, protocol=extractor.protocol)
+        data.write_file(args.save_stats, lambda file: np.savez(file, **kept))
         if real is None:
             return row
     data.require(real, f"{source['folder']}: compared with what? Give --against REAL")
@@ -859,6 +869,14 @@ def compare(source, real, extractor, args):
         real["floor"] = floor(real, args, features)
     found = scores(sets, real["features"], args.seed)
     return row | found | dict(floor=real["floor"], against=real["folder"])
+
+
+def progress(parts):
+    """The parts as they come; a terminal is told how far it is."""
+    for done, part in enumerate(parts):
+        if sys.stderr.isatty():
+            print(f"\rfeatures: {done / len(parts):.0%}", end="\r", file=sys.stderr, flush=True)
+        yield part
 
 
 def floor(real, args, features):

@@ -445,6 +445,9 @@ def sets(tmp_path_factory):
     np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
     (folder / "empty").mkdir()
     (folder / "broken.npy").write_bytes(b"text")
+    (folder / "sizes").mkdir()
+    for size in (7, 9):
+        Image.fromarray(np.zeros((size, size), np.uint8)).save(folder / "sizes" / f"{size}.png")
     return found | {"folder": folder}
 
 
@@ -518,6 +521,18 @@ def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_p
     assert metrics.main([a, "--against", kept, "--features", "pixels"]) == 0
 
 
+def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_path, refused):
+    b, kept = str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
+    with np.load(kept) as arrays:
+        mu, sigma, protocol = arrays["mu"], arrays["sigma"], str(arrays["protocol"])
+    np.savez(kept, mu=mu, sigma=sigma, protocol="features: others")
+    argv = [b, "--against", kept, "--features", "pixels"]
+    assert f"{kept} is of features: others, but this is {protocol}" in refused(metrics.main, argv)
+    np.savez(kept, mu=mu, sigma=sigma)  # as pytorch-fid writes it
+    assert metrics.main(argv) == 0
+
+
 def test_bars_are_drawn(sets, tmp_path, capsys):
     out = tmp_path / "bars.png"
     a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
@@ -556,10 +571,34 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
     ("{ae} --features pixels", "draws no samples"),
     ("{vae} --features pixels --out {sets}", "Is a directory"),
+    ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
+    ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
+    ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
+    ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
 ])  # fmt: skip
 def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
     assert told.format(sets=sets["folder"]) in refused(metrics.main, words)
+
+
+def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
+    x = data.load(runs["ten"]).test.x[:30]
+    np.save(tmp_path / "x.npy", x)
+    argv = [
+        str(tmp_path / "x.npy"),
+        "--against",
+        runs["ten"],
+        "--features",
+        f"classifier:{runs['classifier']}",
+    ]
+    (found,) = judged(capsys, *argv)
+    judge = metrics.open_run(runs["classifier"])["model"]
+    named, confidence = metrics.predictions(judge, x / 255)
+    assert found["first_answers"][:2] == [
+        f"{c} {p:.0%}" for c, p in zip(named[:2], confidence[:2], strict=True)
+    ]
+    assert found["coverage"] == pytest.approx(metrics.coverage(named, 10)) and found["sets"]["fid"] >= 0
+    assert metrics.main(argv) == 0 and "names it" in capsys.readouterr().out
 
 
 def test_black_pictures_have_a_distance(tmp_path, capsys):
