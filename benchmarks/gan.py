@@ -47,7 +47,8 @@ def command(argv):
     dataset, judge = runs[0].dataset, metrics.Classifier(metrics.open_run(args.judge))
 
     def features(x):
-        return metrics.extract(judge, x.split(250)).kept
+        with torch.inference_mode():
+            return torch.cat([judge(part)[0] for part in x.split(250)])
 
     train_f = features(dataset.train.x)
     held_out = torch.cat([dataset.valid.x, dataset.test.x])
