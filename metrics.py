@@ -520,18 +520,18 @@ def own_report(source, args):
 def make_extractor(args):
     import data
 
-    kind, _, folder = args.features.partition(":")
+    device, (kind, _, folder) = data.pick_device(args.device), args.features.partition(":")
     if kind == "classifier" and folder:
         judge = open_run(folder)
         if judge["kind"] != "classifier":
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
-        judge["model"].to(args.device)
+        judge["model"].to(device)
         return Classifier(judge)
     if args.features == "pixels":
         return Pixels()
     if args.features != "inception":
         raise data.Mistake(f"--features {args.features}: write inception, pixels or classifier:RUN")
-    return Inception(args.weights or inception_weights(args.data_dir), args.resize).to(args.device)
+    return Inception(args.weights or inception_weights(args.data_dir), args.resize).to(device)
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -573,6 +573,7 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{vae} --features pixels --out {sets}", "Is a directory"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
+    ("{sets}/a --against {sets}/b.npy --device nowhere", "--device nowhere cannot be used here"),
     ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
     ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
 ])  # fmt: skip
