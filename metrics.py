@@ -207,6 +207,7 @@ def precision_recall(real, generated, k=3):
     that lie among the real ones, and of real ones among the generated; both in [0, 1].
 
     A set's region is the union of balls around its members, each as wide as the way to its k-th neighbour.
+    Published figures have the features of VGG-16: those of Inception are not to be held against them.
     """
     real, generated = as_float64(real), as_float64(generated)
     return share_within(real, generated, k), share_within(generated, real, k)
@@ -768,7 +769,9 @@ def report_pictures(source, real, extractor, args):
     if judge and "images" in source:
         named, confidence = predictions(judge["model"], source["images"] / 255)
         found["coverage"], found["first_answers"], lines = named_lines(named, confidence, judge["classes"])
-        lines.insert(0, f"{source['folder']} as {judge['folder']} names it")
+        found["confidence"] = percent(confidence)
+        mean = f"mean confidence {found['confidence']:.1f}%"
+        lines.insert(0, f"{source['folder']} as {judge['folder']} names it, {mean}")
     return found, lines
 
 
@@ -942,13 +945,14 @@ def notes(row):
     over = row.get("spread_over", "")
     if "disjoint" in over:
         names = [name for name in ("fid", "is") if name in row]
-        parts = ["{} {:.4g} ± {:.2g}".format(name.upper(), *row[f"{name}_parts"]) for name in names]
+        of_each = [(name.upper() + row["mark"], *row[f"{name}_parts"]) for name in names]
+        parts = ["{} {:.4g} ± {:.2g}".format(*one) for one in of_each]
         yield f"{row['name']}: over {over}: {', '.join(parts)}"
     elif over:
         yield f"{row['name']}: mean ± deviation over {over}; KID, precision and recall of the first"
     if row.get("floor"):
         of = f"{row['floor'][1]:,} other real images against {row['against']} ({row['n_real']:,})"
-        yield f"floor: the FID of {of}"
+        yield f"floor: the FID{row['mark']} of {of}"
     few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
     if few and "fid" in row:
         yield f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"

@@ -598,6 +598,7 @@ def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
     assert found["first_answers"][:2] == [
         f"{c} {p:.0%}" for c, p in zip(named[:2], confidence[:2], strict=True)
     ]
+    assert found["confidence"] == pytest.approx(100 * confidence.mean().item())
     assert found["coverage"] == pytest.approx(metrics.coverage(named, 10)) and found["sets"]["fid"] >= 0
     assert metrics.main(argv) == 0 and "names it" in capsys.readouterr().out
 
