@@ -106,22 +106,36 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     ones: no imaginary part can appear.
     """
     mean1, cov1, mean2, cov2 = map(as_float64, (mean1, cov1, mean2, cov2))
-    one, two = sorted(((square_root(cov), cov) for cov in (cov1, cov2)), key=lambda pair: pair[0].shape[1])
-    cross = torch.linalg.eigvalsh(one[0].T @ two[1] @ one[0]).clamp(min=0).sqrt().sum()  # of the lesser rank
+    root = square_root(cov1)
+    values = eigenvalues(root, cov2)
+    if (values < len(cov1) * torch.finfo(values.dtype).eps * values.norm()).any():
+        other = square_root(cov2)  # some are 0 but for rounding; of the covariance of lesser rank none are
+        if other.shape[1] < root.shape[1]:
+            values = eigenvalues(other, cov1)
+    cross = values.clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
     return distance.clamp(min=0).item()
 
 
 def square_root(cov):
-    """L [d, rank] with L Lᵀ = cov: by Cholesky, or where that breaks down, as with fewer examples than
-    dimensions, by the eigenvectors that rounding has not made up."""
+    """Lower triangular L [d, rank] with L Lᵀ = cov: by Cholesky, or where that breaks down, as with fewer
+    examples than dimensions, from the eigenvectors that rounding has not made up."""
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diag().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return root
     values, vectors = torch.linalg.eigh(cov)
     sound = values > len(cov) * torch.finfo(cov.dtype).eps * values.max()
-    return vectors[:, sound] * values[sound].sqrt()
+    return torch.linalg.qr((vectors[:, sound] * values[sound].sqrt()).T).R.T
+
+
+def eigenvalues(root, cov, strip=256):
+    """Those of rootᵀ cov root, root lower triangular [d, rank]: zeros are not multiplied, and of the product
+    only the triangle that eigvalsh reads is made, which is a third of the work."""
+    product = torch.empty(2 * root.shape[1:], dtype=root.dtype)
+    for k in range(0, len(product), strip):
+        product[k : k + strip, k:] = root[k:, k : k + strip].T @ cov[k:, k:] @ root[k:, k:]
+    return torch.linalg.eigvalsh(product.T)
 
 
 def fid(features1, features2):

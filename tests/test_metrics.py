@@ -330,6 +330,17 @@ def test_duplicates_and_constant_features_have_a_distance():
     assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("n, m", [(600, 700), (600, 90), (90, 600), (90, 40)])
+def test_strips_of_a_triangle_give_the_distance_of_the_whole(n, m):
+    a, b = spread_out(n, 520), 0.5 * spread_out(m, 520, seed=1)  # more than two strips
+    c1, c2 = np.cov(a.T), np.cov(b.T)
+    left, right = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))  # factors of c1 and c2
+    cross = scipy.linalg.svdvals(left @ right.T).sum()
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross
+    found = metrics.frechet_distance(a.mean(0), c1, b.mean(0), c2)
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
 def test_a_nearly_singular_covariance_adds_no_distance():
     a = spread_out(300, 20) * np.logspace(0, -9, 20)  # Cholesky works, its last pivots are noise
     b = a + 1e-3
@@ -858,11 +869,15 @@ def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, mo
     assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
-def test_features_are_those_of_the_packages(rival, resize, random_weights):
-    for package in ("torchvision", "pytorch_fid", "torch_fidelity"):
+@pytest.fixture
+def packages():
+    for package in ("torchvision", "pytorch_fid", "torch_fidelity", "torchmetrics"):
         if not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed, see requirements-bench.txt")
+
+
+@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
+def test_features_are_those_of_the_packages(rival, resize, random_weights, packages):
     _, theirs = BENCHMARK["rivals"](random_weights)[rival]
     ours = metrics.Inception(random_weights, resize)
     digits = data.load("mnist10k").test.x[:1]
@@ -870,10 +885,24 @@ def test_features_are_those_of_the_packages(rival, resize, random_weights):
         with torch.no_grad():
             expected = theirs(x.expand(-1, 3, -1, -1))
         for found, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
-            assert wanted.std() > 0.05 and (found - wanted).norm() < 1e-4 * wanted.norm()
+            assert wanted.std() > 0.05 and BENCHMARK["relative"](found, wanted) < 1e-4
     log_p = ours(butterflies())[1].double().log_softmax(1)
     mean = log_p.exp().mean(0)
     assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are told apart
+
+
+def test_numbers_of_the_same_features_are_those_of_the_packages(packages):
+    generated, real, logits = (torch.from_numpy(spread_out(200, 8, seed)) for seed in range(3))
+    real = 0.7 * generated + 0.3 * real
+    ours = BENCHMARK["our_numbers"](generated, real, logits)
+    theirs = BENCHMARK["their_numbers"](generated, real, logits)
+    assert ours == pytest.approx(theirs, rel=1e-6)  # shares in float32
+    assert [ours[k] for k in ("IS", "KID")] == pytest.approx([theirs[k] for k in ("IS", "KID")], rel=1e-9)
+    assert 0.1 < ours["precision"] < 1 and ours["IS"] > 2
+    for theirs in BENCHMARK["distances"]().values():
+        moments = BENCHMARK["moments"](generated, real)
+        for found in (metrics.frechet_distance(*moments), metrics.fid(generated, real)):
+            assert BENCHMARK["relative"](found, theirs(*moments)) < 1e-9
 
 
 def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path, capsys):
