@@ -326,15 +326,20 @@ class Classifier:
         return features, logits
 
 
-class Features:
-    """Features and logits of one set: of up to `keep` images themselves, of more the mean and covariance."""
+KEPT = 10_000
 
-    def __init__(self, keep=10_000):
+
+class Features:
+    """Features of the first `keep` images of a set, the mean and covariance of all where there are more, and
+    the logits of all."""
+
+    def __init__(self, keep=KEPT):
         self.keep, self.n, self.parts, self.logit_parts, self.statistics = keep, 0, [], [], None
 
     def add(self, features, logits):
         if not features.isfinite().all():
             raise MetricError("the network found no finite features: are these its weights?")
+        features, room = features.cpu(), max(0, self.keep - self.n)
         self.n, self.width = self.n + len(features), features.shape[1]
         if logits is not None:
             self.logit_parts.append(logits.cpu())
@@ -342,7 +347,9 @@ class Features:
             self.statistics = Statistics()
             for part in self.parts:
                 self.statistics.add(part)
-        (self.parts.append if self.statistics is None else self.statistics.add)(features.cpu())
+        if self.statistics:
+            self.statistics.add(features)
+        self.parts.append(features[:room])
 
     @property
     def kept(self):
@@ -857,7 +864,10 @@ def compare(source, real, extractor, args):
     import data
 
     def features(x):
-        return extract(extractor, progress(x.split(args.batch_size)))
+        order = torch.arange(len(x))
+        if len(x) > KEPT:  # folders come class after class, and the first are kept for KID and the like
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))
+        return extract(extractor, (x[part] for part in progress(order.split(args.batch_size))))
 
     for side in (source, real or {}):
         if side.get("made") not in (None, extractor.protocol):
@@ -970,6 +980,8 @@ def notes(row):
     few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
     if few and "fid" in row:
         yield f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
+    if many := [n for n in (row["n"], row.get("n_real")) if n and n > KEPT and "fid" in row]:
+        yield f"KID, precision, recall, parts and halves: of {KEPT:,} images, at random of {many[0]:,}"
     yield row["protocol"]
 
 

@@ -565,9 +565,26 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     found = metrics.Features(keep=50)
     for part in x.split(20):
         found.add(*metrics.Pixels()(part))
-    assert len(found.kept) == 40 and found.n == 90
+    assert len(found.kept) == 50 and found.n == 90
     distance = metrics.set_distance(whole[0], whole[1])
     assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+
+
+def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_batch_size(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(metrics, "KEPT", 50)
+    monkeypatch.setattr(metrics.Features.__init__, "__defaults__", (50,))
+    x = np.random.RandomState(0).randint(0, 100, (400, 3, 3)).astype(np.uint8)
+    x[200:] += 150  # as a folder comes, class after class
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x[np.random.RandomState(1).permutation(400)])
+    argv = [str(tmp_path / "x.npy"), "--against", str(tmp_path / "y.npy"), "--features", "pixels"]
+    rows = [judged(capsys, *argv, "--batch-size", size)[0]["sets"] for size in ("7", "60")]
+    for row in rows:
+        assert row["kid"] == rows[0]["kid"] and abs(row["kid"][0]) < 0.05 and row["recall"] > 0.5
+        assert row["fid"] == pytest.approx(0, abs=1e-9) and row["spread_over"].endswith("of 10 images")
+    assert metrics.main(argv) == 0 and "of 50 images, at random of 400" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv, told", [
