@@ -513,6 +513,7 @@ def command(argv):
     reports = [own_report(source, args) for source in sources]
     extractor = make_extractor(args) if None in reports else None
     real = open_source(args.against, args) if args.against else None
+    data.require("model" not in (real or {}), f"--against {args.against}: a run's samples are not real ones")
     results, texts = [], []
     for source, report in zip(sources, reports, strict=True):
         found, lines = report(source, args) if report else report_pictures(source, real, extractor, args)
@@ -566,7 +567,9 @@ def open_source(name, args):
     if (Path(name) / "config.json").exists():
         return open_run(name)
     if name in data.DATASETS:
-        return dict(folder=name, images=getattr(data.load(name, args.data_dir), args.split).x)
+        data.require(name != "arithmetic", "arithmetic is no set of pictures: give another source")
+        x = getattr(data.load(name, args.data_dir), args.split).x
+        return dict(folder=name, images=of_size(args.image_size, name, x))
     if Path(name).suffix == ".npz" and Path(name).is_file():
         arrays = data.open_arrays(name)
         if arrays.keys() >= {"mu", "sigma"}:
@@ -575,12 +578,26 @@ def open_source(name, args):
     empty = Path(name).is_dir() and not any(Path(name).iterdir())
     data.require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
     x = data.read(name, Path(name), None, args.image_size, None, None)[0]
-    return dict(folder=name, images=torch.from_numpy(x.copy()))
+    return dict(folder=name, images=of_size(args.image_size, name, torch.from_numpy(x.copy())))
+
+
+def of_size(size, name, x):
+    """Pictures x [n, C, H, W], if they have the size that is asked for. Folders have been resized by Pillow:
+    other pictures would be by another filter, and no two sets may be treated differently."""
+    import data
+
+    wrong = f"{name} has pictures of {x.shape[2]}x{x.shape[3]}, and --image-size {size} is of folders alone"
+    data.require(size is None or x.shape[2:] == (size, size), wrong)
+    return x
 
 
 def check_moments(name, mean, cov):
-    mean, cov = as_float64(mean), as_float64(cov)
-    if cov.shape != 2 * mean.shape or not (mean.isfinite().all() and cov.isfinite().all()):
+    sound = mean.dtype.kind in "fiu" and cov.dtype.kind in "fiu" and mean.ndim == 1
+    if sound and (sound := mean.size > 0 and cov.shape == 2 * mean.shape):
+        mean, cov = as_float64(mean), as_float64(cov)
+        sound = mean.isfinite().all() and cov.isfinite().all() and cov.diag().min() >= 0
+        sound = sound and (cov - cov.T).abs().max() <= 1e-5 * cov.abs().max()
+    if not sound:
         raise MetricError(f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything")
     return mean, cov
 
@@ -606,6 +623,7 @@ def add_real_pictures(run, args):
     split = getattr(dataset, args.split)
     if not len(split.x):
         raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
+    torch.manual_seed(args.seed)  # of --binarize stochastic
     x, y = split.batch(slice(None))
     run |= dict(data=f"{dataset.name} {args.split}", real=x, labels=y)
     others = getattr(dataset, "test" if args.split == "train" else "train").batch(slice(None))[0]
@@ -781,8 +799,9 @@ def report_pictures(source, real, extractor, args):
         kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
         data.require(draws or judge, f"{kind}: --features classifier:RUN judges its reconstructions")
         if judge:
-            same = judge["config"]["classes"] == source["classes"]
-            data.require(same, f"{judge['folder']} knows other classes than {source['folder']}")
+            same = all(judge["config"][key] == source["config"][key] for key in ("classes", "image_shape"))
+            other = f"{judge['folder']} knows other classes or sizes of picture than {source['folder']}"
+            data.require(same, f"{other}: give a judge of the same data and --image-size")
             found, lines = report_judged(source, judge, args)
         if not draws:
             return found, lines

@@ -51,6 +51,9 @@ def runs(tmp_path_factory):
         made[name] = str(folder / name)
         flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
         assert train.main(flags) == 0
+    made["small"] = str(folder / "small")
+    flags = ["--model", "vae", "--data", ten, "--image-size", "16", "--out", made["small"], *small]
+    assert train.main(flags) == 0
     small = ["--steps", "5", "--batch-size", "32"]
     for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--encoder-layers", "4,3,2,1"])]:
         made[name] = str(folder / name)
@@ -587,6 +590,34 @@ def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_bat
     assert metrics.main(argv) == 0 and "of 50 images, at random of 400" in capsys.readouterr().out
 
 
+def test_statistics_that_none_can_be_are_refused(tmp_path, refused):
+    path, mu, sigma = str(tmp_path / "s.npz"), np.zeros(3), np.eye(3)
+    for wrong in (
+        dict(mu=mu, sigma=-sigma),
+        dict(mu=mu, sigma=sigma + np.triu(np.ones((3, 3)), 1)),
+        dict(mu=mu + 1j, sigma=sigma),
+        dict(mu=np.array(["a", "b", "c"]), sigma=sigma),
+        dict(mu=np.array(1.0), sigma=np.array(1.0)),
+        dict(mu=np.zeros(0), sigma=np.zeros((0, 0))),
+        dict(mu=mu, sigma=np.full((3, 3), math.inf)),
+    ):
+        np.savez(path, **wrong)
+        argv = [path, "--against", path, "--features", "pixels"]
+        assert "mu and sigma are not" in refused(metrics.main, argv)
+
+
+def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.sample, "draw_run", lambda *run: [])
+    run = str(tmp_path / "run")
+    small = ["--encoder", "mlp", "--encoder-hidden", "8", "--steps", "1", "--binarize", "stochastic"]
+    assert (
+        train.main(["--model", "vae", "--data", digits(tmp_path / "x.npz", [3, 8]), "--out", run, *small])
+        == 0
+    )
+    for argv in (["--features", "pixels", "-n", "9"], ["--log-likelihood", "50", "-n", "4"]):
+        assert judged(capsys, run, *argv) == judged(capsys, run, *argv)
+
+
 @pytest.mark.parametrize("argv, told", [
     ("{sets}/a --features pixels", "--against REAL"),
     ("{sets}/one.npy --against {sets}/b.npy --features pixels", "a set of 1 images"),
@@ -594,6 +625,10 @@ def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_bat
     ("{sets}/empty --against {sets}/b.npy --features pixels", "is not a run folder and holds no pictures"),
     ("{sets}/nan.npy --against {sets}/b.npy --features pixels", "pixels from nan"),
     ("{sets}/broken.npy --against {sets}/b.npy --features pixels", "no whole .npy"),
+    ("{sets}/a --against {vae} --features pixels", "a run's samples are not real ones"),
+    ("{vae} --against {cvae} --features pixels", "a run's samples are not real ones"),
+    ("{small} --features classifier:{classifier}", "sizes of picture"),
+    ("arithmetic --against {sets}/b.npy --features pixels", "no set of pictures"),
     ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
     ("{sets}/colour.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
@@ -602,6 +637,8 @@ def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_bat
     ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
     ("{sets}/a --against {sets}/b.npy --device nowhere", "--device nowhere cannot be used here"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --image-size 5", "is of folders alone"),
+    ("{sets}/a --against mnist10k --features pixels --image-size 5", "mnist10k has pictures of 28x28"),
     ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
     ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
 ])  # fmt: skip
