@@ -91,7 +91,7 @@ def coverage(named, n_classes):
 
 
 def percent(values):
-    return 100 * values.float().mean().item()
+    return 100 * values.double().mean().item()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,8 @@ def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     """Kernel distance (Bińkowski et al. 2018, sec. 4) as its mean and spread over random subsets.
 
     The squared maximum mean discrepancy under k(x, y) = (xᵀy / d + 1)³, by the estimate that has no bias
-    (Gretton et al. 2012, eq. 3), so that it may fall below 0. Subsets are no larger than the smaller set.
+    (Gretton et al. 2012, eq. 3), so that it may fall below 0. Subsets are no larger than the smaller set;
+    where they are both sets whole they are all the same, and their spread 0 says nothing.
     """
     x, y = as_float64(features1), as_float64(features2)
     size, random = min(subset_size, len(x), len(y)), torch.Generator().manual_seed(seed)
@@ -644,6 +645,10 @@ def samples(run, args, seed):
     return torch.cat(parts), labels
 
 
+def told_latents(args):
+    return f"x {args.scale:g}" + (f", cut off at ±{args.truncate:g}" if args.truncate else "")
+
+
 def in_bytes(images):
     """Floats in [0, 1] as the uint8 that a file would hold."""
     return (255 * images).round().to(torch.uint8)
@@ -655,7 +660,8 @@ def in_bytes(images):
 
 def table(rows):
     """Rows of cells as lines; numbers end below each other, and what is missing (nan) is a dash."""
-    rows = [["-" if cell != cell or cell is None else str(cell) for cell in row] for row in rows]
+    missing = (math.nan, None, "nan", "nan%")
+    rows = [["-" if cell != cell or cell in missing else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return ["  ".join(row).rstrip() for row in cells]
@@ -832,8 +838,7 @@ def report_judged(run, judge, args):
     asked = named if labels is None else labels  # where nobody asked, the judge says which was drawn
     by_class = judge_samples(judge["model"], images, asked, (x, y), len(classes))
     found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
-    cut = f", cut off at ±{args.truncate:g}" if args.truncate else ""
-    lines.append(f"{args.n:,} samples, seed {args.seed}, latents x {args.scale:g}{cut}:")
+    lines.append(f"{args.n:,} samples, seed {args.seed}, latents {told_latents(args)}:")
     if labels is None:
         del by_class["accuracy"]
     found["mean"] = {name: nan_free_mean(column) for name, column in by_class.items()}
@@ -900,8 +905,11 @@ def compare(source, real, extractor, args):
     row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
     row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
     row["protocol"] += f"; seed {args.seed}"
-    grey = any(side["images"].shape[1] == 1 for side in (source, real or {}) if "images" in side)
-    if isinstance(extractor, Inception) and grey:
+    if "model" in source and (args.scale != 1 or args.truncate):
+        row["protocol"] += f"; latents {told_latents(args)}"
+    channels = [len(side["images"][0]) for side in (source, real or {}) if "images" in side]
+    channels += [source["config"]["image_shape"][0]] if "model" in source else []
+    if isinstance(extractor, Inception) and 1 in channels:
         row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
         mu, sigma = (part.numpy() for part in moments(sets[0]))
@@ -926,17 +934,18 @@ def progress(parts):
 
 
 def floor(real, args, features):
-    """FID of real images against other real ones, and the number of these: of the run's training pictures,
+    """FID of real images against other real ones, and the numbers of both: of the run's training pictures,
     or one half against the other."""
     if not isinstance(real["features"], Features):
         return None
     if len(real.get("others", ())) >= args.n:
         chosen = torch.randperm(len(real["others"]), generator=torch.Generator().manual_seed(args.seed))
-        return set_distance(features(real["others"][chosen[: args.n]]), real["features"]), args.n
+        distance = set_distance(features(real["others"][chosen[: args.n]]), real["features"])
+        return distance, args.n, real["features"].n
     if real["features"].n < 4:
         return None
     one, two = real["features"].in_parts(2, args.seed)
-    return set_distance(one, two), one.n
+    return set_distance(one, two), one.n, two.n
 
 
 def scores(sets, real, seed):
@@ -968,6 +977,8 @@ def set_lines(rows):
     cells = [["", "n", f"FID{mark}", "floor", f"IS{mark}", f"KID{mark} x 1000", "precision", "recall"]]
     for row in rows:
         kid_ = "{:.2f} ± {:.2f}".format(*(1000 * x for x in row["kid"])) if "kid" in row else None
+        if kid_ and row["n"] == row["n_real"] <= 1000:  # all subsets are the whole sets
+            kid_ = kid_.partition(" ± ")[0]
         regions = [f"{row[name]:.3f}" if name in row else None for name in ("precision", "recall")]
         nearest = f"{row['floor'][0]:.3g}" if row.get("floor") else None
         sides = with_spread(row, "fid"), nearest, with_spread(row, "is")
@@ -994,7 +1005,13 @@ def notes(row):
     elif over:
         yield f"{row['name']}: mean ± deviation over {over}; KID, precision and recall of the first"
     if row.get("floor"):
-        of = f"{row['floor'][1]:,} other real images against {row['against']} ({row['n_real']:,})"
+        _, others, n = row["floor"]
+        of = (
+            f"{others:,} other real images against {row['against']}" if n == row["n_real"] else "one half of"
+        )
+        of += (
+            f" ({n:,})" if n == row["n_real"] else f" {row['against']} against the other, {n:,} images each"
+        )
         yield f"floor: the FID{row['mark']} of {of}"
     few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
     if few and "fid" in row:
@@ -1196,7 +1213,8 @@ class Inception(Graph):
 
     @property
     def protocol(self):
-        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}"
+        other = "" if self.sha256 == WEIGHTS_SHA256 else " (NOT THE PUBLISHED ONES: this is no FID)"
+        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
 
     def forward(self, images, chunk=8):
         """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""

@@ -178,6 +178,7 @@ def test_json_of_classes_that_were_never_drawn_is_still_json(runs, capsys):
     assert metrics.main([runs["vae"], *judge, "-n", "2", "--json"]) == 0  # at most two classes of ten
     (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
     assert sum(found["by_class"]["count"]) == 2
+    assert metrics.main([runs["vae"], *judge, "-n", "2"]) == 0 and "nan" not in capsys.readouterr().out
 
 
 def test_tables_tell_what_json_does(runs, capsys):
@@ -473,7 +474,7 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     assert row["kid"] == pytest.approx(metrics.kid(*flat), rel=1e-3)
     assert [row["precision"], row["recall"]] == [*metrics.precision_recall(flat[1], flat[0])]
     assert row["spread_over"] == "5 disjoint parts of 12 images" and row["fid_parts"][0] > row["fid"]
-    assert row["floor"][1] == 40 and row["floor"][0] > 0 and row["against"] == str(b)
+    assert row["floor"][1:] == [40, 40] and row["floor"][0] > 0 and row["against"] == str(b)
     assert metrics.main([str(a), str(b), "--against", str(b), "--features", "pixels"]) == 0
     out = capsys.readouterr().out
     for told in (
@@ -486,6 +487,9 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     ):
         assert told in out
     assert "IS-p" in out and max(map(len, out.splitlines())) < 250
+    assert "against the other, 40 images each" in out  # the floor is of halves, and told so
+    assert metrics.main([str(b), "--against", str(b), "--features", "pixels"]) == 0
+    assert "± 0.00" not in capsys.readouterr().out  # whole sets have no spread
 
 
 def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
@@ -501,6 +505,9 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
     assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
     assert row["spread_over"] == "3 sets of 40 images" and row["floor"][1] == 40
+    more = ["--scale", "0.5", "--truncate", "1"]
+    (cut,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3", *more)
+    assert "latents x 0.5, cut off at ±1" in cut["sets"]["protocol"] and "latents" not in row["protocol"]
 
 
 def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
@@ -967,8 +974,14 @@ def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path
     network = metrics.Inception(random_weights)
     features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
     assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
-    for told in (network.sha256, "resize torch", "grey", "seed 0"):
+    for told in (network.sha256, "resize torch", "grey", "seed 0", "NOT THE PUBLISHED ONES"):
         assert told in found["sets"]["protocol"]
+
+
+def test_samples_against_statistics_are_told_to_be_grey(runs, random_weights, tmp_path, capsys):
+    np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    argv = [runs["vae"], "--against", str(tmp_path / "real.npz"), "--weights", str(random_weights)]
+    assert "grey" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
 
 
 def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypatch, refused):
