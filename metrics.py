@@ -422,11 +422,11 @@ def inception_weights(folder=None):
     path, answers = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS, []
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     patience, _ = socket.getdefaulttimeout(), socket.setdefaulttimeout(30)
     try:
         for url in WEIGHTS_MIRRORS:
             try:  # beside its place, then moved there: the file is either whole or not there
+                path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(url, str(path), WEIGHTS_SHA256)
                 print(f"note: {url} is kept as {path}", file=sys.stderr)
                 return path
@@ -510,8 +510,15 @@ def command(argv):
     args = flags().parse_args(argv)
     one = len(args.sources) == 1 or not args.save_stats
     data.require(one, "--save-stats writes the statistics of one source: give one")
+    data.require(Path(args.save_stats or "F.npz").suffix == ".npz", "--save-stats: name a file F.npz")
+    for path in filter(None, (args.save_stats, args.out)):  # now, not after an hour
+        data.require(
+            Path(path).absolute().parent.is_dir(), f"{path}: there is no such folder, make it first"
+        )
     sources = [open_source(name, args) for name in args.sources]
     reports = [own_report(source, args) for source in sources]
+    compares = None in reports or not (args.against or args.save_stats or args.out)
+    data.require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
     extractor = make_extractor(args) if None in reports else None
     real = open_source(args.against, args) if args.against else None
     data.require("model" not in (real or {}), f"--against {args.against}: a run's samples are not real ones")
@@ -532,13 +539,18 @@ def command(argv):
 
 def own_report(source, args):
     """The report of what is not judged by its pictures' features, or None."""
-    if "model" not in source:
-        return None
-    if source["config"]["flags"]["data"] == "arithmetic":
-        return report_arithmetic
-    if hasattr(source["model"], "predict"):
-        return report_classifier
-    return report_likelihood if args.log_likelihood else None
+    import data
+
+    model, name = source.get("model"), source["folder"]
+    known = hasattr(model, "log_weights") or not args.log_likelihood
+    data.require(known, f"--log-likelihood is of VAEs: {name} holds {source.get('kind', 'pictures')}")
+    known = hasattr(model, "predict") or not args.data
+    data.require(known, f"--data is for judging a classifier: {name} holds {source.get('kind', 'pictures')}")
+    if args.log_likelihood:
+        return report_likelihood
+    if hasattr(model, "predict"):
+        return report_arithmetic if source["config"]["flags"]["data"] == "arithmetic" else report_classifier
+    return None
 
 
 def make_extractor(args):
@@ -690,12 +702,9 @@ def report_classifier(run, args):
 
 def report_likelihood(run, args):
     """Bounds on log p(x), its estimate, and what the encoder loses against fitted distributions."""
-    import data
     import models
 
     model, flags = run["model"], run["config"]["flags"]
-    if not hasattr(model, "log_weights"):
-        raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
     add_real_pictures(run, args)
     torch.manual_seed(args.seed)
     chosen, k = torch.randperm(len(run["real"]))[: args.n], args.log_likelihood
@@ -931,6 +940,8 @@ def progress(parts):
         if sys.stderr.isatty():
             print(f"\rfeatures: {done / len(parts):.0%}", end="\r", file=sys.stderr, flush=True)
         yield part
+    if sys.stderr.isatty():
+        print(" " * 16, end="\r", file=sys.stderr, flush=True)
 
 
 def floor(real, args, features):
@@ -1027,13 +1038,15 @@ def draw_bars(rows, path):
 
     import data
 
-    names = [name for name in ("fid", "is") if any(name in row for row in rows)]
+    names, places = [name for name in ("fid", "is") if any(name in row for row in rows)], range(len(rows))
     data.require(names, "there is no FID or IS to draw")
-    figure = Figure(figsize=(4.5 * len(names), 0.8 + 0.4 * len(rows)), layout="constrained")
+    width = len(names) * (4 + 0.1 * max(len(row["name"]) for row in rows))  # paths may be long
+    figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         values = [row.get(name, math.nan) for row in rows]
         spread = [row.get(f"{name}_parts", (0, 0))[1] for row in rows]
-        axis.barh([row["name"] for row in rows], values, xerr=spread, height=0.6)
+        axis.barh(places, values, xerr=spread, height=0.6)
+        axis.set_yticks(places, [row["name"].replace("$", r"\$") for row in rows])
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
         better = "lower is better" if name == "fid" else "higher is better"

@@ -554,11 +554,15 @@ def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_pa
     assert metrics.main(argv) == 0
 
 
+@pytest.mark.filterwarnings("error")
 def test_bars_are_drawn(sets, tmp_path, capsys):
     out = tmp_path / "bars.png"
     a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
     assert metrics.main([a, b, "--against", b, "--features", "pixels", "--out", str(out)]) == 0
     assert Image.open(out).width > 300
+    np.save(tmp_path / "d$^$.npy", sets["b"])  # no formula
+    argv = [str(tmp_path / "d$^$.npy"), "--against", b, "--features", "pixels"]
+    assert metrics.main([*argv, "--out", str(out)]) == 0
 
 
 def test_the_batch_size_changes_no_number(sets, capsys):
@@ -648,6 +652,14 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{sets}/a --against mnist10k --features pixels --image-size 5", "mnist10k has pictures of 28x28"),
     ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
     ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
+    ("{sets}/a --features pixels --save-stats {sets}/f", "name a file F.npz"),
+    ("{sets}/a --features pixels --save-stats {sets}/none/f.npz", "no such folder"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --out {sets}/none/f.png", "no such folder"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --log-likelihood 50", "is of VAEs"),
+    ("{classifier} --log-likelihood 50", "is of VAEs"),
+    ("{classifier} --save-stats {sets}/f.npz", "none are compared"),
+    ("{classifier} --out {sets}/f.png", "none are compared"),
+    ("{vae} --features pixels --data fashion2k", "--data is for judging a classifier"),
 ])  # fmt: skip
 def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
@@ -928,6 +940,9 @@ def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, mo
     for part in (told, "--weights FILE", "--features classifier:RUN", "--features pixels"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(metrics.MetricError, match="--weights FILE"):
+        metrics.inception_weights(folder=tmp_path / "file")
 
 
 @pytest.fixture
