@@ -543,9 +543,13 @@ def own_report(source, args):
 
     model, name = source.get("model"), source["folder"]
     known = hasattr(model, "log_weights") or not args.log_likelihood
-    data.require(known, f"--log-likelihood is of VAEs: {name} holds {source.get('kind', 'pictures')}")
+    data.require(
+        known, f"--log-likelihood is of VAEs: {name} holds a {source.get('kind', 'set of pictures')}"
+    )
     known = hasattr(model, "predict") or not args.data
-    data.require(known, f"--data is for judging a classifier: {name} holds {source.get('kind', 'pictures')}")
+    data.require(
+        known, f"--data is for judging a classifier: {name} holds a {source.get('kind', 'set of pictures')}"
+    )
     if args.log_likelihood:
         return report_likelihood
     if hasattr(model, "predict"):

@@ -554,7 +554,7 @@ def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_pa
     assert metrics.main(argv) == 0
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_bars_are_drawn(sets, tmp_path, capsys):
     out = tmp_path / "bars.png"
     a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
