@@ -91,7 +91,7 @@ def coverage(named, n_classes):
 
 
 def percent(values):
-    return 100 * values.float().mean().item()
+    return 100 * values.double().mean().item()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -189,7 +189,8 @@ def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     """Kernel distance (Bińkowski et al. 2018, sec. 4) as its mean and spread over random subsets.
 
     The squared maximum mean discrepancy under k(x, y) = (xᵀy / d + 1)³, by the estimate that has no bias
-    (Gretton et al. 2012, eq. 3), so that it may fall below 0. Subsets are no larger than the smaller set.
+    (Gretton et al. 2012, eq. 3), so that it may fall below 0. Subsets are no larger than the smaller set;
+    where they are both sets whole they are all the same, and their spread 0 says nothing.
     """
     x, y = as_float64(features1), as_float64(features2)
     size, random = min(subset_size, len(x), len(y)), torch.Generator().manual_seed(seed)
@@ -326,15 +327,20 @@ class Classifier:
         return features, logits
 
 
-class Features:
-    """Features and logits of one set: of up to `keep` images themselves, of more the mean and covariance."""
+KEPT = 10_000
 
-    def __init__(self, keep=10_000):
+
+class Features:
+    """Features of the first `keep` images of a set, the mean and covariance of all where there are more, and
+    the logits of all."""
+
+    def __init__(self, keep=KEPT):
         self.keep, self.n, self.parts, self.logit_parts, self.statistics = keep, 0, [], [], None
 
     def add(self, features, logits):
         if not features.isfinite().all():
             raise MetricError("the network found no finite features: are these its weights?")
+        features, room = features.cpu(), max(0, self.keep - self.n)
         self.n, self.width = self.n + len(features), features.shape[1]
         if logits is not None:
             self.logit_parts.append(logits.cpu())
@@ -342,7 +348,9 @@ class Features:
             self.statistics = Statistics()
             for part in self.parts:
                 self.statistics.add(part)
-        (self.parts.append if self.statistics is None else self.statistics.add)(features.cpu())
+        if self.statistics:
+            self.statistics.add(features)
+        self.parts.append(features[:room])
 
     @property
     def kept(self):
@@ -414,11 +422,11 @@ def inception_weights(folder=None):
     path, answers = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS, []
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     patience, _ = socket.getdefaulttimeout(), socket.setdefaulttimeout(30)
     try:
         for url in WEIGHTS_MIRRORS:
             try:  # beside its place, then moved there: the file is either whole or not there
+                path.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(url, str(path), WEIGHTS_SHA256)
                 print(f"note: {url} is kept as {path}", file=sys.stderr)
                 return path
@@ -502,10 +510,18 @@ def command(argv):
     args = flags().parse_args(argv)
     one = len(args.sources) == 1 or not args.save_stats
     data.require(one, "--save-stats writes the statistics of one source: give one")
+    data.require(Path(args.save_stats or "F.npz").suffix == ".npz", "--save-stats: name a file F.npz")
+    for path in filter(None, (args.save_stats, args.out)):  # now, not after an hour
+        data.require(
+            Path(path).absolute().parent.is_dir(), f"{path}: there is no such folder, make it first"
+        )
     sources = [open_source(name, args) for name in args.sources]
     reports = [own_report(source, args) for source in sources]
+    compares = None in reports or not (args.against or args.save_stats or args.out)
+    data.require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
     extractor = make_extractor(args) if None in reports else None
     real = open_source(args.against, args) if args.against else None
+    data.require("model" not in (real or {}), f"--against {args.against}: a run's samples are not real ones")
     results, texts = [], []
     for source, report in zip(sources, reports, strict=True):
         found, lines = report(source, args) if report else report_pictures(source, real, extractor, args)
@@ -523,13 +539,22 @@ def command(argv):
 
 def own_report(source, args):
     """The report of what is not judged by its pictures' features, or None."""
-    if "model" not in source:
-        return None
-    if source["config"]["flags"]["data"] == "arithmetic":
-        return report_arithmetic
-    if hasattr(source["model"], "predict"):
-        return report_classifier
-    return report_likelihood if args.log_likelihood else None
+    import data
+
+    model, name = source.get("model"), source["folder"]
+    known = hasattr(model, "log_weights") or not args.log_likelihood
+    data.require(
+        known, f"--log-likelihood is of VAEs: {name} holds a {source.get('kind', 'set of pictures')}"
+    )
+    known = hasattr(model, "predict") or not args.data
+    data.require(
+        known, f"--data is for judging a classifier: {name} holds a {source.get('kind', 'set of pictures')}"
+    )
+    if args.log_likelihood:
+        return report_likelihood
+    if hasattr(model, "predict"):
+        return report_arithmetic if source["config"]["flags"]["data"] == "arithmetic" else report_classifier
+    return None
 
 
 def make_extractor(args):
@@ -559,7 +584,9 @@ def open_source(name, args):
     if (Path(name) / "config.json").exists():
         return open_run(name)
     if name in data.DATASETS:
-        return dict(folder=name, images=getattr(data.load(name, args.data_dir), args.split).x)
+        data.require(name != "arithmetic", "arithmetic is no set of pictures: give another source")
+        x = getattr(data.load(name, args.data_dir), args.split).x
+        return dict(folder=name, images=of_size(args.image_size, name, x))
     if Path(name).suffix == ".npz" and Path(name).is_file():
         arrays = data.open_arrays(name)
         if arrays.keys() >= {"mu", "sigma"}:
@@ -568,12 +595,26 @@ def open_source(name, args):
     empty = Path(name).is_dir() and not any(Path(name).iterdir())
     data.require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
     x = data.read(name, Path(name), None, args.image_size, None, None)[0]
-    return dict(folder=name, images=torch.from_numpy(x.copy()))
+    return dict(folder=name, images=of_size(args.image_size, name, torch.from_numpy(x.copy())))
+
+
+def of_size(size, name, x):
+    """Pictures x [n, C, H, W], if they have the size that is asked for. Folders have been resized by Pillow:
+    other pictures would be by another filter, and no two sets may be treated differently."""
+    import data
+
+    wrong = f"{name} has pictures of {x.shape[2]}x{x.shape[3]}, and --image-size {size} is of folders alone"
+    data.require(size is None or x.shape[2:] == (size, size), wrong)
+    return x
 
 
 def check_moments(name, mean, cov):
-    mean, cov = as_float64(mean), as_float64(cov)
-    if cov.shape != 2 * mean.shape or not (mean.isfinite().all() and cov.isfinite().all()):
+    sound = mean.dtype.kind in "fiu" and cov.dtype.kind in "fiu" and mean.ndim == 1
+    if sound and (sound := mean.size > 0 and cov.shape == 2 * mean.shape):
+        mean, cov = as_float64(mean), as_float64(cov)
+        sound = mean.isfinite().all() and cov.isfinite().all() and cov.diag().min() >= 0
+        sound = sound and (cov - cov.T).abs().max() <= 1e-5 * cov.abs().max()
+    if not sound:
         raise MetricError(f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything")
     return mean, cov
 
@@ -599,6 +640,7 @@ def add_real_pictures(run, args):
     split = getattr(dataset, args.split)
     if not len(split.x):
         raise data.Mistake(f"{dataset.name} has no {args.split} pictures")
+    torch.manual_seed(args.seed)  # of --binarize stochastic
     x, y = split.batch(slice(None))
     run |= dict(data=f"{dataset.name} {args.split}", real=x, labels=y)
     others = getattr(dataset, "test" if args.split == "train" else "train").batch(slice(None))[0]
@@ -619,6 +661,10 @@ def samples(run, args, seed):
     return torch.cat(parts), labels
 
 
+def told_latents(args):
+    return f"x {args.scale:g}" + (f", cut off at ±{args.truncate:g}" if args.truncate else "")
+
+
 def in_bytes(images):
     """Floats in [0, 1] as the uint8 that a file would hold."""
     return (255 * images).round().to(torch.uint8)
@@ -630,7 +676,8 @@ def in_bytes(images):
 
 def table(rows):
     """Rows of cells as lines; numbers end below each other, and what is missing (nan) is a dash."""
-    rows = [["-" if cell != cell or cell is None else str(cell) for cell in row] for row in rows]
+    missing = (math.nan, None, "nan", "nan%")
+    rows = [["-" if cell != cell or cell in missing else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return ["  ".join(row).rstrip() for row in cells]
@@ -659,12 +706,9 @@ def report_classifier(run, args):
 
 def report_likelihood(run, args):
     """Bounds on log p(x), its estimate, and what the encoder loses against fitted distributions."""
-    import data
     import models
 
     model, flags = run["model"], run["config"]["flags"]
-    if not hasattr(model, "log_weights"):
-        raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
     add_real_pictures(run, args)
     torch.manual_seed(args.seed)
     chosen, k = torch.randperm(len(run["real"]))[: args.n], args.log_likelihood
@@ -774,8 +818,9 @@ def report_pictures(source, real, extractor, args):
         kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
         data.require(draws or judge, f"{kind}: --features classifier:RUN judges its reconstructions")
         if judge:
-            same = judge["config"]["classes"] == source["classes"]
-            data.require(same, f"{judge['folder']} knows other classes than {source['folder']}")
+            same = all(judge["config"][key] == source["config"][key] for key in ("classes", "image_shape"))
+            other = f"{judge['folder']} knows other classes or sizes of picture than {source['folder']}"
+            data.require(same, f"{other}: give a judge of the same data and --image-size")
             found, lines = report_judged(source, judge, args)
         if not draws:
             return found, lines
@@ -806,8 +851,7 @@ def report_judged(run, judge, args):
     asked = named if labels is None else labels  # where nobody asked, the judge says which was drawn
     by_class = judge_samples(judge["model"], images, asked, (x, y), len(classes))
     found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
-    cut = f", cut off at ±{args.truncate:g}" if args.truncate else ""
-    lines.append(f"{args.n:,} samples, seed {args.seed}, latents x {args.scale:g}{cut}:")
+    lines.append(f"{args.n:,} samples, seed {args.seed}, latents {told_latents(args)}:")
     if labels is None:
         del by_class["accuracy"]
     found["mean"] = {name: nan_free_mean(column) for name, column in by_class.items()}
@@ -857,7 +901,10 @@ def compare(source, real, extractor, args):
     import data
 
     def features(x):
-        return extract(extractor, progress(x.split(args.batch_size)))
+        order = torch.arange(len(x))
+        if len(x) > KEPT:  # folders come class after class, and the first are kept for KID and the like
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))
+        return extract(extractor, (x[part] for part in progress(order.split(args.batch_size))))
 
     for side in (source, real or {}):
         if side.get("made") not in (None, extractor.protocol):
@@ -871,8 +918,11 @@ def compare(source, real, extractor, args):
     row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
     row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
     row["protocol"] += f"; seed {args.seed}"
-    grey = any(side["images"].shape[1] == 1 for side in (source, real or {}) if "images" in side)
-    if isinstance(extractor, Inception) and grey:
+    if "model" in source and (args.scale != 1 or args.truncate):
+        row["protocol"] += f"; latents {told_latents(args)}"
+    channels = [len(side["images"][0]) for side in (source, real or {}) if "images" in side]
+    channels += [source["config"]["image_shape"][0]] if "model" in source else []
+    if isinstance(extractor, Inception) and 1 in channels:
         row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
         mu, sigma = (part.numpy() for part in moments(sets[0]))
@@ -894,20 +944,23 @@ def progress(parts):
         if sys.stderr.isatty():
             print(f"\rfeatures: {done / len(parts):.0%}", end="\r", file=sys.stderr, flush=True)
         yield part
+    if sys.stderr.isatty():
+        print(" " * 16, end="\r", file=sys.stderr, flush=True)
 
 
 def floor(real, args, features):
-    """FID of real images against other real ones, and the number of these: of the run's training pictures,
+    """FID of real images against other real ones, and the numbers of both: of the run's training pictures,
     or one half against the other."""
     if not isinstance(real["features"], Features):
         return None
     if len(real.get("others", ())) >= args.n:
         chosen = torch.randperm(len(real["others"]), generator=torch.Generator().manual_seed(args.seed))
-        return set_distance(features(real["others"][chosen[: args.n]]), real["features"]), args.n
+        distance = set_distance(features(real["others"][chosen[: args.n]]), real["features"])
+        return distance, args.n, real["features"].n
     if real["features"].n < 4:
         return None
     one, two = real["features"].in_parts(2, args.seed)
-    return set_distance(one, two), one.n
+    return set_distance(one, two), one.n, two.n
 
 
 def scores(sets, real, seed):
@@ -939,6 +992,8 @@ def set_lines(rows):
     cells = [["", "n", f"FID{mark}", "floor", f"IS{mark}", f"KID{mark} x 1000", "precision", "recall"]]
     for row in rows:
         kid_ = "{:.2f} ± {:.2f}".format(*(1000 * x for x in row["kid"])) if "kid" in row else None
+        if kid_ and row["n"] == row["n_real"] <= 1000:  # all subsets are the whole sets
+            kid_ = kid_.partition(" ± ")[0]
         regions = [f"{row[name]:.3f}" if name in row else None for name in ("precision", "recall")]
         nearest = f"{row['floor'][0]:.3g}" if row.get("floor") else None
         sides = with_spread(row, "fid"), nearest, with_spread(row, "is")
@@ -965,11 +1020,19 @@ def notes(row):
     elif over:
         yield f"{row['name']}: mean ± deviation over {over}; KID, precision and recall of the first"
     if row.get("floor"):
-        of = f"{row['floor'][1]:,} other real images against {row['against']} ({row['n_real']:,})"
+        _, others, n = row["floor"]
+        of = (
+            f"{others:,} other real images against {row['against']}" if n == row["n_real"] else "one half of"
+        )
+        of += (
+            f" ({n:,})" if n == row["n_real"] else f" {row['against']} against the other, {n:,} images each"
+        )
         yield f"floor: the FID{row['mark']} of {of}"
     few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
     if few and "fid" in row:
         yield f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
+    if many := [n for n in (row["n"], row.get("n_real")) if n and n > KEPT and "fid" in row]:
+        yield f"KID, precision, recall, parts and halves: of {KEPT:,} images, at random of {many[0]:,}"
     yield row["protocol"]
 
 
@@ -979,13 +1042,15 @@ def draw_bars(rows, path):
 
     import data
 
-    names = [name for name in ("fid", "is") if any(name in row for row in rows)]
+    names, places = [name for name in ("fid", "is") if any(name in row for row in rows)], range(len(rows))
     data.require(names, "there is no FID or IS to draw")
-    figure = Figure(figsize=(4.5 * len(names), 0.8 + 0.4 * len(rows)), layout="constrained")
+    width = len(names) * (4 + 0.1 * max(len(row["name"]) for row in rows))  # paths may be long
+    figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         values = [row.get(name, math.nan) for row in rows]
         spread = [row.get(f"{name}_parts", (0, 0))[1] for row in rows]
-        axis.barh([row["name"] for row in rows], values, xerr=spread, height=0.6)
+        axis.barh(places, values, xerr=spread, height=0.6)
+        axis.set_yticks(places, [row["name"].replace("$", r"\$") for row in rows])
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
         better = "lower is better" if name == "fid" else "higher is better"
@@ -1165,7 +1230,8 @@ class Inception(Graph):
 
     @property
     def protocol(self):
-        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}"
+        other = "" if self.sha256 == WEIGHTS_SHA256 else " (NOT THE PUBLISHED ONES: this is no FID)"
+        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
 
     def forward(self, images, chunk=8):
         """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""

@@ -51,6 +51,9 @@ def runs(tmp_path_factory):
         made[name] = str(folder / name)
         flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
         assert train.main(flags) == 0
+    made["small"] = str(folder / "small")
+    flags = ["--model", "vae", "--data", ten, "--image-size", "16", "--out", made["small"], *small]
+    assert train.main(flags) == 0
     small = ["--steps", "5", "--batch-size", "32"]
     for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--encoder-layers", "4,3,2,1"])]:
         made[name] = str(folder / name)
@@ -175,6 +178,7 @@ def test_json_of_classes_that_were_never_drawn_is_still_json(runs, capsys):
     assert metrics.main([runs["vae"], *judge, "-n", "2", "--json"]) == 0  # at most two classes of ten
     (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
     assert sum(found["by_class"]["count"]) == 2
+    assert metrics.main([runs["vae"], *judge, "-n", "2"]) == 0 and "nan" not in capsys.readouterr().out
 
 
 def test_tables_tell_what_json_does(runs, capsys):
@@ -470,7 +474,7 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     assert row["kid"] == pytest.approx(metrics.kid(*flat), rel=1e-3)
     assert [row["precision"], row["recall"]] == [*metrics.precision_recall(flat[1], flat[0])]
     assert row["spread_over"] == "5 disjoint parts of 12 images" and row["fid_parts"][0] > row["fid"]
-    assert row["floor"][1] == 40 and row["floor"][0] > 0 and row["against"] == str(b)
+    assert row["floor"][1:] == [40, 40] and row["floor"][0] > 0 and row["against"] == str(b)
     assert metrics.main([str(a), str(b), "--against", str(b), "--features", "pixels"]) == 0
     out = capsys.readouterr().out
     for told in (
@@ -483,6 +487,9 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     ):
         assert told in out
     assert "IS-p" in out and max(map(len, out.splitlines())) < 250
+    assert "against the other, 40 images each" in out  # the floor is of halves, and told so
+    assert metrics.main([str(b), "--against", str(b), "--features", "pixels"]) == 0
+    assert "± 0.00" not in capsys.readouterr().out  # whole sets have no spread
 
 
 def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
@@ -498,6 +505,9 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
     assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
     assert row["spread_over"] == "3 sets of 40 images" and row["floor"][1] == 40
+    more = ["--scale", "0.5", "--truncate", "1"]
+    (cut,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3", *more)
+    assert "latents x 0.5, cut off at ±1" in cut["sets"]["protocol"] and "latents" not in row["protocol"]
 
 
 def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
@@ -544,11 +554,15 @@ def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_pa
     assert metrics.main(argv) == 0
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_bars_are_drawn(sets, tmp_path, capsys):
     out = tmp_path / "bars.png"
     a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
     assert metrics.main([a, b, "--against", b, "--features", "pixels", "--out", str(out)]) == 0
     assert Image.open(out).width > 300
+    np.save(tmp_path / "d$^$.npy", sets["b"])  # no formula
+    argv = [str(tmp_path / "d$^$.npy"), "--against", b, "--features", "pixels"]
+    assert metrics.main([*argv, "--out", str(out)]) == 0
 
 
 def test_the_batch_size_changes_no_number(sets, capsys):
@@ -565,9 +579,54 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     found = metrics.Features(keep=50)
     for part in x.split(20):
         found.add(*metrics.Pixels()(part))
-    assert len(found.kept) == 40 and found.n == 90
+    assert len(found.kept) == 50 and found.n == 90
     distance = metrics.set_distance(whole[0], whole[1])
     assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+
+
+def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_batch_size(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(metrics, "KEPT", 50)
+    monkeypatch.setattr(metrics.Features.__init__, "__defaults__", (50,))
+    x = np.random.RandomState(0).randint(0, 100, (400, 3, 3)).astype(np.uint8)
+    x[200:] += 150  # as a folder comes, class after class
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", x[np.random.RandomState(1).permutation(400)])
+    argv = [str(tmp_path / "x.npy"), "--against", str(tmp_path / "y.npy"), "--features", "pixels"]
+    rows = [judged(capsys, *argv, "--batch-size", size)[0]["sets"] for size in ("7", "60")]
+    for row in rows:
+        assert row["kid"] == rows[0]["kid"] and abs(row["kid"][0]) < 0.05 and row["recall"] > 0.5
+        assert row["fid"] == pytest.approx(0, abs=1e-9) and row["spread_over"].endswith("of 10 images")
+    assert metrics.main(argv) == 0 and "of 50 images, at random of 400" in capsys.readouterr().out
+
+
+def test_statistics_that_none_can_be_are_refused(tmp_path, refused):
+    path, mu, sigma = str(tmp_path / "s.npz"), np.zeros(3), np.eye(3)
+    for wrong in (
+        dict(mu=mu, sigma=-sigma),
+        dict(mu=mu, sigma=sigma + np.triu(np.ones((3, 3)), 1)),
+        dict(mu=mu + 1j, sigma=sigma),
+        dict(mu=np.array(["a", "b", "c"]), sigma=sigma),
+        dict(mu=np.array(1.0), sigma=np.array(1.0)),
+        dict(mu=np.zeros(0), sigma=np.zeros((0, 0))),
+        dict(mu=mu, sigma=np.full((3, 3), math.inf)),
+    ):
+        np.savez(path, **wrong)
+        argv = [path, "--against", path, "--features", "pixels"]
+        assert "mu and sigma are not" in refused(metrics.main, argv)
+
+
+def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.sample, "draw_run", lambda *run: [])
+    run = str(tmp_path / "run")
+    small = ["--encoder", "mlp", "--encoder-hidden", "8", "--steps", "1", "--binarize", "stochastic"]
+    assert (
+        train.main(["--model", "vae", "--data", digits(tmp_path / "x.npz", [3, 8]), "--out", run, *small])
+        == 0
+    )
+    for argv in (["--features", "pixels", "-n", "9"], ["--log-likelihood", "50", "-n", "4"]):
+        assert judged(capsys, run, *argv) == judged(capsys, run, *argv)
 
 
 @pytest.mark.parametrize("argv, told", [
@@ -577,6 +636,10 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{sets}/empty --against {sets}/b.npy --features pixels", "is not a run folder and holds no pictures"),
     ("{sets}/nan.npy --against {sets}/b.npy --features pixels", "pixels from nan"),
     ("{sets}/broken.npy --against {sets}/b.npy --features pixels", "no whole .npy"),
+    ("{sets}/a --against {vae} --features pixels", "a run's samples are not real ones"),
+    ("{vae} --against {cvae} --features pixels", "a run's samples are not real ones"),
+    ("{small} --features classifier:{classifier}", "sizes of picture"),
+    ("arithmetic --against {sets}/b.npy --features pixels", "no set of pictures"),
     ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
     ("{sets}/colour.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
@@ -585,8 +648,18 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
     ("{sets}/a --against {sets}/b.npy --device nowhere", "--device nowhere cannot be used here"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --image-size 5", "is of folders alone"),
+    ("{sets}/a --against mnist10k --features pixels --image-size 5", "mnist10k has pictures of 28x28"),
     ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
     ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
+    ("{sets}/a --features pixels --save-stats {sets}/f", "name a file F.npz"),
+    ("{sets}/a --features pixels --save-stats {sets}/none/f.npz", "no such folder"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --out {sets}/none/f.png", "no such folder"),
+    ("{sets}/a --against {sets}/b.npy --features pixels --log-likelihood 50", "is of VAEs"),
+    ("{classifier} --log-likelihood 50", "is of VAEs"),
+    ("{classifier} --save-stats {sets}/f.npz", "none are compared"),
+    ("{classifier} --out {sets}/f.png", "none are compared"),
+    ("{vae} --features pixels --data fashion2k", "--data is for judging a classifier"),
 ])  # fmt: skip
 def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
@@ -867,6 +940,9 @@ def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, mo
     for part in (told, "--weights FILE", "--features classifier:RUN", "--features pixels"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(metrics.MetricError, match="--weights FILE"):
+        metrics.inception_weights(folder=tmp_path / "file")
 
 
 @pytest.fixture
@@ -913,8 +989,14 @@ def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path
     network = metrics.Inception(random_weights)
     features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
     assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
-    for told in (network.sha256, "resize torch", "grey", "seed 0"):
+    for told in (network.sha256, "resize torch", "grey", "seed 0", "NOT THE PUBLISHED ONES"):
         assert told in found["sets"]["protocol"]
+
+
+def test_samples_against_statistics_are_told_to_be_grey(runs, random_weights, tmp_path, capsys):
+    np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    argv = [runs["vae"], "--against", str(tmp_path / "real.npz"), "--weights", str(random_weights)]
+    assert "grey" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
 
 
 def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypatch, refused):
