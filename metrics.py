@@ -20,6 +20,7 @@ import math
 import os
 import socket
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -405,11 +406,7 @@ def set_distance(one, two):
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-WEIGHTS_MIRRORS = [  # tried in order; the second sends the same bytes under another name
-    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}",
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-    "weights-inception-2015-12-05-6726825d.pth",
-]
+WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
 
 
 def inception_weights(folder=None):
@@ -419,24 +416,20 @@ def inception_weights(folder=None):
     torch.hub's: pytorch-fid keeps its own there under the same name, and each finds what the other fetched.
     """
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    path, answers = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS, []
+    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
     if path.is_file():
         return path
     patience, _ = socket.getdefaulttimeout(), socket.setdefaulttimeout(30)
-    try:
-        for url in WEIGHTS_MIRRORS:
-            try:  # beside its place, then moved there: the file is either whole or not there
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(url, str(path), WEIGHTS_SHA256)
-                print(f"note: {url} is kept as {path}", file=sys.stderr)
-                return path
-            except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last: another hash
-                answers.append(f"{url.split('/')[2]}: {error}")
+    try:  # beside its place, then moved there: the file is either whole or not there
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SHA256)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last: another hash
+        ways = "give --weights FILE, --features classifier:RUN or --features pixels"
+        raise MetricError(f"no Inception weights at {path} ({WEIGHTS_URL}: {error}): {ways}") from None
     finally:
         socket.setdefaulttimeout(patience)
-    why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
-    ways = "give --weights FILE, --features classifier:RUN or --features pixels"
-    raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
+    print(f"note: {WEIGHTS_URL} is kept as {path}", file=sys.stderr)
+    return path
 
 
 def read_weights(path, own):
@@ -479,7 +472,7 @@ def flags():
     add("--resize", choices=("torch", "tf1"), default="torch", help=resizes)
     add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
     add("--sets", type=number(int, 1), default=5, help="of so many images each, for the spread (default 5)")
-    add("--batch-size", type=number(int, 1), default=50, help="images at once (default 50)")
+    add("--batch-size", type=number(int, 1), default=8, help="images at once: 8 suits a CPU, more a GPU (8)")
     add("--device", default="cpu", help="that computes features (default cpu)")
     add("--save-stats", metavar="F.npz", help="mean and covariance of the features, as pytorch-fid has them")
     add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
@@ -571,7 +564,8 @@ def make_extractor(args):
         return Pixels()
     if args.features != "inception":
         raise data.Mistake(f"--features {args.features}: write inception, pixels or classifier:RUN")
-    return Inception(args.weights or inception_weights(args.data_dir), args.resize).to(device)
+    weights = args.weights or inception_weights(args.data_dir)
+    return Inception(weights, args.resize, args.batch_size).to(device)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -717,14 +711,14 @@ def report_likelihood(run, args):
     weights = torch.cat([log_weights(model, *part, k) for part in parts], 1)  # (K, n)
     value, effective = log_likelihood(weights)
     (_, encoded), (_, fitted) = models.amortisation(model, x[:100], labels[:100])
-    grey = model.likelihood == "bernoulli" and not flags.get("binarize")
+    bits = -value.mean().item() / (x[0].numel() * math.log(2)) if flags.get("binarize") else None
     found = dict(
         elbo=bound(weights, 1),
         iwae_5=bound(weights, 5),
         iwae_50=bound(weights, 50),
         log_likelihood=value.mean().item(),
         standard_error=(value.std() / math.sqrt(len(value))).item(),
-        bits_per_dimension=None if grey else -value.mean().item() / (x[0].numel() * math.log(2)),
+        bits_per_dimension=bits,
         effective_samples=effective.median().item(),
         amortisation_gap=(encoded - fitted).mean().item(),
     )
@@ -737,10 +731,11 @@ def report_likelihood(run, args):
         ["effective samples, median", f"{found['effective_samples']:.1f}"],
         [f"amortisation gap, of {len(encoded)} pictures", f"{found['amortisation_gap']:.2f}"],
     ])  # fmt: skip
-    if grey:
+    found["note"] = "a density of pixels in [0, 1]"
+    if bits:
+        found["note"] = f"{bits:.4f} bits per dimension"
+    elif model.likelihood == "bernoulli":
         found["note"] = "grey pixels: a score, not a likelihood; see --binarize"
-    else:
-        found["note"] = f"{found['bits_per_dimension']:.4f} bits per dimension"
     title = f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}"
     return found, [title, *told, found["note"]]
 
@@ -917,12 +912,15 @@ def compare(source, real, extractor, args):
         sets = [features(in_bytes(samples(source, args, args.seed + k)[0])) for k in range(args.sets)]
     row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
     row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
-    row["protocol"] += f"; seed {args.seed}"
+    row["protocol"] += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbours for precision and"
+    row["protocol"] += f" recall; seed {args.seed}"
     if "model" in source and (args.scale != 1 or args.truncate):
         row["protocol"] += f"; latents {told_latents(args)}"
-    channels = [len(side["images"][0]) for side in (source, real or {}) if "images" in side]
-    channels += [source["config"]["image_shape"][0]] if "model" in source else []
-    if isinstance(extractor, Inception) and 1 in channels:
+    shapes = [list(side["images"][0].shape) for side in (source, real or {}) if "images" in side]
+    shapes += [source["config"]["image_shape"]] if "model" in source else []
+    if shapes[1:] and shapes[0][1:] != shapes[1][1:]:
+        row["protocol"] += f"; NOTE: pictures of {shapes[0]} and {shapes[1]}: resizing alone sets them apart"
+    if isinstance(extractor, Inception) and 1 in [shape[0] for shape in shapes]:
         row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
         mu, sigma = (part.numpy() for part in moments(sets[0]))
@@ -975,6 +973,7 @@ def scores(sets, real, seed):
     measures = dict(fid=lambda one: set_distance(one, real))
     if isinstance(first, Features) and first.logit_parts:
         measures["is"] = lambda one: inception_score(one.logits, seed=seed)[0]
+        found["is_splits"] = inception_score(first.logits, seed=seed)
     for name, measure in measures.items():
         of_parts = [measure(one) for one in parts]
         found[name] = float(np.mean(of_parts)) if parts is sets else measure(first)
@@ -1017,23 +1016,24 @@ def notes(row):
         of_each = [(name.upper() + row["mark"], *row[f"{name}_parts"]) for name in names]
         parts = ["{} {:.4g} ± {:.2g}".format(*one) for one in of_each]
         yield f"{row['name']}: over {over}: {', '.join(parts)}"
+        if "is" in row:
+            yield "{}: IS{} over 10 splits: {:.4g} ± {:.2g}".format(
+                row["name"], row["mark"], *row["is_splits"]
+            )
     elif over:
         yield f"{row['name']}: mean ± deviation over {over}; KID, precision and recall of the first"
     if row.get("floor"):
         _, others, n = row["floor"]
-        of = (
-            f"{others:,} other real images against {row['against']}" if n == row["n_real"] else "one half of"
-        )
-        of += (
-            f" ({n:,})" if n == row["n_real"] else f" {row['against']} against the other, {n:,} images each"
-        )
+        of = f"{others:,} other real images against {row['against']} ({n:,})"
+        if n != row["n_real"]:
+            of = f"one half of {row['against']} against the other, {n:,} images each"
         yield f"floor: the FID{row['mark']} of {of}"
     few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
     if few and "fid" in row:
         yield f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
     if many := [n for n in (row["n"], row.get("n_real")) if n and n > KEPT and "fid" in row]:
         yield f"KID, precision, recall, parts and halves: of {KEPT:,} images, at random of {many[0]:,}"
-    yield row["protocol"]
+    yield from textwrap.wrap(row["protocol"], 110)
 
 
 def draw_bars(rows, path):
@@ -1216,12 +1216,12 @@ class Inception(Graph):
 
     mark = ""
 
-    def __init__(self, weights, resize="torch"):
+    def __init__(self, weights, resize="torch", batch_size=8):
         if resize not in ("torch", "tf1"):
             raise MetricError(f"resize is {resize!r}: give 'torch' or 'tf1'")
         with torch.device("meta"):  # no time is lost on weights that the file's replace
             super().__init__()
-        self.resize = resize
+        self.resize, self.batch_size = resize, batch_size
         state, self.sha256 = read_weights(weights, self.state_dict())
         self.load_state_dict(state, strict=False, assign=True)  # not strict: batches need not be counted
         for layer in [layer for layer in self.modules() if isinstance(layer, Convolution)]:
@@ -1233,16 +1233,17 @@ class Inception(Graph):
         other = "" if self.sha256 == WEIGHTS_SHA256 else " (NOT THE PUBLISHED ONES: this is no FID)"
         return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
 
-    def forward(self, images, chunk=8):
-        """chunk images at a time: few, as the large buffers of many cost a CPU more than they save."""
+    def forward(self, images):
+        """batch_size images at a time: few, as the large buffers of many cost a CPU more than they save. A
+        picture's features hang on it by float32 rounding alone (6e-6 relative)."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise MetricError(
                 f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]"
             )
         device = self.fc.weight.device
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):  # or a GPU keeps 10 bits
             parts = [super(Inception, self).forward(prepare(part.to(device), self.resize))
-                     for part in images.split(chunk)]  # fmt: skip
+                     for part in images.split(self.batch_size)]  # fmt: skip
             features, logits = zip(*parts, strict=True)
             return torch.cat(features), torch.cat(logits)
 

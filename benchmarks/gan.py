@@ -23,16 +23,12 @@ import models
 import sample
 
 
-def mean_distance(x):
-    return torch.nn.functional.pdist(x.flatten(1)).mean().item()
-
-
 def row(name, x, f, real, real_f, train_f):
     """A line of the table for pictures x [n, ...] with features f, 64 of which are looked at closely."""
     distinct = torch.cdist(f[:64], train_f).argmin(1).unique().numel()
     near, far = (
-        mean_distance(x[:64]) / mean_distance(real[:64]),
-        mean_distance(f[:64]) / mean_distance(real_f[:64]),
+        metrics.mean_distance(x[:64]) / metrics.mean_distance(real[:64]),
+        metrics.mean_distance(f[:64]) / metrics.mean_distance(real_f[:64]),
     )
     distance = metrics.fid(f, train_f)
     print(f"{name:40}{near:10.2f}{far:10.2f}{distinct:10d}{distance:10.2f}", flush=True)
