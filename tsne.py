@@ -609,16 +609,16 @@ class TSNE:
 
     def transform(self, X_new):
         """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] if
-        precomputed. Each is where the springs to its 15 nearest training points rest, at perplexity 5: the
+        precomputed. Each is where the springs to its 30 nearest training points rest, at perplexity 10: the
         minimum of sum_j p_j log(1 + |y - y_j|^2), by weighted means. Nothing else moves."""
         require(hasattr(self, "_map"), "there is no map yet: call fit first")
         x = as_points(X_new, "X_new").to(self._map.device)
         wanted = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == wanted, f"X_new has shape {list(x.shape)}: give [points, {wanted}]")
-        neighbours, squares = self._nearest(x, min(len(self._map), 15))
-        p = conditional_affinities(squares, 5).to(self._map.dtype)[:, :, None]
+        neighbours, squares = self._nearest(x, min(len(self._map), 30))
+        p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbours]  # (m, k, n_components)
-        places = partners.gather(1, p.argmax(1, keepdim=True).expand(-1, 1, partners.shape[2]))
+        places = (p * partners).sum(1, keepdim=True)
         for _ in range(50):
             weights = p / (1 + (places - partners).square().sum(2, keepdim=True))
             places = (weights * partners).sum(1, keepdim=True) / weights.sum(1, keepdim=True)

@@ -27,10 +27,10 @@ def seeded():
 
 @pytest.fixture(scope="module")
 def digits():
-    """Pixels and labels of 1,500 training and 500 test digits, in 30 principal components."""
+    """Pixels, as 30 principal components, and labels of 3,000 training and 2,000 test digits."""
     whole = data.load("mnist10k", valid_fraction=0)
-    x = torch.cat([whole.train.x[:1500], whole.test.x[:500]]).flatten(1).float() / 255
-    return tsne.pca(x, 30), torch.cat([whole.train.y[:1500], whole.test.y[:500]])
+    x = torch.cat([whole.train.x[:3000], whole.test.x]).flatten(1).float() / 255
+    return tsne.pca(x, 30), torch.cat([whole.train.y[:3000], whole.test.y])
 
 
 def blobs(n, d=10, centers=3, seed=0):
@@ -226,7 +226,7 @@ def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
 
 
 def test_mesh_leaves_a_stretched_map_to_the_tree():
-    y = torch.cat([clusters(500), torch.tensor([[1e8, 0.0]])])
+    y = torch.cat([clusters(900), torch.tensor([[1e8, 0.0]])])
     found, total = tsne.Mesh()(y)
     expected, expected_total = tsne.exact_repulsion(y)
     assert relative_error(found, expected) < 0.01
@@ -234,12 +234,12 @@ def test_mesh_leaves_a_stretched_map_to_the_tree():
 
 
 AWKWARD = {
-    "twins": lambda: clusters(60).repeat(10, 1),
-    "all equal": lambda: torch.ones(300, 2, dtype=torch.float64),
-    "line": lambda: torch.stack([torch.linspace(-30, 30, 700), torch.zeros(700)], 1).double(),
-    "outlier 1e4": lambda: torch.cat([clusters(600), torch.tensor([[1e4, -1e4]])]),
-    "outlier 1e8": lambda: torch.cat([clusters(600), torch.tensor([[0.0, 1e8]])]),
-    "two far apart": lambda: torch.cat([clusters(300), clusters(300) + 1e5]),
+    "twins": lambda: clusters(90).repeat(10, 1),
+    "all equal": lambda: torch.ones(800, 2, dtype=torch.float64),
+    "line": lambda: torch.stack([torch.linspace(-30, 30, 800), torch.zeros(800)], 1).double(),
+    "outlier 1e4": lambda: torch.cat([clusters(900), torch.tensor([[1e4, -1e4]])]),
+    "outlier 1e8": lambda: torch.cat([clusters(900), torch.tensor([[0.0, 1e8]])]),
+    "two far apart": lambda: torch.cat([clusters(480), clusters(480) + 1e3]),
 }
 
 
@@ -335,8 +335,8 @@ def test_methods_agree_on_digits(digits):
     p = dense(*sparse_affinities(torch.from_numpy(x).double(), 30), 1000)
     maps = [TSNE(method=method).fit_transform(x) for method in ("barnes_hut", "fft")]
     found = [divergence(p, torch.from_numpy(y).double()).item() for y in maps]
-    theirs = _t_sne.TSNE(random_state=0).fit_transform(x)
-    assert max(found) < divergence(p, torch.from_numpy(theirs).double()).item() + 0.05
+    assert abs(found[0] - found[1]) < 0.05
+    assert max(found) < 0.9545 + 0.02  # where scikit-learn 1.9 ends after 1,000 iterations
 
 
 def test_any_number_of_components():
@@ -446,29 +446,19 @@ def test_exaggeration_and_learning_rate():
 # Points that come later
 
 
-def accuracy(reference, labels, queries, truth):
-    return KNeighborsClassifier(10).fit(reference, labels).score(queries, truth)
-
-
 def test_new_points_come_among_their_class(digits):
     x, labels = (part.numpy() for part in digits)
-    model = TSNE().fit(x[:1500])
-    own = np.mean(
-        [
-            accuracy(
-                np.delete(model.embedding_, fold, 0),
-                np.delete(labels[:1500], fold),
-                model.embedding_[fold],
-                labels[fold],
-            )
-            for fold in np.array_split(np.arange(1500), 50)
-        ]
-    )
+    model = TSNE().fit(x[:3000])
     before = model.embedding_.copy()
-    placed = model.transform(x[1500:])
-    assert accuracy(model.embedding_, labels[:1500], placed, labels[1500:]) > own - 0.01
+    placed = model.transform(x[3000:])
     assert np.array_equal(before, model.embedding_)
-    np.testing.assert_allclose(model.transform(x[1500:1503]), placed[:3], atol=1e-3)  # each by itself
+    np.testing.assert_allclose(model.transform(x[3000:3003]), placed[:3], atol=1e-3)  # each by itself
+    voters = KNeighborsClassifier(10).fit(before, labels[:3000])
+    own = labels[:3000][
+        NearestNeighbors(n_neighbors=10).fit(before).kneighbors()[1]
+    ]  # without the point itself
+    own = np.mean([np.bincount(row).argmax() for row in own] == labels[:3000])
+    assert voters.score(placed, labels[3000:]) > own - 0.01
 
 
 def test_training_points_come_back_to_their_place(digits):
@@ -581,7 +571,7 @@ HARD = {
 @pytest.mark.parametrize("name", HARD)
 def test_hard_data_have_a_map(name, method):
     x = HARD[name]()
-    model = TSNE(method=method, max_iter=100).fit(x)
+    model = TSNE(method=method, max_iter=20).fit(x)
     found = torch.as_tensor(model.embedding_)
     assert found.shape == (len(x), 2) and found.isfinite().all() and math.isfinite(model.kl_divergence_)
     assert found.abs().max() < 1e4 and not found.requires_grad
@@ -593,7 +583,7 @@ def test_hard_data_have_a_map(name, method):
 def test_an_outlier_does_not_blur_the_others(method, far):
     x = blobs(300, d=4, centers=5).astype(float)
     x[17] = far
-    found = TSNE(method=method).fit_transform(x)
+    found = TSNE(method=method, max_iter=250).fit_transform(x)
     keep = np.arange(300) != 17
     assert trustworthiness(x[keep], found[keep], n_neighbors=5) > 0.9
 
@@ -603,7 +593,7 @@ def test_an_outlier_does_not_blur_the_others(method, far):
 def test_an_outlier_in_the_first_map(method, far):
     x, start = blobs(300), np.random.RandomState(0).randn(300, 2) * 1e-4
     start[17] = far
-    found = TSNE(method=method, init=start, max_iter=300).fit_transform(x)
+    found = TSNE(method=method, init=start, max_iter=200).fit_transform(x)
     keep = np.arange(300) != 17
     assert np.isfinite(found).all()
     assert trustworthiness(x[keep], found[keep], n_neighbors=5) > 0.85
@@ -611,10 +601,10 @@ def test_an_outlier_in_the_first_map(method, far):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_few_points(method):
-    for n in [*range(2, 12), 23, 50]:
+    for n in [2, 3, 4, 5, 7, 10, 23, 50]:
         x = blobs(n, d=4)
         for perplexity in {1, (n - 1) / 2, n - 0.5} - {0.5}:
-            model = TSNE(method=method, perplexity=perplexity, max_iter=60).fit(x)
+            model = TSNE(method=method, perplexity=perplexity, max_iter=40).fit(x)
             assert np.isfinite(model.embedding_).all() and np.abs(model.embedding_).max() < 1e3
             assert math.isfinite(model.kl_divergence_) and model.kl_divergence_ > -1e-3
 
