@@ -336,7 +336,7 @@ class Mesh:
     A far outlier would stretch it without bound: where the tree is faster, Barnes-Hut takes over.
     """
 
-    def __init__(self, spacing=0.35, pad=64.0):
+    def __init__(self, spacing=0.35, pad=32.0):
         self.spacing, self.key, self.pad = spacing, None, pad
 
     def __call__(self, y):
@@ -423,7 +423,7 @@ class TSNE:
     early_exaggeration  how many times as strong springs are at first: 100 iterations, or a fifth if fewer
     learning_rate    of the gradient with its factor 4. "auto": n / 4, over the exaggeration while that lasts
                      (after Belkina et al. 2019)
-    max_iter         iterations in all; None: 500, fewer points take up to 1000
+    max_iter         iterations in all; None: 500, or 650 for less than 5,000 points
     n_iter_without_progress, min_grad_norm  stop if the KL has not fallen for so long, or the gradient is so
                      small, as seen every 50 iterations; while springs are exaggerated only the gradient can
     metric           "euclidean", "cosine", or "precomputed": X is [n, n] distances
@@ -474,7 +474,7 @@ class TSNE:
         self._check(x)
         n, embedding = len(x), self._start(x)
         attraction, repulsion, entropy = self._forces(x)
-        self.n_iter_, last = 0, self.max_iter or 500
+        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 650)
         early = min(100, last // 5), self.early_exaggeration, 0.8
         for end, exaggeration, momentum in (early, (last, 1.0, 0.9)):
             auto = self.learning_rate == "auto"
