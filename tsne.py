@@ -313,9 +313,8 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
 
 
 def good_size(size):
-    """The first number of 1.1, 1.1^2, 1.1^3 ... that is large enough, so that sizes change seldom, then the
-    first from there that an FFT likes, 2^a 3^b 5^c."""
-    size = math.ceil(1.1 ** math.ceil(math.log(size, 1.1)))
+    """The first whole number from there on that an FFT likes, 2^a 3^b 5^c."""
+    size = math.ceil(size)
     while 60**size % size:
         size += 1
     return size
@@ -347,7 +346,8 @@ class Mesh:
         h = min(self.spacing, max(extent) / 32 + 1e-30)
         if not max(extent) < h * (256 + 8 * math.isqrt(n)):
             return barnes_hut_repulsion(y)
-        nodes = [good_size(length / h + 4) for length in extent]
+        # in steps of 6%, so that the kernel's transform is used for a while
+        nodes = [math.ceil(1.06 ** math.ceil(math.log(length / h + 4, 1.06))) for length in extent]
         # an FFT is periodic: room for the map twice, or once and so much that what comes around is weak
         size = [good_size(min(2 * m, m + self.pad / h)) for m in nodes]
         lack = float(max(extent) < 1)  # of the kernel to 1: in a small map, all that has digits
@@ -423,7 +423,7 @@ class TSNE:
     early_exaggeration  how many times as strong springs are at first: 100 iterations, or a fifth if fewer
     learning_rate    of the gradient with its factor 4. "auto": n / 4, over the exaggeration while that lasts
                      (after Belkina et al. 2019)
-    max_iter         iterations in all; None: 500, or 650 for less than 5,000 points
+    max_iter         iterations in all; None: 500, or 750 for less than 5,000 points
     n_iter_without_progress, min_grad_norm  stop if the KL has not fallen for so long, or the gradient is so
                      small, as seen every 50 iterations; while springs are exaggerated only the gradient can
     metric           "euclidean", "cosine", or "precomputed": X is [n, n] distances
@@ -474,7 +474,7 @@ class TSNE:
         self._check(x)
         n, embedding = len(x), self._start(x)
         attraction, repulsion, entropy = self._forces(x)
-        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 650)
+        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 750)
         early = min(100, last // 5), self.early_exaggeration, 0.8
         for end, exaggeration, momentum in (early, (last, 1.0, 0.9)):
             auto = self.learning_rate == "auto"
@@ -576,7 +576,7 @@ class TSNE:
             row, column, p = symmetrise(neighbours, p)
             attraction = Springs(row, column, p, n)
             tree = functools.partial(barnes_hut_repulsion, angle=self.angle)
-            repulsion = tree if method == "barnes_hut" else Mesh()
+            repulsion = tree if method == "barnes_hut" else Mesh(0.35 if n >= 5000 else 0.25)
         return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
 
     def _descend(self, y, attraction, repulsion, entropy, end, exaggeration, momentum):
