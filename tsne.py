@@ -108,14 +108,15 @@ def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
 # 2014, eq. 6 and 7). Exact neighbours: O(n^2) time, of which matrix products are most, and O(n) memory
 
 
-def nearest(queries, points, k, first=None, groups=16):
+def nearest(queries, points, k, first=None):
     """The k nearest of points [n, d] to each of queries [m, d]: numbers [m, k] and squared distances [m, k].
     If the queries are the points from number `first` on, none is its own neighbour.
 
     The n distances of a query are cut into groups of 16. The k nearest are in the k groups with the least
     minima, since each other group has k groups before it: only these are searched.
     """
-    n, width = len(points), -(-len(points) // groups)
+    n, groups = len(points), 16 if 16 * k < len(points) else 1
+    width = -(-n // groups)
     block = min(256, 1 + (1 << 24) // (k * points.shape[1]))
     columns = F.pad(points, (0, 0, 0, width * groups - n)).T.contiguous()
     lengths = F.pad(points.square().sum(1), (0, width * groups - n), value=math.inf)
@@ -126,18 +127,15 @@ def nearest(queries, points, k, first=None, groups=16):
         scores = torch.addmm(lengths, rows, columns, alpha=-2, out=buffer[: len(rows)])  # less |q|^2
         if first is not None:
             scores.diagonal(first + start).fill_(math.inf)
-        if k < width:
-            best = scores.view(-1, groups, width).amin(1).topk(k, largest=False, sorted=False).indices
-            members = (best[:, :, None] + steps).flatten(1)  # (block, k * groups)
-            best = scores.gather(1, members).topk(k, largest=False, sorted=False).indices
-            found.append(members.gather(1, best))
-        else:
-            found.append(scores.topk(k, largest=False, sorted=False).indices)
+        best = scores.view(-1, groups, width).amin(1).topk(k, largest=False, sorted=False).indices
+        members = (best[:, :, None] + steps).flatten(1)  # (block, k * groups)
+        best = scores.gather(1, members).topk(k, largest=False, sorted=False).indices
+        found.append(members.gather(1, best))
         # |q|^2 - 2qp + |p|^2 has lost digits: once more, by differences
         squares.append((rows[:, None] - points[found[-1]]).square_().sum(2))
         lost = torch.finfo(rows.dtype).eps * rows.square().sum(1) > 1e-4 * squares[-1].amax(1)
         if rows.dtype == torch.float32 and lost.any():  # so many that it chose the wrong ones
-            return nearest(queries.double(), points.double(), k, first, groups)
+            return nearest(queries.double(), points.double(), k, first)
     return torch.cat(found), torch.cat(squares)
 
 
@@ -213,87 +211,73 @@ def morton_order(y):
     return *(code[:, 0] | code[:, 1] << 1).sort(), extent
 
 
-class Tree:
-    """A quadtree over points [n, 2] in Morton order, where each cell holds a slice of them, from `start` on.
+def quadtree(code, y, extent):
+    """A quadtree over points y [n, 2] in Morton order, where each cell holds a slice of them.
 
-    All are tensors with an entry for each cell, level after level: start, mass (how many points), centre
-    [cells, 2], size, and child, the first of its `children` children. A cell of up to 8 points has none.
+    Returns an entry for each cell, level after level, and then for each point: x, y and mass [3, entries], of
+    its centre and how many points it holds; size; and child, the first of its `children` children. Children
+    of a cell with up to 8 points are these points, whose size is 0.
     """
-
-    def __init__(self, code, y, extent):
-        start, end, levels, cells = code.new_zeros(1), code.new_full((1,), len(code)), [], 1
-        for level in range(LEVELS + 1):
-            split = (end - start > 8) & (level < LEVELS)
-            # a quadrant begins where the name of its cell would stand among those of the points
-            rest = max(0, 2 * (LEVELS - level - 1))
-            quadrants = (code[start[split], None] >> rest + 2) * 4 + torch.arange(5, device=code.device)
-            borders = torch.searchsorted(code >> rest, quadrants)  # (split, 5)
-            filled = borders[:, 1:] > borders[:, :-1]
-            children = torch.zeros_like(start).masked_scatter_(split, filled.sum(1))
-            # points in one cell of the last level are at one place, whatever the angle
-            size = y.new_full((len(start),), extent / 2**level if level < LEVELS else 0)
-            levels.append((start, end, size, cells + children.cumsum(0) - children, children))
-            cells += int(children.sum())
-            start, end = borders[:, :-1][filled], borders[:, 1:][filled]
-            if not len(start):
-                break
-        self.start, end, self.size, self.child, self.children = map(torch.cat, zip(*levels, strict=True))
-        self.mass = end - self.start
-        sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
-        self.centre = ((sums[end] - sums[self.start]) / self.mass[:, None]).to(y.dtype)
-
-    def sources(self, low, high, angle):
-        """What pushes tiles, boxes from low to high [tiles, 2]: yields lists of tiles, in order, and of cells,
-        or points (numbered after the cells). A cell's distance is that of its centre from the box, less than
-        from any point there."""
-        tile = torch.arange(len(low), device=low.device)
-        cell = torch.zeros_like(tile)
-        while len(tile):
-            centre = self.centre.index_select(0, cell)  # faster than [cell]
-            below, above = low.index_select(0, tile) - centre, centre - high.index_select(0, tile)
-            outside = torch.maximum(below, above).clamp_(min=0)
-            far = self.size[cell].square() <= angle**2 * outside.square().sum(1)
-            leaf = self.children[cell] == 0
-            yield tile[far], cell[far]
-            yield members(
-                tile[leaf & ~far],
-                self.start[cell[leaf & ~far]] + len(self.mass),
-                self.mass[cell[leaf & ~far]],
-            )
-            more = ~(leaf | far)
-            tile, cell = members(tile[more], self.child[cell[more]], self.children[cell[more]])
+    start, end, levels, cells = code.new_zeros(1), code.new_full((1,), len(code)), [], 1
+    for level in range(LEVELS + 1):
+        # points in one cell of the last level are at one place, whatever the angle
+        size = y.new_full((len(start),), extent / 2**level if level < LEVELS else 0)
+        split, rest = (end - start > 8) & (level < LEVELS), max(0, 2 * (LEVELS - level - 1))
+        # a quadrant begins where the name of its cell would stand among those of the points
+        quadrants = (code[start[split], None] >> rest + 2) * 4 + torch.arange(5, device=code.device)
+        borders = torch.searchsorted(code >> rest, quadrants)  # (split, 5)
+        filled = borders[:, 1:] > borders[:, :-1]
+        children = torch.zeros_like(start).masked_scatter_(split, filled.sum(1))
+        levels.append((start, end, size, cells + children.cumsum(0) - children, children))
+        start, end = borders[:, :-1][filled], borders[:, 1:][filled]
+        cells += len(start)
+        if not len(start):
+            break
+    start, end, size, child, children = map(torch.cat, zip(*levels, strict=True))
+    leaf, mass = children == 0, end - start
+    child, children = torch.where(leaf, cells + start, child), torch.where(leaf, mass, children)
+    sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
+    centre = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
+    entries = torch.cat([centre.T, F.pad(mass, (0, len(y)), value=1)[None]]).to(y.dtype)
+    return entries, *(F.pad(values, (0, len(y))) for values in (size, child, children))
 
 
-def members(tile, first, count):
-    """Each tile so many times, beside the numbers from `first` on: [7, 9], [3, 0], [2, 1] -> 7 7 9, 3 4 0."""
-    shift = first - (count.cumsum(0) - count)
-    return tile.repeat_interleave(count), shift.repeat_interleave(count) + torch.arange(
-        int(count.sum()), device=tile.device
-    )
+def sources(tree, low, high, angle):
+    """What pushes tiles, boxes from low to high [tiles, 2]: a tile and an entry of the tree for each pair,
+    sorted by tile. A cell is as far away as its centre is from the box, less than from any point in there."""
+    (x, y, _), size, child, children = tree
+    tile, cell, found = torch.arange(len(low), device=low.device), 0 * child[: len(low)], []
+    while len(tile):
+        centre = torch.stack([x.take(cell), y.take(cell)], 1)
+        below, above = low.index_select(0, tile) - centre, centre - high.index_select(0, tile)
+        outside = torch.maximum(below, above).clamp_(min=0)
+        far = size.take(cell) <= angle * outside.square().sum(1).sqrt()
+        found.append((tile[far].int(), cell[far]))
+        tile, cell = tile[~far], cell[~far]
+        count = children[cell]  # in their place, all children
+        shift = child[cell] - (count.cumsum(0) - count)
+        tile, cell = tile.repeat_interleave(count), shift.repeat_interleave(count)
+        cell += torch.arange(len(cell), device=cell.device)
+    tile, cell = map(torch.cat, zip(*found, strict=True))
+    tile, order = tile.sort()
+    return tile, cell[order]
 
 
 def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     """exact_repulsion for maps [n, 2], by the tree."""
     code, order, extent = morton_order(y)
     points = y[order]
-    tree = Tree(code, points, extent)
-    # neighbours along the curve share their sources; the last tile is filled up with copies
-    targets = torch.cat([points, points[-1:].expand(-len(y) % tile_size, 2)]).view(-1, tile_size, 2)
+    tree = quadtree(code, points, extent)
+    # tiles of neighbours along the curve share their sources; the last is filled up with points before it
+    fill = (torch.arange(-len(y) % tile_size, device=y.device) + len(y) - tile_size).clamp_(min=0)
+    targets = torch.cat([points, points[fill]]).view(-1, tile_size, 2)
     push, potential = torch.empty_like(targets), torch.empty_like(targets[..., 0])
-    sources = torch.cat([tree.centre, points]).T.contiguous()
-    masses = torch.cat([tree.mass, torch.ones_like(code)]).to(y.dtype)
-    tile, source = (
-        torch.cat(parts)
-        for parts in zip(*tree.sources(targets.amin(1), targets.amax(1), angle), strict=True)
-    )
-    tile, by_tile = tile.int().sort()
-    source = source[by_tile]
+    tile, source = sources(tree, targets.amin(1), targets.amax(1), angle)
     for rows, place, filled in rectangles(tile, len(targets), (1 << 18) // tile_size):
-        place = source.take(place)  # (rows, width)
-        mass = masses.take(place) * filled
-        middle = targets[rows, tile_size // 2]  # seen from there, numbers are small
-        sx, sy = (values.take(place) - middle[:, i, None] for i, values in enumerate(sources))
-        t = targets[rows] - middle[:, None]
+        sx, sy, mass = (values.take(source.take(place)) for values in tree[0])  # (rows, width)
+        mass = mass * filled
+        middle = targets[rows].median(1).values  # seen from there, numbers are small
+        sx, sy, t = sx - middle[:, :1], sy - middle[:, 1:], targets[rows] - middle[:, None]
         kernel = (t[..., :1] - sx[:, None]).square_()  # (rows, tile_size, width)
         dy = t[..., 1:] - sy[:, None]
         kernel.addcmul_(dy, dy).add_(1).reciprocal_()
