@@ -656,6 +656,17 @@ class Parser(argparse.ArgumentParser):
         return values
 
 
+def pick_device(name):
+    """The device of that name, or with "auto" the fastest there is. Raises Mistake."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()  # there and back: "meta" takes numbers and gives none
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def run_command(prog, function, argv, *mistakes):
     """The exit status of function(argv); a Mistake, an OSError or one of mistakes is a line on stderr."""
     try:

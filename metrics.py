@@ -18,8 +18,8 @@ import io
 import json
 import math
 import os
+import socket
 import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,10 @@ class MetricError(ValueError):
     """A number that cannot be had: one line that says why. `status` is what a command line ends with."""
 
     status = 1
+
+
+def sha256(body):
+    return hashlib.sha256(body).hexdigest()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -48,8 +52,9 @@ def mean_distance(images):
 
 def predictions(model, images, chunk=500):
     """A classifier's answers to images [n, C, H, W] in [0, 1]: class numbers [n] and confidences [n]."""
+    device = next((parameter.device for parameter in model.parameters()), None)
     with torch.inference_mode():
-        answers = torch.cat([model.predict(part) for part in images.split(chunk)])
+        answers = torch.cat([model.predict(part.to(device)).cpu() for part in images.split(chunk)])
     confidence, named = answers.max(1)
     return named, confidence
 
@@ -101,22 +106,36 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     ones: no imaginary part can appear.
     """
     mean1, cov1, mean2, cov2 = map(as_float64, (mean1, cov1, mean2, cov2))
-    one, two = sorted(((square_root(cov), cov) for cov in (cov1, cov2)), key=lambda pair: pair[0].shape[1])
-    cross = torch.linalg.eigvalsh(one[0].T @ two[1] @ one[0]).clamp(min=0).sqrt().sum()  # of the lesser rank
+    root = square_root(cov1)
+    values = eigenvalues(root, cov2)
+    if (values < len(cov1) * torch.finfo(values.dtype).eps * values.norm()).any():
+        other = square_root(cov2)  # some are 0 but for rounding; of the covariance of lesser rank none are
+        if other.shape[1] < root.shape[1]:
+            values = eigenvalues(other, cov1)
+    cross = values.clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
     return distance.clamp(min=0).item()
 
 
 def square_root(cov):
-    """L [d, rank] with L Lᵀ = cov: by Cholesky, or where that breaks down, as with fewer examples than
-    dimensions, by the eigenvectors that rounding has not made up."""
+    """Lower triangular L [d, rank] with L Lᵀ = cov: by Cholesky, or where that breaks down, as with fewer
+    examples than dimensions, from the eigenvectors that rounding has not made up."""
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diag().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return root
     values, vectors = torch.linalg.eigh(cov)
     sound = values > len(cov) * torch.finfo(cov.dtype).eps * values.max()
-    return vectors[:, sound] * values[sound].sqrt()
+    return torch.linalg.qr((vectors[:, sound] * values[sound].sqrt()).T).R.T
+
+
+def eigenvalues(root, cov, strip=256):
+    """Those of rootᵀ cov root, root lower triangular [d, rank]: zeros are not multiplied, and of the product
+    only the triangle that eigvalsh reads is made, which is a third of the work."""
+    product = torch.empty(2 * root.shape[1:], dtype=root.dtype)
+    for k in range(0, len(product), strip):
+        product[k : k + strip, k:] = root[k:, k : k + strip].T @ cov[k:, k:] @ root[k:, k:]
+    return torch.linalg.eigvalsh(product.T)
 
 
 def fid(features1, features2):
@@ -202,6 +221,7 @@ def precision_recall(real, generated, k=3):
     that lie among the real ones, and of real ones among the generated; both in [0, 1].
 
     A set's region is the union of balls around its members, each as wide as the way to its k-th neighbour.
+    Published figures have the features of VGG-16: those of Inception are not to be held against them.
     """
     real, generated = as_float64(real), as_float64(generated)
     return share_within(real, generated, k), share_within(generated, real, k)
@@ -292,7 +312,8 @@ class Classifier:
 
     def __init__(self, run):
         self.run, self.model = run, run["model"]
-        self.protocol = f"features: {run['folder']}"
+        file = Path(run["folder"]) / "best.pt"
+        self.protocol = f"features: {file.parent.name}, SHA-256 {sha256(file.read_bytes())}"
 
     def __call__(self, x):
         shape, expected = list(x.shape[1:]), self.run["config"]["image_shape"]
@@ -321,10 +342,7 @@ class Features:
             self.statistics = Statistics()
             for part in self.parts:
                 self.statistics.add(part)
-        if self.statistics is None:
-            self.parts.append(features.cpu())
-        else:
-            self.statistics.add(features.cpu())
+        (self.parts.append if self.statistics is None else self.statistics.add)(features.cpu())
 
     @property
     def kept(self):
@@ -342,13 +360,6 @@ class Features:
             part.add(self.kept[own], self.logits[own] if self.logit_parts else None)
             yield part
 
-    def moments(self):
-        """Mean [d] and covariance [d, d]."""
-        if self.statistics is None:
-            features = as_float64(self.kept)
-            return features.mean(0), features.T.cov()
-        return self.statistics.mean, self.statistics.cov
-
 
 @torch.inference_mode()
 def extract(extractor, parts):
@@ -361,6 +372,16 @@ def extract(extractor, parts):
     return found
 
 
+def moments(side):
+    """Mean [d] and covariance [d, d] of Features, or a pair of them as it is."""
+    if not isinstance(side, Features):
+        return side
+    if side.statistics:
+        return side.statistics.mean, side.statistics.cov
+    features = as_float64(side.kept)
+    return features.mean(0), features.T.cov()
+
+
 def set_distance(one, two):
     """The Fréchet distance of two sets, each Features or a pair of mean and covariance."""
     widths = [side.width if isinstance(side, Features) else len(side[0]) for side in (one, two)]
@@ -368,8 +389,7 @@ def set_distance(one, two):
         raise MetricError(f"features of {widths[0]} and {widths[1]} dimensions: are these the same ones?")
     if all(isinstance(side, Features) and side.statistics is None for side in (one, two)):
         return fid(one.kept, two.kept)
-    pairs = [side.moments() if isinstance(side, Features) else side for side in (one, two)]
-    return frechet_distance(*pairs[0], *pairs[1])
+    return frechet_distance(*moments(one), *moments(two))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -384,66 +404,44 @@ WEIGHTS_MIRRORS = [  # tried in order; the second sends the same bytes under ano
 ]
 
 
-def inception_weights(file=None, folder=None):
-    """Path of the weights: `file`, else the published ones (96 MB), downloaded once. Raises MetricError.
+def inception_weights(folder=None):
+    """Path of the published weights (96 MB), downloaded once. Raises MetricError.
 
     They are kept in the folder, else in the one that the environment variable DGM_DATA_DIR names, else in
     torch.hub's: pytorch-fid keeps its own there under the same name, and each finds what the other fetched.
     """
-    if file:
-        return Path(file)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
-    if not path.is_file():
-        download_weights(path)
-    elif (found := sha256(path.read_bytes())) != WEIGHTS_SHA256:
-        raise MetricError(f"{path} is damaged (its SHA-256 begins with {found[:8]}): delete it")
-    return path
-
-
-def download_weights(path):
-    """Fetch the published weights from the first mirror that sends them whole."""
-    answers = []
-    for url in WEIGHTS_MIRRORS:
-        try:
-            request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (metrics.py)"})
-            with urllib.request.urlopen(request, timeout=30) as response:
-                megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
-                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
-                body = response.read()
-            if (found := sha256(body)) != WEIGHTS_SHA256:
-                page = body[:100].lstrip().startswith(b"<")
-                raise ValueError("sent an HTML page" if page else f"sent other bytes, SHA-256 {found[:8]}")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            answers.append(f"{url.split('/')[2]}: {error}")
-        else:
-            return write_whole(path, body)
+    path, answers = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS, []
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patience, _ = socket.getdefaulttimeout(), socket.setdefaulttimeout(30)
+    try:
+        for url in WEIGHTS_MIRRORS:
+            try:  # beside its place, then moved there: the file is either whole or not there
+                torch.hub.download_url_to_file(url, str(path), WEIGHTS_SHA256)
+                print(f"note: {url} is kept as {path}", file=sys.stderr)
+                return path
+            except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last: another hash
+                answers.append(f"{url.split('/')[2]}: {error}")
+    finally:
+        socket.setdefaulttimeout(patience)
     why = "; ".join(dict.fromkeys(answers))  # both are at one host, and often fail alike
     ways = "give --weights FILE, --features classifier:RUN or --features pixels"
     raise MetricError(f"no Inception weights at {path} ({why}): {ways}")
-
-
-def write_whole(path, body):
-    """A file that is either not there or whole, whatever happens: written beside its place, then moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_weights(path, own):
     """The file's tensors under the names of `own`, in their shapes; and its SHA-256. Raises MetricError."""
     try:
         body = Path(path).read_bytes()
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except OSError as error:
         raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    digest = sha256(body)
+    if Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256:
+        raise MetricError(f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for broken files has no narrower class in common
         reason = str(error).partition("\n")[0][:100]
         raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
@@ -453,11 +451,7 @@ def read_weights(path, own):
         if getattr(state.get(name), "shape", None) != tensor.shape:
             wanted = f"{name} {list(tensor.shape)}"
             raise MetricError(f"{path} has no {wanted}, so is not FID's Inception: give {WEIGHTS}")
-    return {name: state[name].float() for name in own}, sha256(body)
-
-
-def sha256(body):
-    return hashlib.sha256(body).hexdigest()
+    return {name: state[name].float() for name in own}, digest
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -470,24 +464,11 @@ def flags():
     parser = Parser(prog="metrics.py", description=__doc__)
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="run folders, image folders, .npy, .npz, data sets")
-    add(
-        "--against",
-        metavar="REAL",
-        help="as a source; or .npz with mu, sigma (default: a run's own --split)",
-    )
-    add(
-        "--features",
-        default="inception",
-        metavar="inception|classifier:RUN|pixels",
-        help="(default inception)",
-    )
+    add("--against", metavar="REAL", help="as a source, or .npz with mu, sigma (default: a run's own split)")
+    add("--features", default="inception", metavar="inception|classifier:RUN|pixels", help="(inception)")
     add("--weights", metavar="FILE", help="Inception's, where there is no network to download them")
-    add(
-        "--resize",
-        choices=("torch", "tf1"),
-        default="torch",
-        help="to 299 pixels: pytorch-fid's or torch-fidelity's",
-    )
+    resizes = "to 299 pixels as pytorch-fid (torch, the default) or torch-fidelity (tf1)"
+    add("--resize", choices=("torch", "tf1"), default="torch", help=resizes)
     add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
     add("--sets", type=number(int, 1), default=5, help="of so many images each, for the spread (default 5)")
     add("--batch-size", type=number(int, 1), default=50, help="images at once (default 50)")
@@ -502,7 +483,7 @@ def flags():
     add("--seed", type=number(int, 0, 2**31), default=0, help="of latents and subsets (default 0)")
     add("--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)")
     add("--split", choices=SPLITS, default="test", help="of real images (default test)")
-    add("--data-dir", metavar="DIR", help="where whole data sets are")
+    add("--data-dir", metavar="DIR", help="where whole data sets and Inception's weights are")
     add("--json", action="store_true", help="print JSON instead of tables")
     return parser
 
@@ -516,21 +497,28 @@ def main(argv=None):
 
 
 def command(argv):
+    import data
+
     args = flags().parse_args(argv)
+    one = len(args.sources) == 1 or not args.save_stats
+    data.require(one, "--save-stats writes the statistics of one source: give one")
     sources = [open_source(name, args) for name in args.sources]
     reports = [own_report(source, args) for source in sources]
     extractor = make_extractor(args) if None in reports else None
     real = open_source(args.against, args) if args.against else None
-    results = [
-        report(source, args) if report else report_pictures(source, real, extractor, args)
-        for source, report in zip(sources, reports, strict=True)
-    ]
-    if args.json:
-        print(json.dumps(nan_as_null(results), indent=1))
+    results, texts = [], []
+    for source, report in zip(sources, reports, strict=True):
+        found, lines = report(source, args) if report else report_pictures(source, real, extractor, args)
+        results.append(dict(source=source["folder"]) | found)
+        texts += ["\n".join(lines)] if lines else []
+    if rows := [found["sets"] for found in results if "sets" in found]:
+        texts.append("\n".join(set_lines(rows)))
+    if args.json:  # which knows no NaN
+        print(json.dumps(json.loads(json.dumps(results), parse_constant=lambda nan: None), indent=1))
     else:
-        print("\n\n".join(as_text(results)))
+        print("\n\n".join(texts))
     if args.out:
-        draw_bars([result["sets"] for result in results if "sets" in result], args.out)
+        draw_bars(rows, args.out)
 
 
 def own_report(source, args):
@@ -547,18 +535,18 @@ def own_report(source, args):
 def make_extractor(args):
     import data
 
-    kind, _, folder = args.features.partition(":")
+    device, (kind, _, folder) = data.pick_device(args.device), args.features.partition(":")
     if kind == "classifier" and folder:
         judge = open_run(folder)
         if judge["kind"] != "classifier":
             raise data.Mistake(f"--features: {folder} holds a {judge['kind']}, not a classifier")
-        judge["model"].to(args.device)
+        judge["model"].to(device)
         return Classifier(judge)
     if args.features == "pixels":
         return Pixels()
     if args.features != "inception":
         raise data.Mistake(f"--features {args.features}: write inception, pixels or classifier:RUN")
-    return Inception(inception_weights(args.weights, args.data_dir), args.resize).to(args.device)
+    return Inception(args.weights or inception_weights(args.data_dir), args.resize).to(device)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -575,7 +563,8 @@ def open_source(name, args):
     if Path(name).suffix == ".npz" and Path(name).is_file():
         arrays = data.open_arrays(name)
         if arrays.keys() >= {"mu", "sigma"}:
-            return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]))
+            made = str(arrays["protocol"]) if "protocol" in arrays else None  # not by pytorch-fid
+            return dict(folder=name, moments=check_moments(name, arrays["mu"], arrays["sigma"]), made=made)
     empty = Path(name).is_dir() and not any(Path(name).iterdir())
     data.require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
     x = data.read(name, Path(name), None, args.image_size, None, None)[0]
@@ -594,10 +583,9 @@ def open_run(folder):
     import data
     import models
 
-    config = data.read_config(folder)
-    model = models.load(Path(folder) / "best.pt")
-    return dict(folder=str(folder), config=config, kind=config["flags"]["model"], model=model,
-                classes=config["classes"])  # fmt: skip
+    config, model = data.read_config(folder), models.load(Path(folder) / "best.pt")
+    kind, classes = config["flags"]["model"], config["classes"]
+    return dict(folder=str(folder), config=config, kind=kind, model=model, classes=classes)
 
 
 def add_real_pictures(run, args):
@@ -617,17 +605,17 @@ def add_real_pictures(run, args):
     run["reference"] = dict(folder=run["data"], images=in_bytes(x), others=in_bytes(others))
 
 
-def samples(run, args, seed, n=None):
-    """n images [n, C, H, W] in [0, 1] of a run, and their labels, each class in turn; or None, if the model
-    takes none."""
-    n, conditional = n or args.n, hasattr(run["model"], "embedding")
-    labels = torch.arange(n) % len(run["classes"]) if conditional else None
+@torch.inference_mode()
+def samples(run, args, seed):
+    """args.n images [n, C, H, W] in [0, 1] of a run, and their labels, each class in turn; or None, if the
+    model takes none."""
+    conditional = hasattr(run["model"], "embedding")
+    labels = torch.arange(args.n) % len(run["classes"]) if conditional else None
     torch.manual_seed(seed)
     parts = []
-    with torch.inference_mode():
-        for start in range(0, n, 500):
-            own = labels[start : start + 500] if conditional else None
-            parts.append(run["model"].sample(min(500, n - start), own, args.scale, args.truncate))
+    for start in range(0, args.n, 500):
+        own = labels[start : start + 500] if conditional else None
+        parts.append(run["model"].sample(min(500, args.n - start), own, args.scale, args.truncate))
     return torch.cat(parts), labels
 
 
@@ -637,152 +625,36 @@ def in_bytes(images):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Reports, as dicts; and as text
+# Reports: each returns its numbers, as --json prints them, and the lines that tell them on a terminal
 
 
-def report_pictures(source, real, extractor, args):
-    """What features and, if they are a classifier's, its answers say of a run's or a folder's pictures."""
-    import data
-
-    judge, found = getattr(extractor, "run", None), {}
-    if "model" in source:
-        add_real_pictures(source, args)
-        if judge:
-            same = judge["config"]["classes"] == source["classes"]
-            data.require(same, f"{judge['folder']} knows other classes than {source['folder']}")
-            found = report_judged(source, judge, args)
-        if not hasattr(source["model"], "sample"):
-            kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
-            data.require(judge, f"{kind}: --features classifier:RUN judges its reconstructions")
-            return found
-    found["sets"] = compare(source, real or source.get("reference"), extractor, args)
-    return found
-
-
-def compare(source, real, extractor, args):
-    """A row of the table: how far a source's images are from real ones."""
-    import data
-
-    def features(x):
-        return extract(extractor, x.split(args.batch_size))
-
-    if "moments" in source:
-        sets = [source["moments"]]
-    elif "images" in source:
-        sets = [features(source["images"])]
-    else:
-        sets = [features(in_bytes(samples(source, args, args.seed + k)[0])) for k in range(args.sets)]
-    row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
-    row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
-    row["protocol"] += f"; seed {args.seed}"
-    grey = any(len(side["images"][0]) == 1 for side in (source, real or {}) if "images" in side)
-    if isinstance(extractor, Inception) and grey:
-        row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
-    if args.save_stats:
-        mu, sigma = sets[0].moments()
-        data.write_file(args.save_stats, lambda file: np.savez(file, mu=mu.numpy(), sigma=sigma.numpy()))
-        if real is None:
-            return row
-    data.require(real, f"{source['folder']}: compared with what? Give --against REAL")
-    if "features" not in real:  # once for all sources
-        real["features"] = real.get("moments") or features(real["images"])
-        real["floor"] = floor(real, args, features)
-    return (
-        row | scores(sets, real["features"], args.seed) | dict(floor=real["floor"], against=real["folder"])
-    )
-
-
-def floor(real, args, features):
-    """FID of real images against other real ones, and the number of these: of the run's training pictures,
-    or one half against the other."""
-    if not isinstance(real["features"], Features):
-        return None
-    if len(real.get("others", ())) >= args.n:
-        chosen = torch.randperm(len(real["others"]), generator=torch.Generator().manual_seed(args.seed))
-        return set_distance(features(real["others"][chosen[: args.n]]), real["features"]), args.n
-    if real["features"].n < 4:
-        return None
-    one, two = real["features"].in_parts(2, args.seed)
-    return set_distance(one, two), one.n
-
-
-def scores(sets, real, seed):
-    """Every number of a row: its mean over the sets, and its spread over them or, of one set, over five
-    disjoint parts."""
-    first = sets[0]
-    found, parts = dict(n_real=getattr(real, "n", None)), sets
-    if len(sets) == 1 and isinstance(first, Features) and first.n >= 50:
-        parts = [*first.in_parts(5, seed)]
-    found["fid"] = summary([set_distance(one, real) for one in sets])[0]
-    if parts[1:]:
-        what = "sets" if parts is sets else "disjoint parts"
-        found["spread_over"] = f"{len(parts)} {what} of {parts[0].n:,} images"
-        found["fid_parts"] = summary([set_distance(one, real) for one in parts])
-    if isinstance(first, Features) and first.logit_parts:
-        found["is"] = summary([inception_score(one.logits, seed=seed)[0] for one in sets])[0]
-        if parts[1:]:
-            found["is_parts"] = summary([inception_score(one.logits, seed=seed)[0] for one in parts])
-    if isinstance(first, Features) and isinstance(real, Features) and min(first.n, real.n) > 3:
-        found["kid"] = kid(first.kept, real.kept, seed=seed)
-        found["precision"], found["recall"] = precision_recall(real.kept, first.kept)
-    return found
-
-
-def summary(values):
-    values = as_float64(values)
-    return values.mean().item(), values.std().item() if len(values) > 1 else 0.0
+def table(rows):
+    """Rows of cells as lines; numbers end below each other, and what is missing (nan) is a dash."""
+    rows = [["-" if cell != cell or cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 def report_classifier(run, args):
     """A classifier's own accuracy and confusion matrix."""
     add_real_pictures(run, args)
-    named, confidence = predictions(run["model"], run["real"])
-    counts = confusion_matrix(run["labels"], named, len(run["classes"]))
-    return dict(
-        title=f"{run['folder']} on {len(named):,} pictures of {run['data']}",
+    classes, (named, confidence) = run["classes"], predictions(run["model"], run["real"])
+    counts = confusion_matrix(run["labels"], named, len(classes))
+    shares = (100 * counts.diag() / counts.sum(1)).tolist()
+    found = dict(
         accuracy=percent(named == run["labels"]),
         confidence=percent(confidence),
-        class_accuracy=dict(
-            zip(run["classes"], (100 * counts.diag() / counts.sum(1)).tolist(), strict=True)
-        ),
+        class_accuracy=dict(zip(classes, shares, strict=True)),
         confusion=counts.tolist(),
     )
-
-
-def report_judged(run, judge, args):
-    """What the judge makes of a run's samples and reconstructions."""
-    model, x, y = run["model"], run["real"], run["labels"]
-    found = dict(title=f"{run['folder']} judged by {judge['folder']}", data=run["data"])
-    found["accuracy_on_real"] = percent(predictions(judge["model"], x)[0] == y)
-    if hasattr(model, "encode"):
-        with torch.inference_mode():
-            named = predictions(judge["model"], reconstructions(run, args.split))[0]
-        found["accuracy_on_reconstructions"] = percent(named == y)
-    if not hasattr(model, "sample"):
-        return found
-    images, labels = samples(run, args, args.seed)
-    named, confidence = predictions(judge["model"], images)
-    asked = labels is not None
-    table = judge_samples(judge["model"], images, labels if asked else named, (x, y), len(run["classes"]))
-    if asked:
-        found["confusion"] = confusion_matrix(labels, named, len(run["classes"])).tolist()
-    else:  # nobody asked for a class: the judge says which was drawn
-        del table["accuracy"]
-    found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
-    found["mean"] = {name: nan_free_mean(column) for name, column in table.items()}
-    found["by_class"] = {"class": run["classes"]} | table
-    found["coverage"] = coverage(named, len(run["classes"]))
-    pairs = zip(named[:20].tolist(), confidence[:20].tolist(), strict=True)
-    found["first_answers"] = [f"{run['classes'][c]} {p:.0%}" for c, p in pairs]
-    return found
-
-
-def reconstructions(run, split):
-    """Of an auto-decoder from the latents that it keeps, else through the encoder."""
-    model, x, y = run["model"], run["real"], run["labels"]
-    if hasattr(model, "kept_latents"):
-        return torch.cat([model.decode(z) for z in model.kept_latents(split).split(500)])
-    return torch.cat([model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)])
+    rows = zip(classes, counts.tolist(), shares, strict=True)
+    return found, [
+        f"{run['folder']} on {len(named):,} pictures of {run['data']}: accuracy {found['accuracy']:.2f}%, "
+        f"mean confidence {found['confidence']:.1f}%",
+        "rows: the label, columns: the answer",
+        *table([["", *classes, "right"], *([name, *row, f"{share:.1f}%"] for name, row, share in rows)]),
+    ]
 
 
 def report_likelihood(run, args):
@@ -795,32 +667,38 @@ def report_likelihood(run, args):
         raise data.Mistake(f"{run['folder']} holds a {run['kind']}: --log-likelihood is of VAEs")
     add_real_pictures(run, args)
     torch.manual_seed(args.seed)
-    chosen = torch.randperm(len(run["real"]))[: args.n]
+    chosen, k = torch.randperm(len(run["real"]))[: args.n], args.log_likelihood
     x, labels = run["real"][chosen], run["labels"][chosen]
-    weights = [
-        log_weights(model, *part, args.log_likelihood)
-        for part in zip(x.split(100), labels.split(100), strict=True)
-    ]
-    weights = torch.cat(weights, 1)  # (K, n)
+    parts = zip(x.split(100), labels.split(100), strict=True)
+    weights = torch.cat([log_weights(model, *part, k) for part in parts], 1)  # (K, n)
     value, effective = log_likelihood(weights)
-    few = slice(min(len(x), 100))
-    (_, encoded), (_, fitted) = models.amortisation(model, x[few], labels[few])
+    (_, encoded), (_, fitted) = models.amortisation(model, x[:100], labels[:100])
     grey = model.likelihood == "bernoulli" and not flags.get("binarize")
-    bits = -value.mean().item() / (x[0].numel() * math.log(2))
-    return dict(
-        title=f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}",
+    found = dict(
         elbo=bound(weights, 1),
         iwae_5=bound(weights, 5),
         iwae_50=bound(weights, 50),
         log_likelihood=value.mean().item(),
         standard_error=(value.std() / math.sqrt(len(value))).item(),
-        importance_samples=args.log_likelihood,
-        bits_per_dimension=None if grey else bits,
+        bits_per_dimension=None if grey else -value.mean().item() / (x[0].numel() * math.log(2)),
         effective_samples=effective.median().item(),
         amortisation_gap=(encoded - fitted).mean().item(),
-        amortisation_pictures=len(encoded),
-        note="grey pixels: a score, not a likelihood; see --binarize" if grey else None,
     )
+    told = table([
+        ["ELBO", f"{found['elbo']:.2f}"],
+        ["IWAE, 5 samples", f"{found['iwae_5']:.2f}"],
+        ["IWAE, 50 samples", f"{found['iwae_50']:.2f}"],
+        [f"log p(x), {k:,} samples", f"{found['log_likelihood']:.2f}"],
+        ["± over images", f"{found['standard_error']:.2f}"],
+        ["effective samples, median", f"{found['effective_samples']:.1f}"],
+        [f"amortisation gap, of {len(encoded)} pictures", f"{found['amortisation_gap']:.2f}"],
+    ])  # fmt: skip
+    if grey:
+        found["note"] = "grey pixels: a score, not a likelihood; see --binarize"
+    else:
+        found["note"] = f"{found['bits_per_dimension']:.4f} bits per dimension"
+    title = f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}"
+    return found, [title, *told, found["note"]]
 
 
 def report_arithmetic(run, args):
@@ -840,18 +718,27 @@ def report_arithmetic(run, args):
     same, exact = named == split.y, (named == split.y).all(1)
     carried = torch.tensor([carries(query) for query in queries])
     errors = [size_of_error(*pair) for pair in zip(told, truth, strict=True)]
-    found = dict(title=f"{run['folder']} on {len(exact):,} {args.split} queries of arithmetic")
-    found |= dict(characters=percent(same), exact=percent(exact))
+    found = dict(characters=percent(same), exact=percent(exact))
     found["errors"] = {size: errors.count(size) for size in ERRORS}
     found["exact_by_carries"] = {n: percent(exact[carried == n]) for n in range(3)}
+    shares = [f"{share:.2f}% with {n}" for n, share in found["exact_by_carries"].items() if share == share]
+    lines = [
+        f"{run['folder']} on {len(exact):,} {args.split} queries of arithmetic",
+        f"{found['exact']:.2f}% of answers right, {found['characters']:.2f}% of characters",
+        f"right by carries or borrows: {', '.join(shares)}",
+        "wrong: " + ", ".join(f"{count} {size}" for size, count in found["errors"].items()),
+    ]
     if split.drawn == "answer":
         y = torch.cat([y for _, y in parts])
         with torch.inference_mode():
             found["reader"] = percent(model.read(y) == split.y)
+        lines.append(f"as its reader names them; of true symbols it names {found['reader']:.2f}% right")
         for name, pictures in (("drawn", answers), ("all_black", torch.zeros_like(y))):
-            pixels = percent((pictures > 0.5) == (y > 0.5))
-            found[name] = dict(mse=(pictures - y).square().mean().item(), pixels=pixels)
-    return found
+            pixels, mse = percent((pictures > 0.5) == (y > 0.5)), (pictures - y).square().mean().item()
+            found[name] = dict(mse=mse, pixels=pixels)
+            what = f"{name.replace('_', '-')} answers"
+            lines.append(f"{what}: MSE {mse:.4f} per pixel, {pixels:.2f}% of pixels right")
+    return found, lines
 
 
 ERRORS = ("off by 1", "off by 10", "off by another number", "no number")
@@ -876,175 +763,234 @@ def carries(query):
     return int(high % 10 < low % 10)
 
 
+def report_pictures(source, real, extractor, args):
+    """What features and, if they are a classifier's, its answers say of a run's or a folder's pictures."""
+    import data
+
+    judge, found, lines = getattr(extractor, "run", None), {}, []
+    if "model" in source:
+        add_real_pictures(source, args)
+        draws = hasattr(source["model"], "sample")
+        kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
+        data.require(draws or judge, f"{kind}: --features classifier:RUN judges its reconstructions")
+        if judge:
+            same = judge["config"]["classes"] == source["classes"]
+            data.require(same, f"{judge['folder']} knows other classes than {source['folder']}")
+            found, lines = report_judged(source, judge, args)
+        if not draws:
+            return found, lines
+    found["sets"] = compare(source, real or source.get("reference"), extractor, args)
+    if judge and "images" in source:
+        named, confidence = predictions(judge["model"], source["images"] / 255)
+        found["coverage"], found["first_answers"], lines = named_lines(named, confidence, judge["classes"])
+        found["confidence"] = percent(confidence)
+        mean = f"mean confidence {found['confidence']:.1f}%"
+        lines.insert(0, f"{source['folder']} as {judge['folder']} names it, {mean}")
+    return found, lines
+
+
+def report_judged(run, judge, args):
+    """What the judge makes of a run's reconstructions and samples."""
+    model, x, y, classes = run["model"], run["real"], run["labels"], run["classes"]
+    found = dict(accuracy_on_real=percent(predictions(judge["model"], x)[0] == y))
+    lines = [f"{run['folder']} judged by {judge['folder']}",
+             f"the judge names {found['accuracy_on_real']:.1f}% of {run['data']} as labelled"]  # fmt: skip
+    if hasattr(model, "encode"):
+        named = predictions(judge["model"], reconstructions(run, args.split))[0]
+        found["accuracy_on_reconstructions"] = percent(named == y)
+        lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
+    if not hasattr(model, "sample"):
+        return found, lines
+    images, labels = samples(run, args, args.seed)
+    named, confidence = predictions(judge["model"], images)
+    asked = named if labels is None else labels  # where nobody asked, the judge says which was drawn
+    by_class = judge_samples(judge["model"], images, asked, (x, y), len(classes))
+    found["samples"] = dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate)
+    cut = f", cut off at ±{args.truncate:g}" if args.truncate else ""
+    lines.append(f"{args.n:,} samples, seed {args.seed}, latents x {args.scale:g}{cut}:")
+    if labels is None:
+        del by_class["accuracy"]
+    found["mean"] = {name: nan_free_mean(column) for name, column in by_class.items()}
+    found["by_class"] = {"class": classes} | by_class
+    forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
+    columns = [[name, *map(forms[name].format, [*column, found["mean"][name]])]
+               for name, column in by_class.items()]  # fmt: skip
+    if labels is not None:
+        counts = confusion_matrix(labels, named, len(classes))
+        found["confusion"] = counts.tolist()
+        columns += [[name, *column, ""] for name, column in zip(classes, counts.T.tolist(), strict=True)]
+        lines.append("rows: the class asked for; accuracy: named so; right: how often each class is named")
+    lines += table(zip(["class", *classes, "mean"], *columns, strict=True))
+    lines.append("diversity: mean distance of two samples of a class over that of two real pictures of it")
+    found["coverage"], found["first_answers"], told = named_lines(named, confidence, classes, labels)
+    return found, lines + told
+
+
+def named_lines(named, confidence, classes, labels=None):
+    """Coverage, the first twenty answers and their confidences, and lines that tell them."""
+    modes = coverage(named, len(classes))
+    pairs = zip(named[:20].tolist(), confidence[:20].tolist(), strict=True)
+    answers = [f"{classes[c]} {p:.0%}" for c, p in pairs]
+    if labels is not None:
+        answers = [f"{classes[c]}: {answer}" for c, answer in zip(labels[:20], answers, strict=True)]
+    kinds = f"{modes['classes']} of {len(classes)} classes, as even as {modes['evenly']:.1f} equal ones"
+    told = [f"modes: {kinds}", "first answers: " + ", ".join(answers[:10]), ", ".join(answers[10:])]
+    return modes, answers, told
+
+
 def nan_free_mean(values):
     """Over the classes that were drawn at all."""
     return torch.tensor(values, dtype=torch.float64).nanmean().item()
 
 
-def nan_as_null(tree):
-    """JSON knows no NaN."""
-    if isinstance(tree, dict):
-        return {key: nan_as_null(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [nan_as_null(value) for value in tree]
-    return None if isinstance(tree, float) and math.isnan(tree) else tree
+@torch.inference_mode()
+def reconstructions(run, split):
+    """Of an auto-decoder from the latents that it keeps, else through the encoder."""
+    model, x, y = run["model"], run["real"], run["labels"]
+    if hasattr(model, "kept_latents"):
+        return torch.cat([model.decode(z) for z in model.kept_latents(split).split(500)])
+    return torch.cat([model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)])
 
 
-def as_text(results):
-    """Reports as the terminal shows them; all sets of images together in one table at the end."""
-    texts = []
-    for found in results:
-        for key, lines in (
-            ("errors", arithmetic_lines),
-            ("class_accuracy", classifier_lines),
-            ("elbo", likelihood_lines),
-            ("accuracy_on_real", judged_lines),
-        ):
-            if key in found:
-                texts.append("\n".join([found["title"], *lines(found)]))
-    sets = [found["sets"] for found in results if "sets" in found]
-    return texts + (["\n".join(set_lines(sets))] if sets else [])
+def compare(source, real, extractor, args):
+    """A row of the table: how far a source's images are from real ones."""
+    import data
+
+    def features(x):
+        return extract(extractor, progress(x.split(args.batch_size)))
+
+    for side in (source, real or {}):
+        if side.get("made") not in (None, extractor.protocol):
+            raise MetricError(f"{side['folder']} is of {side['made']}, but this is {extractor.protocol}")
+    if "moments" in source:
+        sets = [source["moments"]]
+    elif "images" in source:
+        sets = [features(source["images"])]
+    else:
+        sets = [features(in_bytes(samples(source, args, args.seed + k)[0])) for k in range(args.sets)]
+    row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
+    row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
+    row["protocol"] += f"; seed {args.seed}"
+    grey = any(side["images"].shape[1] == 1 for side in (source, real or {}) if "images" in side)
+    if isinstance(extractor, Inception) and grey:
+        row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
+    if args.save_stats:
+        mu, sigma = (part.numpy() for part in moments(sets[0]))
+        kept = dict(mu=mu, sigma=sigma, protocol=extractor.protocol)
+        data.write_file(args.save_stats, lambda file: np.savez(file, **kept))
+        if real is None:
+            return row
+    data.require(real, f"{source['folder']}: compared with what? Give --against REAL")
+    if "features" not in real:  # once for all sources
+        real["features"] = real.get("moments") or features(real["images"])
+        real["floor"] = floor(real, args, features)
+    found = scores(sets, real["features"], args.seed)
+    return row | found | dict(floor=real["floor"], against=real["folder"])
 
 
-def confusion_lines(names, counts):
-    width = max(6, *(len(name) + 2 for name in names))
-    head = " " * width + "".join(f"{name:>{width}}" for name in names)
-    rows = zip(names, counts, strict=True)
-    return [head, *(f"{name:>{width}}" + "".join(f"{n:>{width}}" for n in row) for name, row in rows)]
+def progress(parts):
+    """The parts as they come; a terminal is told how far it is."""
+    for done, part in enumerate(parts):
+        if sys.stderr.isatty():
+            print(f"\rfeatures: {done / len(parts):.0%}", end="\r", file=sys.stderr, flush=True)
+        yield part
 
 
-def classifier_lines(found):
-    head, *rows = confusion_lines(list(found["class_accuracy"]), found["confusion"])
-    shares = found["class_accuracy"].values()
-    return [
-        f"accuracy {found['accuracy']:.2f}%, mean confidence {found['confidence']:.1f}%",
-        "rows: the label, columns: the answer, last: accuracy in %",
-        head,
-        *(f"{row}{share:>10.1f}" for row, share in zip(rows, shares, strict=True)),
-    ]
+def floor(real, args, features):
+    """FID of real images against other real ones, and the number of these: of the run's training pictures,
+    or one half against the other."""
+    if not isinstance(real["features"], Features):
+        return None
+    if len(real.get("others", ())) >= args.n:
+        chosen = torch.randperm(len(real["others"]), generator=torch.Generator().manual_seed(args.seed))
+        return set_distance(features(real["others"][chosen[: args.n]]), real["features"]), args.n
+    if real["features"].n < 4:
+        return None
+    one, two = real["features"].in_parts(2, args.seed)
+    return set_distance(one, two), one.n
 
 
-def likelihood_lines(found):
-    names = {"elbo": "ELBO", "iwae_5": "IWAE, 5 samples", "iwae_50": "IWAE, 50 samples"}
-    lines = [f"{label:>24}{found[name]:>12.2f}" for name, label in names.items()]
-    label = f"log p(x), {found['importance_samples']:,} samples"
-    lines.append(f"{label:>24}{found['log_likelihood']:>12.2f} ± {found['standard_error']:.2f} over images")
-    if found["bits_per_dimension"]:
-        lines.append(f"{'bits per dimension':>24}{found['bits_per_dimension']:>12.4f}")
-    lines.append(f"{'effective samples':>24}{found['effective_samples']:>12.1f} (median)")
-    gap = f"{found['amortisation_gap']:>12.2f} on {found['amortisation_pictures']} of them"
-    lines.append(f"{'amortisation gap':>24}{gap}")
-    return lines + ([f"note: {found['note']}"] if found["note"] else [])
-
-
-def judged_lines(found):
-    lines = [f"the judge names {found['accuracy_on_real']:.1f}% of {found['data']} as labelled"]
-    if "accuracy_on_reconstructions" in found:
-        lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
-    if "samples" not in found:
-        return lines
-    drawn, columns, n_classes = found["samples"], found["by_class"], len(found["by_class"]["class"])
-    cut = f", cut off at ±{drawn['truncate']:g}" if drawn["truncate"] else ""
-    lines.append(f"{drawn['n']:,} samples, seed {drawn['seed']}, latents x {drawn['scale']:g}{cut}:")
-    forms = dict(
-        zip(("class", "count", "accuracy", "confidence", "diversity"),
-            ("{}", "{:,.0f}", "{:.1f}%", "{:.1f}%", "{:.3f}"), strict=True)
-    )  # fmt: skip
-    lines.append("".join(f"{name:>14}" for name in columns))
-    for row in [*zip(*columns.values(), strict=True), ("mean", *found["mean"].values())]:
-        cells = (forms[n].format(v) if v == v else "-" for n, v in zip(columns, row, strict=True))
-        lines.append("".join(f"{cell:>14}" for cell in cells))
-    if "accuracy" in columns:
-        lines.append("accuracy: named as the class asked for")
-    lines.append("diversity: mean distance of two samples of a class over that of two real pictures of it")
-    modes = found["coverage"]
-    lines.append(
-        f"modes: {modes['classes']} of {n_classes} classes, as even as {modes['evenly']:.1f} equal ones"
-    )
-    if "confusion" in found:
-        lines += ["rows: the class asked for, columns: the answer"]
-        lines += confusion_lines(columns["class"], found["confusion"])
-    return [*lines, "the first answers: " + ", ".join(found["first_answers"])]
+def scores(sets, real, seed):
+    """Every number of a row: its mean over the sets, and its spread over them or, of one set, over five
+    disjoint parts."""
+    first, found, parts = sets[0], dict(n_real=getattr(real, "n", None)), sets
+    if len(sets) == 1 and isinstance(first, Features) and first.n >= 50:
+        parts = [*first.in_parts(5, seed)]
+    if len(parts) > 1:
+        kind = "sets" if parts is sets else "disjoint parts"
+        found["spread_over"] = f"{len(parts)} {kind} of {parts[0].n:,} images"
+    measures = dict(fid=lambda one: set_distance(one, real))
+    if isinstance(first, Features) and first.logit_parts:
+        measures["is"] = lambda one: inception_score(one.logits, seed=seed)[0]
+    for name, measure in measures.items():
+        of_parts = [measure(one) for one in parts]
+        found[name] = float(np.mean(of_parts)) if parts is sets else measure(first)
+        if len(parts) > 1:
+            found[f"{name}_parts"] = float(np.mean(of_parts)), float(np.std(of_parts, ddof=1))
+    if isinstance(first, Features) and isinstance(real, Features) and min(first.n, real.n) > 3:
+        found["kid"] = kid(first.kept, real.kept, seed=seed)
+        found["precision"], found["recall"] = precision_recall(real.kept, first.kept)
+    return found
 
 
 def set_lines(rows):
     """The table of sets of images, and what one must know to quote it."""
-    mark, width = rows[0]["mark"], max(len(row["name"]) for row in rows) + 2
-    columns = ["n", f"FID{mark}", "floor", f"IS{mark}", f"KID{mark} x 1000", "precision", "recall"]
-    lines = [" " * width + "".join(f"{name:>16}" for name in columns)]
+    mark = rows[0]["mark"]
+    cells = [["", "n", f"FID{mark}", "floor", f"IS{mark}", f"KID{mark} x 1000", "precision", "recall"]]
     for row in rows:
-        cells = [f"{row['n']:,}" if row["n"] else "-", with_spread(row, "fid"), "-", with_spread(row, "is")]
-        if row.get("floor"):
-            cells[2] = f"{row['floor'][0]:.3g}"
-        kid_ = row.get("kid")
-        cells.append(f"{1000 * kid_[0]:.2f} ± {1000 * kid_[1]:.2f}" if kid_ else "-")
-        cells += [f"{row[name]:.3f}" if name in row else "-" for name in ("precision", "recall")]
-        lines.append(f"{row['name']:{width}}" + "".join(f"{cell:>16}" for cell in cells))
-    return lines + notes(rows)
+        kid_ = "{:.2f} ± {:.2f}".format(*(1000 * x for x in row["kid"])) if "kid" in row else None
+        regions = [f"{row[name]:.3f}" if name in row else None for name in ("precision", "recall")]
+        nearest = f"{row['floor'][0]:.3g}" if row.get("floor") else None
+        sides = with_spread(row, "fid"), nearest, with_spread(row, "is")
+        cells.append([row["name"], f"{row['n']:,}" if row["n"] else None, *sides, kid_, *regions])
+    return [*table(cells), *dict.fromkeys(note for row in rows for note in notes(row))]
 
 
 def with_spread(row, name):
+    """As the table has it; the spread over disjoint parts is that of smaller sets, and has its own line."""
     if name not in row:
-        return "-"
-    sets = row.get("spread_over", "disjoint").find("disjoint") < 0  # else the parts have a line of their own
+        return None
+    sets = "sets" in row.get("spread_over", "")
     return f"{row[name]:.4g}" + (f" ± {row[name + '_parts'][1]:.2g}" if sets else "")
 
 
-def notes(rows):
-    """Where the spread and the floor come from, what is too small, and the protocol."""
-    lines = []
-    for row in rows:
-        over = row.get("spread_over", "")
-        if "disjoint" in over:
-            pair = "FID {:.4g} ± {:.2g}".format(*row["fid_parts"])
-            pair += ", IS {:.4g} ± {:.2g}".format(*row["is_parts"]) if "is_parts" in row else ""
-            lines.append(f"{row['name']}: over {over}: {pair}")
-        elif over:
-            lines.append(f"{row['name']}: mean ± deviation over {over}")
-        if row.get("floor"):
-            at = f"{row['floor'][1]:,} other real images"
-            lines.append(f"floor: the FID of {at} against {row['against']} ({row['n_real']:,} images)")
-        few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
-        if few and "fid" in row:
-            lines.append(
-                f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
-            )
-    return list(dict.fromkeys([*lines, *(row["protocol"] for row in rows)]))
+def notes(row):
+    """Where a row's spread and floor come from, what is too small, and the protocol."""
+    over = row.get("spread_over", "")
+    if "disjoint" in over:
+        names = [name for name in ("fid", "is") if name in row]
+        of_each = [(name.upper() + row["mark"], *row[f"{name}_parts"]) for name in names]
+        parts = ["{} {:.4g} ± {:.2g}".format(*one) for one in of_each]
+        yield f"{row['name']}: over {over}: {', '.join(parts)}"
+    elif over:
+        yield f"{row['name']}: mean ± deviation over {over}; KID, precision and recall of the first"
+    if row.get("floor"):
+        of = f"{row['floor'][1]:,} other real images against {row['against']} ({row['n_real']:,})"
+        yield f"floor: the FID{row['mark']} of {of}"
+    few = [n for n in (row["n"], row.get("n_real")) if n and n < 2048]
+    if few and "fid" in row:
+        yield f"NOTE: {few[0]:,} images are few; FID falls as they grow more, so compare equal numbers"
+    yield row["protocol"]
 
 
 def draw_bars(rows, path):
     """FID and IS of the sources as bars, with their spread."""
+    from matplotlib.figure import Figure
+
     import data
-    import sample
-    from sample import plt
 
     names = [name for name in ("fid", "is") if any(name in row for row in rows)]
     data.require(names, "there is no FID or IS to draw")
-    size = (4 * len(names), 0.8 + 0.4 * len(rows))
-    with plt.rc_context(sample.STYLE):
-        figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained", squeeze=False)
-        for axis, name in zip(axes[0], names, strict=True):
-            values = [row.get(name, math.nan) for row in rows]
-            spread = [row.get(f"{name}_parts", (0, 0))[1] for row in rows]
-            axis.barh([row["name"] for row in rows], values, xerr=spread, height=0.6)
-            axis.invert_yaxis()
-            better = "lower is better" if name == "fid" else "higher is better"
-            axis.set_xlabel(f"{name.upper()}{rows[0]['mark']} ({better})")
-        data.write_file(path, lambda file: figure.savefig(file, format="png"))
-        plt.close(figure)
-
-
-def arithmetic_lines(found):
-    lines = [f"{found['exact']:.2f}% of answers right, {found['characters']:.2f}% of characters"]
-    shares = [f"{share:.2f}% with {n}" for n, share in found["exact_by_carries"].items() if share == share]
-    lines.append(f"right by carries or borrows: {', '.join(shares)}")
-    lines.append("wrong: " + ", ".join(f"{count} {size}" for size, count in found["errors"].items()))
-    if "drawn" in found:
-        lines.append(f"as its reader names them; of true symbols it names {found['reader']:.2f}% right")
-        for name, what in (("drawn", "drawn answers"), ("all_black", "all-black ones")):
-            row = found[name]
-            lines.append(f"{what}: MSE {row['mse']:.4f} per pixel, {row['pixels']:.2f}% of pixels right")
-    return lines
+    figure = Figure(figsize=(4.5 * len(names), 0.8 + 0.4 * len(rows)), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        values = [row.get(name, math.nan) for row in rows]
+        spread = [row.get(f"{name}_parts", (0, 0))[1] for row in rows]
+        axis.barh([row["name"] for row in rows], values, xerr=spread, height=0.6)
+        axis.invert_yaxis()
+        axis.spines[["top", "right"]].set_visible(False)
+        better = "lower is better" if name == "fid" else "higher is better"
+        axis.set_xlabel(f"{name.upper()}{rows[0]['mark']} ({better})")
+    data.write_file(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ import torch
 import data
 import models
 import sample
-from data import Mistake, number, write_file
+from data import Mistake, number, pick_device, write_file
 
 # -----------------------------------------------------------------------------------------------------------
 # Flags
@@ -256,16 +256,6 @@ def run(argv):
         kept, where = read_last(folder)["state"]["epoch"], shlex.quote(str(folder))
         print(f"\nstopped after epoch {kept}; to go on: python train.py --resume {where}", file=sys.stderr)
         return 130
-
-
-def pick_device(name):
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).cpu()  # there and back: "meta" takes numbers and gives none
-        return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def make_model(args, dataset, last):

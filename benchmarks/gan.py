@@ -23,14 +23,6 @@ import models
 import sample
 
 
-def features(judge, x):
-    """Images [n, C, H, W] in [0, 1] -> [n, channels]."""
-    channels = [layer.out_channels for layer in judge.encoder.stack if hasattr(layer, "out_channels")][-1]
-    with torch.inference_mode():
-        parts = [judge.encoder(part).unflatten(1, (channels, -1)).mean(2) for part in x.split(250)]
-    return torch.cat(parts)
-
-
 def mean_distance(x):
     return torch.nn.functional.pdist(x.flatten(1)).mean().item()
 
@@ -52,17 +44,22 @@ def command(argv):
     parser.add_argument("--judge", required=True, metavar="RUN", help="a classifier's")
     args = parser.parse_args(argv)
     runs = [sample.Run(folder) for folder in args.runs]
-    judge, dataset = sample.Run(args.judge).model, runs[0].dataset
-    train_f = torch.cat([features(judge, x) for x, _ in models.chunks(dataset.train)])
+    dataset, judge = runs[0].dataset, metrics.Classifier(metrics.open_run(args.judge))
+
+    def features(x):
+        with torch.inference_mode():
+            return torch.cat([judge(part)[0] for part in x.split(250)])
+
+    train_f = features(dataset.train.x)
     held_out = torch.cat([dataset.valid.x, dataset.test.x])
-    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))] / 255
-    real_f = features(judge, real)
+    real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
+    real_f, real = features(real), real / 255
     print(f"{'':40}{'diversity':>10}{'features':>10}{'distinct':>10}{'Fréchet':>10}")
     row(f"{len(real):,} held-out pictures", real, real_f, real, real_f, train_f)
     for run in runs:
         torch.manual_seed(0)
         x = torch.cat([run.model.sample(250) for _ in range(8)])
-        row(run.folder.name, x, features(judge, x), real, real_f, train_f)
+        row(run.folder.name, x, features(metrics.in_bytes(x)), real, real_f, train_f)
 
 
 if __name__ == "__main__":

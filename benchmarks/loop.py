@@ -66,7 +66,7 @@ def main():
     parser.add_argument("--data", default="mnist10k")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device, dataset = train.pick_device(args.device), data.load(args.data)
+    device, dataset = data.pick_device(args.device), data.load(args.data)
     n = len(dataset.train.x)
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {n:,} images an epoch")
     print("model        batch   plain, images/s    ours, images/s   ratio  (least to most)")

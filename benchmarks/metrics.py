@@ -1,15 +1,18 @@
-"""How fast are our metrics? Ours against the packages that everyone uses, on the same random weights.
+"""Are our metrics right, and fast? Ours beside the packages that everyone uses, the same random weights.
 
     pip install scipy pillow && pip install --no-deps -r requirements-bench.txt
-    OMP_NUM_THREADS=1 python benchmarks/metrics.py    # about five minutes on one core
+    python benchmarks/metrics.py --data-dir DIR          # photographs DIR/butterflies and all of MNIST
+    OMP_NUM_THREADS=1 python benchmarks/metrics.py extraction distance                # the speed alone
 
-Images per second of FID's Inception, float32, one thread: pytorch-fid and torch-fidelity at the batch sizes
-that they take by default and at 8, ours at 8. They alternate; the table has medians. The clock counts the
-processor's seconds, which on one thread are those of the wall, less what other programs take.
+Tables in Markdown. agreement: ours from pictures to number against theirs from pictures to number; without
+DIR the pictures are those of the repository. extraction: images per second of FID's Inception in float32,
+theirs at the batch sizes that they take by default and at 8, ours at 8. distance: seconds of one Fréchet
+distance. Seconds are the wall's, packages take turns, and the tables have medians.
 """
 
 import argparse
 import importlib
+import platform
 import statistics
 import sys
 import tempfile
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
 import metrics
 
 
@@ -81,32 +85,9 @@ def rivals(path):
     }
 
 
-def compare(rounds, size):
-    """Print a table of images per second, and how many times theirs ours are."""
-    pictures = torch.randint(256, (64, 3, size, size), dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "random.pth"
-        random_weights(path, pictures[:2])
-        rows = {("ours", 8): metrics.Inception(path)}
-        for name, (batch_size, function) in rivals(path).items():
-            rows |= {(name, batch_size): function, (name, 8): function}
-    speeds = {row: [] for row in rows}
-    with torch.no_grad():
-        for function in set(rows.values()):
-            function(pictures[:2])  # the first call of each warms up
-        for _ in range(rounds):
-            for (name, n), function in rows.items():
-                started = time.process_time()
-                function(pictures[:n])
-                speeds[name, n].append(n / (time.process_time() - started))
-    found = {row: statistics.median(values) for row, values in speeds.items()}
-    print(f"{'network':<16}{'batch':>8}{'images/s':>10}{'ours is':>10}")
-    for (name, n), speed in found.items():
-        print(f"{name:<16}{n:>8}{speed:>10.2f}{found['ours', 8] / speed:>9.2f}x")
-
-
 def distances():
     """The Fréchet distance in each package: {name: function of mean, covariance, mean, covariance}."""
+    import_torchvision()
     from pytorch_fid.fid_score import calculate_frechet_distance
     from torch_fidelity.metric_fid import fid_statistics_to_metric
     from torchmetrics.image.fid import _compute_fid
@@ -125,40 +106,160 @@ def distances():
     }
 
 
-def compare_distances(rounds, dimensions=2048):
-    """Print tables of seconds: from statistics, and from 500 features of each set."""
+def moments(*sets):
+    """Mean and covariance of each set of features [n, d], in float64, in one list."""
+    sets = [np.asarray(features, np.float64) for features in sets]
+    return [part for one in sets for part in (one.mean(0), np.cov(one.T))]
+
+
+def their_numbers(generated, real, logits):
+    """torch-fidelity's IS of logits in their order, KID of one subset of all features, precision, recall."""
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    size = min(len(generated), len(real))
+    pair, quiet = (generated.double(), real.double()), dict(verbose=False)
+    kid = kid_features_to_metric(*pair, kid_subsets=1, kid_subset_size=size, **quiet)
+    shares = prc_features_to_metric(*pair, **quiet)
+    return {
+        "IS": isc_features_to_metric(logits, shuffle=False)["inception_score_mean"],
+        "KID": kid["kernel_inception_distance_mean"],
+        "precision": shares["precision"],
+        "recall": shares["recall"],
+    }
+
+
+def our_numbers(generated, real, logits):
+    """The same from metrics.py. Ten equal parts are needed for an equal IS: give 10 k logits."""
+    names = "IS", "KID", "precision", "recall"
+    scores = metrics.inception_score(logits, seed=None)[0], metrics.kid(generated, real, 1, len(real))[0]
+    return dict(zip(names, scores + metrics.precision_recall(real, generated), strict=True))
+
+
+def relative(found, wanted):
+    """|found − wanted| / |wanted| of two numbers or arrays."""
+    found, wanted = (torch.as_tensor(values, dtype=torch.float64) for values in (found, wanted))
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def pictures(data_dir, n):
+    """{name: (generated, real)}: n pictures uint8 [n, 3, H, W], and n others at half the brightness."""
+    sources = {"butterflies": "butterflies", "digits": "mnist10k"}
+    if data_dir:
+        sources = {"butterflies": Path(data_dir) / "butterflies", "digits": "mnist"}
+    found = {}
+    for name, source in sources.items():
+        x = data.load(source, data_dir).train.x
+        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: 2 * n]]
+        x = x.expand(-1, 3, -1, -1)
+        found[name] = x[:n] // 2, x[n:]
+    return found
+
+
+def row_of_agreement(name, package, features, fids, ours=None, theirs=None):
+    """A line of the table: our number and its relative difference from theirs; of features that alone."""
+    cells = [f"{features:.1e}" if features else "", f"{fids[0]:.6g}: {relative(*fids):.1e}", "", "", ""]
+    if theirs:
+        cells[2:4] = [f"{ours[k]:.5g}: {relative(ours[k], theirs[k]):.1e}" for k in ("IS", "KID")]
+        cells[4] = ", ".join("{precision:.4f} {recall:.4f}".format(**numbers) for numbers in (ours, theirs))
+    print(f"| {name} | {package} | " + " | ".join(cells) + " |", flush=True)
+
+
+def agreement(args):
+    """Print how far our numbers are from theirs: of pictures, by networks of their own, and of features."""
+    print("| | beside | features | FID | IS | KID | precision, recall: ours, theirs |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (generated, real) in pictures(args.data_dir, args.images).items():
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            path = Path(folder) / "random.pth"
+            random_weights(path, real[:16])
+            for package, (_, network) in rivals(path).items():
+                network_of_ours = metrics.Inception(path, "torch" if package == "pytorch-fid" else "tf1")
+                ours, theirs = [], []  # (features, logits) of generated and of real
+                for x in (generated, real):
+                    ours.append(network_of_ours(x))
+                    theirs.append([torch.cat(part) for part in zip(*map(network, x.split(8)), strict=True)])
+                a, b = ([one[0] for one in both] for both in (ours, theirs))
+                numbers = []
+                if package == "torch-fidelity":  # the other has no more than FID
+                    numbers = [our_numbers(*a, ours[0][1]), their_numbers(*b, theirs[0][1])]
+                fids = metrics.fid(*a), distances()[package](*moments(*b))
+                row_of_agreement(name, package, relative(torch.cat(a), torch.cat(b)), fids, *numbers)
+    given = torch.randn(3, 1000, 64, generator=torch.Generator().manual_seed(0))
+    given *= torch.tensor([1, 1.1, 3]).view(3, 1, 1)  # generated, real, logits
+    for package, function in distances().items():
+        fids = metrics.fid(*given[:2]), function(*moments(*given[:2]))
+        numbers = [our_numbers(*given), their_numbers(*given)] if package == "torch-fidelity" else []
+        row_of_agreement("1,000 x 64 random", package, None, fids, *numbers)
+
+
+def medians(rows, rounds):
+    """Median seconds of each function, in turns, and what it returned last: {name: ...} twice."""
+    seconds, values = {name: [] for name in rows}, {}
+    for _ in range(rounds):
+        for name, function in rows.items():
+            started = time.perf_counter()
+            values[name] = function()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}, values
+
+
+def extraction(args):
+    """Print images per second, and how many times theirs ours are."""
+    x = torch.randint(256, (64, 3, args.size, args.size), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "random.pth"
+        random_weights(path, x[:2])
+        rows = {("ours", 8): metrics.Inception(path)}
+        for name, (batch_size, function) in rivals(path).items():
+            rows |= {(name, batch_size): function, (name, 8): function}
+        for function in set(rows.values()):
+            function(x[:2])  # the first call of each warms up
+        calls = {row: lambda f=f, n=row[1]: [f(part) for part in x[: max(n, 16)].split(n)]
+                 for row, f in rows.items()}  # fmt: skip
+        seconds, _ = medians(calls, args.rounds)
+    speeds = {(name, n): max(n, 16) / taken for (name, n), taken in seconds.items()}
+    print("| network | batch | images/s | ours is |\n|---|---|---|---|")
+    for (name, n), speed in speeds.items():
+        print(f"| {name} | {n} | {speed:.2f} | {speeds['ours', 8] / speed:.2f}x |")
+
+
+def distance(args, dimensions=2048):
+    """Print seconds of a Fréchet distance: from statistics, and from 500 features of each set."""
     random = np.random.RandomState(0)
     spectrum = np.logspace(0, -2, dimensions)  # features are correlated, and a few directions lead
     sets = [random.randn(3 * dimensions, dimensions) * spectrum + shift for shift in (0, 0.01)]
-
-    def moments(features):
-        return [part for one in features for part in (one.mean(0), np.cov(one.T))]
-
-    theirs, few, whole = distances(), [one[:500] for one in sets], moments(sets)
-    for title, ours, given in (
-        (f"from statistics of {len(sets[0]):,}", metrics.frechet_distance, whole),
-        ("from 500 features", metrics.fid, few),
+    whole, few = moments(*sets), [one[:500] for one in sets]
+    print("| from | package | s | ours is | distance | differs by |\n|---|---|---|---|---|---|")
+    for title, given, ours in (
+        ("statistics", whole, metrics.frechet_distance),
+        ("500 features", few, metrics.fid),
     ):
         rows = {"ours": lambda ours=ours, given=given: ours(*given)}
-        for name, function in theirs.items():  # they start from statistics
-            rows[name] = lambda f=function, g=given: f(*(g if len(g) == 4 else moments(g)))
-        seconds, values = {name: [] for name in rows}, {}
-        for _ in range(rounds):
-            for name, function in rows.items():
-                started = time.process_time()
-                values[name] = function()
-                seconds[name].append(time.process_time() - started)
-        print(f"\n{title + ', ' + str(dimensions) + ' dimensions':<46}{'s':>8}{'ours is':>10}   distance")
-        for name in rows:
-            taken, own = (statistics.median(seconds[which]) for which in (name, "ours"))
-            print(f"{name:<46}{taken:>8.3f}{taken / own:>9.1f}x   {values[name]:.10g}")
+        for name, function in distances().items():  # they start from statistics
+            rows[name] = lambda f=function, g=given: f(*(g if len(g) == 4 else moments(*g)))
+        seconds, values = medians(rows, args.rounds)
+        for name, value in values.items():
+            ratio, gap = seconds[name] / seconds["ours"], relative(value, values["ours"])
+            print(f"| {title} | {name} | {seconds[name]:.3f} | {ratio:.1f}x | {value:.9g} | {gap:.0e} |")
 
 
 if __name__ == "__main__":
+    parts = [agreement, extraction, distance]
+    names = [part.__name__ for part in parts]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(names)} (default: all)")
+    parser.add_argument("--data-dir", help="where the data sets lie, for the agreement")
+    parser.add_argument("--images", type=int, default=260, help="in a set, a multiple of 10")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", type=int, default=64, help="of the pictures, in pixels")
+    parser.add_argument("--size", type=int, default=64, help="of the pictures of the extraction, in pixels")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    compare(args.rounds, args.size)
-    compare_distances(args.rounds)
+    if unknown := set(args.tables) - set(names):
+        parser.error(f"no table {', '.join(unknown)}: give some of {', '.join(names)}")
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
+          f"{torch.get_num_threads()} threads")  # fmt: skip
+    for part in parts:
+        if not args.tables or part.__name__ in args.tables:
+            print(f"\n{part.__name__}\n")
+            part(args)

@@ -330,6 +330,17 @@ def test_duplicates_and_constant_features_have_a_distance():
     assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("n, m", [(600, 700), (600, 90), (90, 600), (90, 40)])
+def test_strips_of_a_triangle_give_the_distance_of_the_whole(n, m):
+    a, b = spread_out(n, 520), 0.5 * spread_out(m, 520, seed=1)  # more than two strips
+    c1, c2 = np.cov(a.T), np.cov(b.T)
+    left, right = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))  # factors of c1 and c2
+    cross = scipy.linalg.svdvals(left @ right.T).sum()
+    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross
+    found = metrics.frechet_distance(a.mean(0), c1, b.mean(0), c2)
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
 def test_a_nearly_singular_covariance_adds_no_distance():
     a = spread_out(300, 20) * np.logspace(0, -9, 20)  # Cholesky works, its last pivots are noise
     b = a + 1e-3
@@ -445,6 +456,9 @@ def sets(tmp_path_factory):
     np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
     (folder / "empty").mkdir()
     (folder / "broken.npy").write_bytes(b"text")
+    (folder / "sizes").mkdir()
+    for size in (7, 9):
+        Image.fromarray(np.zeros((size, size), np.uint8)).save(folder / "sizes" / f"{size}.png")
     return found | {"folder": folder}
 
 
@@ -518,6 +532,18 @@ def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_p
     assert metrics.main([a, "--against", kept, "--features", "pixels"]) == 0
 
 
+def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_path, refused):
+    b, kept = str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
+    with np.load(kept) as arrays:
+        mu, sigma, protocol = arrays["mu"], arrays["sigma"], str(arrays["protocol"])
+    np.savez(kept, mu=mu, sigma=sigma, protocol="features: others")
+    argv = [b, "--against", kept, "--features", "pixels"]
+    assert f"{kept} is of features: others, but this is {protocol}" in refused(metrics.main, argv)
+    np.savez(kept, mu=mu, sigma=sigma)  # as pytorch-fid writes it
+    assert metrics.main(argv) == 0
+
+
 def test_bars_are_drawn(sets, tmp_path, capsys):
     out = tmp_path / "bars.png"
     a, b = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy")
@@ -556,10 +582,36 @@ def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
     ("{ae} --features pixels", "draws no samples"),
     ("{vae} --features pixels --out {sets}", "Is a directory"),
+    ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
+    ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
+    ("{sets}/a --against {sets}/b.npy --device nowhere", "--device nowhere cannot be used here"),
+    ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
+    ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
 ])  # fmt: skip
 def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
     assert told.format(sets=sets["folder"]) in refused(metrics.main, words)
+
+
+def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
+    x = data.load(runs["ten"]).test.x[:30]
+    np.save(tmp_path / "x.npy", x)
+    argv = [
+        str(tmp_path / "x.npy"),
+        "--against",
+        runs["ten"],
+        "--features",
+        f"classifier:{runs['classifier']}",
+    ]
+    (found,) = judged(capsys, *argv)
+    judge = metrics.open_run(runs["classifier"])["model"]
+    named, confidence = metrics.predictions(judge, x / 255)
+    assert found["first_answers"][:2] == [
+        f"{c} {p:.0%}" for c, p in zip(named[:2], confidence[:2], strict=True)
+    ]
+    assert found["confidence"] == pytest.approx(100 * confidence.mean().item())
+    assert found["coverage"] == pytest.approx(metrics.coverage(named, 10)) and found["sets"]["fid"] >= 0
+    assert metrics.main(argv) == 0 and "names it" in capsys.readouterr().out
 
 
 def test_black_pictures_have_a_distance(tmp_path, capsys):
@@ -783,25 +835,25 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
     for _ in range(2):
         path = metrics.inception_weights(folder=tmp_path / "new")
         assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
-    assert capsys.readouterr().err.count("note: downloading") == 1
+    assert capsys.readouterr().err.count("is kept as") == 1
     assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
     monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
     assert metrics.inception_weights() == path and mirror.asked == 1
     monkeypatch.delenv("DGM_DATA_DIR")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert metrics.inception_weights() == tmp_path / "torch" / "hub" / "checkpoints" / metrics.WEIGHTS
-    assert metrics.inception_weights("mine.pth") == Path("mine.pth") and mirror.asked == 2
+    assert mirror.asked == 2
     path.write_bytes(b"weights")
     with pytest.raises(metrics.MetricError, match="delete it"):
-        metrics.inception_weights(folder=tmp_path / "new")
+        metrics.Inception(metrics.inception_weights(tmp_path / "new"))
 
 
 @pytest.mark.parametrize(
     "answer, told",
     [
-        ((200, b"weights" * 1000, 70), "70 bytes read, 6930 more expected"),
-        ((200, b"weights" * 999, None), "sent other bytes"),
-        ((200, b"<!DOCTYPE html><html>not today</html>", None), "an HTML page"),
+        ((200, b"weights" * 1000, 70), "invalid hash value"),
+        ((200, b"weights" * 999, None), "invalid hash value"),
+        ((200, b"<!DOCTYPE html><html>not today</html>", None), "invalid hash value"),
         ((404, b"gone", None), "404"),
         (None, "refused"),
     ],
@@ -817,11 +869,15 @@ def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, mo
     assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
-def test_features_are_those_of_the_packages(rival, resize, random_weights):
-    for package in ("torchvision", "pytorch_fid", "torch_fidelity"):
+@pytest.fixture
+def packages():
+    for package in ("torchvision", "pytorch_fid", "torch_fidelity", "torchmetrics"):
         if not importlib.util.find_spec(package):
             pytest.skip(f"{package} is not installed, see requirements-bench.txt")
+
+
+@pytest.mark.parametrize("rival, resize", [("pytorch-fid", "torch"), ("torch-fidelity", "tf1")])
+def test_features_are_those_of_the_packages(rival, resize, random_weights, packages):
     _, theirs = BENCHMARK["rivals"](random_weights)[rival]
     ours = metrics.Inception(random_weights, resize)
     digits = data.load("mnist10k").test.x[:1]
@@ -829,10 +885,24 @@ def test_features_are_those_of_the_packages(rival, resize, random_weights):
         with torch.no_grad():
             expected = theirs(x.expand(-1, 3, -1, -1))
         for found, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
-            assert wanted.std() > 0.05 and (found - wanted).norm() < 1e-4 * wanted.norm()
+            assert wanted.std() > 0.05 and BENCHMARK["relative"](found, wanted) < 1e-4
     log_p = ours(butterflies())[1].double().log_softmax(1)
     mean = log_p.exp().mean(0)
     assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are told apart
+
+
+def test_numbers_of_the_same_features_are_those_of_the_packages(packages):
+    generated, real, logits = (torch.from_numpy(spread_out(200, 8, seed)) for seed in range(3))
+    real = 0.7 * generated + 0.3 * real
+    ours = BENCHMARK["our_numbers"](generated, real, logits)
+    theirs = BENCHMARK["their_numbers"](generated, real, logits)
+    assert ours == pytest.approx(theirs, rel=1e-6)  # shares in float32
+    assert [ours[k] for k in ("IS", "KID")] == pytest.approx([theirs[k] for k in ("IS", "KID")], rel=1e-9)
+    assert 0.1 < ours["precision"] < 1 and ours["IS"] > 2
+    for theirs in BENCHMARK["distances"]().values():
+        moments = BENCHMARK["moments"](generated, real)
+        for found in (metrics.frechet_distance(*moments), metrics.fid(generated, real)):
+            assert BENCHMARK["relative"](found, theirs(*moments)) < 1e-9
 
 
 def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path, capsys):

@@ -1,0 +1,46 @@
+"""How much does the choice of resize move FID on the same pictures?
+
+    python benchmarks/resize.py PICTURES --weights pt_inception-2015-12-05-6726825d.pth
+
+Half of the pictures against the other half, each resize in turn; then a set against itself, one copy by each
+resize. Without --weights the network has random ones, calibrated on the pictures: it shows that the numbers
+move, not how far they do with the published weights.
+"""
+
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import metrics
+
+
+def command(argv):
+    parser = data.Parser(prog="resize.py", description=__doc__)
+    parser.add_argument("pictures", help="image folder or .npy")
+    parser.add_argument("--weights", metavar="FILE", help="Inception's (default: random)")
+    parser.add_argument("-n", type=data.number(int, 4), default=1000, help="pictures (default 1000)")
+    parser.add_argument("--image-size", type=data.number(int, 1), help="crop and resize to this side first")
+    args = parser.parse_args(argv)
+    x = data.read(args.pictures, Path(args.pictures), None, args.image_size, None, None)[0]
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.n]
+    x = torch.from_numpy(x[chosen.numpy()])
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.weights or Path(folder) / "random.pth"
+        if not args.weights:
+            runpy.run_path(Path(__file__).with_name("metrics.py"))["random_weights"](path, x[:8])
+        found = {way: metrics.Inception(path, way)(x)[0] for way in ("torch", "tf1")}
+    print(f"{len(x):,} pictures of {list(x.shape[1:])}")
+    for way, features in found.items():
+        one, two = features.chunk(2)
+        print(f"one half against the other, {way:<28}{metrics.fid(one, two):10.4f}")
+    one, two = found["torch"].chunk(2)[0], found["tf1"].chunk(2)[0]
+    print(f"{'the first half by torch against itself by tf1':<56}{metrics.fid(one, two):10.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(data.run_command("resize.py", command, None, metrics.MetricError))
