@@ -335,22 +335,24 @@ LONELY = (
 LONELY += "--disable-component-update --disable-sync --hide-scrollbars --window-size=900,700"
 
 
+HARNESS = """<script>
+const result = {};
+window.onerror = (message) => { result.error = message; };
+const hit = (type, x, y) => map.dispatchEvent(new PointerEvent(type, {
+  bubbles: true, clientX: x, clientY: y + map.getBoundingClientRect().y,
+}));
+addEventListener("load", () => {
+  try { SCRIPT } catch (error) { result.error = `${error} ${error.stack}`; }
+  document.body.textContent = JSON.stringify(result);
+});
+</script>"""
+
+
 def in_browser(page, script, folder):
     """What a script appended to the page puts into `result`, as a browser runs it."""
     if BROWSER is None:
         pytest.skip("there is no chromium: apt-get install chromium")
-    ending = "catch (error) { result.error = `${error}\n${error.stack}`; }\n"
-    ending += (
-        "document.body.innerHTML = ''; document.body.textContent = JSON.stringify(result); });</script>"
-    )
-    start = "<script>window.onerror = (message) => { result.error = message; };\nconst result = {};\n"
-    start += "const hit = (type, x, y, more) => find('#map').dispatchEvent(new PointerEvent(type, "
-    start += (
-        "{ bubbles: true, clientX: x, clientY: y + find('#map').getBoundingClientRect().y, ...more }));\n"
-    )
-    (folder / "page.html").write_text(
-        f"{page}{start}addEventListener('load', () => {{ try {{ {script} }} {ending}"
-    )
+    (folder / "page.html").write_text(page + HARNESS.replace("SCRIPT", script), encoding="utf-8")
     flags = ["--virtual-time-budget=3000", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     command = [BROWSER, *LONELY.split(), *flags, (folder / "page.html").as_uri()]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -367,30 +369,37 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
         page,
         """
         const colour = (k) => [...pen.getImageData(across(k), down(k), 1, 1).data];
-        const text = (name) => find(name).textContent, keys_ = [...document.querySelectorAll("#legend button")];
+        const text = (name) => find(name).textContent, place = () => [across(20), down(20)];
+        const legend = [...document.querySelectorAll("#legend button")];
+        const since = (x, y) => [across(20) - x, down(20) - y];
+        const [x, y] = place();
         Object.assign(result, { title: document.title, heading: text("h1"), caption: text("#caption") });
-        result.legend = keys_.map((key) => key.textContent), result.hacked = window.hacked ?? null;
-        result.places = data.x.map((_, k) => [across(k), down(k)]), result.size = [map.clientWidth, map.clientHeight];
+        result.legend = legend.map((key) => key.textContent), result.hacked = window.hacked ?? null;
+        result.size = [map.clientWidth, map.clientHeight];
+        result.places = data.x.map((_, k) => [across(k), down(k)]);
         result.colours = [297, 298, 299].map(colour);
         result.hovers = [3, 20, 299].map((k) => {
           hit("pointermove", across(k), down(k));
           const shade = find("#card canvas").getContext("2d").getImageData(56, 56, 1, 1).data[0];
           return [card.style.display, text("#card span"), shade];
         });
-        keys_[1].click(), result.hidden = colour(297), hit("pointermove", across(297), down(297));
-        result.pressed = keys_.map((key) => key.getAttribute("aria-pressed")), result.unseen = text("#card span");
-        keys_[0].click(), result.again = colour(297), keys_[0].click(), result.none = colour(298), keys_[0].click();
-        const [x, y] = [across(20), down(20)], before = view.scale;
-        map.dispatchEvent(new WheelEvent("wheel", { deltaY: -400, clientX: x, clientY: y + map.getBoundingClientRect().y }));
-        result.zoomed = [view.scale / before, across(20) - x, down(20) - y];
+        legend[1].click(), hit("pointermove", across(297), down(297));
+        result.hidden = colour(297), result.unseen = text("#card span");
+        result.pressed = legend.map((key) => key.getAttribute("aria-pressed"));
+        legend[0].click(), result.again = colour(297);
+        legend[0].click(), result.none = colour(298), legend[0].click();
+        const { scale } = view, top = map.getBoundingClientRect().y;
+        map.dispatchEvent(new WheelEvent("wheel", { deltaY: -400, clientX: x, clientY: y + top }));
+        result.zoomed = [view.scale / scale, ...since(x, y)];
+        const before = place();
         map.setPointerCapture = () => {};
-        hit("pointerdown", 100, 100), hit("pointermove", 130, 90), hit("pointerup", 130, 90), hit("pointermove", 5, 5);
-        result.moved = [across(20) - x - result.zoomed[1], down(20) - y - result.zoomed[2]];
-        zoom(20, across(20), down(20)), result.close = colour(20);
+        hit("pointerdown", 100, 100), hit("pointermove", 130, 90);
+        hit("pointerup", 130, 90), hit("pointermove", 5, 5);
+        result.moved = since(...before);
+        zoom(20, ...place()), result.close = colour(20);
         const zoomed = view.scale;
         dispatchEvent(new Event("resize")), result.kept = view.scale / zoomed;
-        document.querySelectorAll("#tools button")[2].click();
-        result.home = [across(20) - x, down(20) - y];
+        document.querySelectorAll("#tools button")[2].click(), result.home = since(x, y);
         result.fetched = performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 30));
         """,
         tmp_path,
