@@ -778,17 +778,14 @@ def choose(title, classes, default, parts, points, args):
     """The wanted points: x [n, d], labels, split and row [n], pictures or None, beside classes and title."""
     from data import require
 
-    groups = {
-        name: [name] for name in (["train", "test"] if args.train_and_test else [args.split or default])
-    }
-    groups = {"": [*parts]} if "all" in groups else groups  # -n is of each group
+    splits = ["train", "test"] if args.train_and_test else [args.split or default]
+    groups = {"": [*parts]} if splits == ["all"] else {split: [split] for split in splits}
     chosen, sizes = [], []
-    for kind, names in groups.items():
+    for kind, names in groups.items():  # -n is of each
         totals = [len(parts[name][1]) if name in parts else 0 for name in names]
+        told = f"{args.source} has no {kind or 'such'} points, or keeps no such latents of them"
+        require(sum(totals), told)
         wanted, random = torch.zeros(sum(totals), dtype=bool), torch.Generator().manual_seed(args.seed)
-        require(
-            len(wanted), f"{args.source} has no {kind or 'such'} points, or keeps no such latents of them"
-        )
         wanted[torch.randperm(len(wanted), generator=random)[: args.n]] = True
         sizes.append(f"{wanted.sum():,} {f'of {len(wanted):,} ' * (not wanted.all())}{kind}".strip())
         for name, part in zip(names, wanted.split(totals), strict=True):
