@@ -1,10 +1,10 @@
 """t-SNE: a map of points that keeps neighbours together.
 
     from tsne import TSNE
-    embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d], an array or tensor, as is embedding [n, 2]
+    embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d], array or tensor, as is embedding [n, 2]
 
-A pair of points has an affinity p_ij, high where they are near in the data, and a similarity q_ij, high where
-they are near in the map. t-SNE moves the points of the map so as to make q like p, downhill on
+A pair of points has an affinity p_ij, high if they are near in the data, and a similarity q_ij, high if they
+are near in the map. t-SNE moves the points of the map so as to make q like p, downhill on
 
     KL(P || Q) = sum_ij p_ij log(p_ij / q_ij),    q_ij = k_ij / Z,    k_ij = 1 / (1 + |y_i - y_j|^2),
 
@@ -62,13 +62,13 @@ def conditional_affinities(squares, perplexity):
 
 
 def joint_affinities(neighbours, p):
-    """p_ij = (p_j|i + p_i|j) / 2n [n, n] of the others' numbers [n, n - 1] and p_j|i (sec. 3.1); their sum is 1."""
+    """p_ij = (p_j|i + p_i|j) / 2n [n, n] of all others' numbers and p_j|i [n, n - 1] (sec. 3.1); sums to 1."""
     p = p.new_zeros(len(p), len(p)).scatter_(1, neighbours, p)
     return (p + p.T).div_(2 * len(p))
 
 
 def exact_attraction(p, y, want_spread=True):
-    """Springs sum_j p_ij k_ij (y_i - y_j) [n, c] of a map y [n, c], and sum_ij p_ij log(1 + |y_i - y_j|^2)."""
+    """Springs sum_j p_ij k_ij (y_i - y_j) of a map y [n, c], and sum_ij p_ij log(1 + |y_i - y_j|^2)."""
     pull, spread = torch.empty_like(y), 0.0
     for i in range(0, len(y), 128):
         rows, part = y[i : i + 128], p[i : i + 128]
@@ -90,9 +90,9 @@ def exact_repulsion(y):
 
 
 def weighted_differences(weights, y, partners):
-    """sum_j w_ij (y_i - y_j) [..., n, c] of weights [..., n, m], points [..., n, c], partners [..., m, c]."""
-    sums = F.pad(partners, (1, 0), value=1.0).mT @ weights.mT  # of w_ij and of w_ij y_j, (..., 1 + c, n)
-    return y * sums[..., :1, :].mT - sums[..., 1:, :].mT
+    """sum_j w_ij (y_i - y_j) [n, c] of weights [n, m], points [n, c] and partners [m, c]."""
+    sums = F.pad(partners, (1, 0), value=1.0).T @ weights.T  # of w_ij and of w_ij y_j, (1 + c, n)
+    return y * sums[:1].T - sums[1:].T
 
 
 def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
@@ -104,8 +104,8 @@ def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Affinities of neighbours alone, 3 perplexity of them, beyond which a Gaussian has little left (van der Maaten
-# 2014, eq. 6 and 7). Exact neighbours: O(n^2) time, of which matrix products are most, and O(n) memory
+# Affinities of neighbours alone, 3 perplexity of them, beyond which a Gaussian has little left (van der
+# Maaten 2014, eq. 6 and 7). The neighbours are exact: O(n^2) time, mostly matrix products, and O(n) memory
 
 
 def nearest(queries, points, k, first=None):
@@ -166,8 +166,8 @@ def rectangles(group, n, entries):
 class Springs:
     """exact_attraction for maps [n, 2] and affinities that have few pairs: row, column, p, sorted by row.
 
-    Points with about as many neighbours form a rectangle [points, neighbours] that the cache holds, with p = 0
-    where one has fewer. Each step is one operation on all of it, in memory that is used again and again.
+    Points with about as many neighbours form a rectangle [points, neighbours] that the cache holds, with
+    p = 0 where one has fewer. Each step is one operation on all of it, in memory used again and again.
     """
 
     def __init__(self, row, column, p, n):
@@ -194,14 +194,14 @@ class Springs:
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Barnes-Hut: what is far away pushes together, as the cells of a quadtree, in O(n log n) (van der Maaten 2014,
-# sec. 4.2). A cell of some size at a distance d counts as one point at its centre of mass if size / d < angle
-# (eq. 9); else its children are asked, or the points themselves where it has none. Angle 0 is exact
+# Barnes-Hut: what is far away pushes together, as the cells of a quadtree, in O(n log n) (van der Maaten
+# 2014, sec. 4.2). A cell of some size at a distance d counts as one point at its centre of mass if
+# size / d < angle; else its children are asked, and in the end the points themselves. Angle 0 is exact
 
 
 def morton_order(y):
-    """Points [n, 2] in the order of a quadtree's leaves. Returns their codes in that order, of which the first
-    2l bits name the cell at level l; their numbers in y; and the width of the tree."""
+    """Points [n, 2] in the order of a quadtree's leaves. Returns their codes in that order, of which the
+    first 2l bits name the cell at level l; their numbers in y; and the width of the tree."""
     low = y.amin(0).double()
     extent = (y - low).max().item() * (1 + 1e-6) + 1e-30
     code = ((y - low) / extent * 2**LEVELS).long()
@@ -214,9 +214,9 @@ def morton_order(y):
 def quadtree(code, y, extent):
     """A quadtree over points y [n, 2] in Morton order, where each cell holds a slice of them.
 
-    Returns an entry for each cell, level after level, and then for each point: x, y and mass [3, entries], of
-    its centre and how many points it holds; size; and child, the first of its `children` children. Children
-    of a cell with up to 8 points are these points, whose size is 0.
+    Returns an entry for each cell, level after level, and then for each point: x and y of its centre and its
+    mass, how many points it holds [3, entries]; size; and child, the first of its `children` children. A cell
+    of up to 8 points has these as children, and their size is 0.
     """
     start, end, levels, cells = code.new_zeros(1), code.new_full((1,), len(code)), [], 1
     for level in range(LEVELS + 1):
@@ -244,7 +244,7 @@ def quadtree(code, y, extent):
 
 def sources(tree, low, high, angle):
     """What pushes tiles, boxes from low to high [tiles, 2]: a tile and an entry of the tree for each pair,
-    sorted by tile. A cell is as far away as its centre is from the box, less than from any point in there."""
+    sorted by tile. A cell's distance is that of its centre from the box, less than from a point in there."""
     (x, y, _), size, child, children = tree
     tile, cell, found = torch.arange(len(low), device=low.device), 0 * child[: len(low)], []
     while len(tile):
@@ -290,10 +290,10 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Mesh: the push as a convolution, by FFT, in O(n + m log m) for m nodes (after Linderman et al. 2019, who take
-# two kernels and four charges). One potential is enough, phi(y) = sum_j 1 / (1 + |y - y_j|^2): the push on y_i
-# is -grad phi(y_i) / 2, and Z = sum_i phi(y_i) - n. Cubic B-splines spread the points onto the nodes around
-# them, and read phi and its gradient from there
+# Mesh: the push as a convolution, by FFT, in O(n + m log m) for m nodes (after Linderman et al. 2019, who
+# take two kernels and four charges). One potential does, phi(y) = sum_j 1 / (1 + |y - y_j|^2): the push on
+# y_i is -grad phi(y_i) / 2, and Z = sum_i phi(y_i) - n. Cubic B-splines spread the points onto the nodes
+# around them, and read phi and its gradient from there (Essmann et al. 1995)
 
 
 def good_size(size):
@@ -305,8 +305,8 @@ def good_size(size):
 
 
 def spline(t):
-    """Cubic B-spline weights [n, 4] of the four nodes around places t [n] in [0, 1), 0 being the second node,
-    and their derivatives."""
+    """Cubic B-spline weights [n, 4] of the four nodes around places t [n] in [0, 1), where 0 is the second
+    node, and their derivatives."""
     s = 1 - t
     weights = [s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6]
     slopes = [-(s**2) / 2, 1.5 * t**2 - 2 * t, 2 * s - 1.5 * s**2, t**2 / 2]
@@ -354,7 +354,7 @@ class Mesh:
 
 
 def kernel_transform(size, h, lack, like):
-    """Of 1 / (1 + r^2) - lack at the nodes, over that of the spline squared: it has spread, and will read."""
+    """Of 1 / (1 + r^2) - lack at the nodes, over the spline's squared: one spread, and one will read."""
     steps = [torch.arange(length, device=like.device, dtype=like.dtype) for length in size]
     x, y = (torch.minimum(s, length - s).mul_(h).square_() for s, length in zip(steps, size, strict=True))
     square = x[:, None] + y
@@ -417,8 +417,8 @@ class TSNE:
     method           "exact", "barnes_hut", "fft", or "auto": the fastest
     angle            of barnes_hut; with less it is slower and nearer to exact
 
-    fit() sets embedding_ [n, n_components], in float32, an array or a tensor as X is; kl_divergence_ in nats,
-    as the method sees it; n_iter_; and learning_rate_, as it was in the end. What cannot be raises ValueError.
+    fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats, as
+    the method sees it; n_iter_; and learning_rate_, as it was in the end. Raises ValueError.
     """
 
     def __init__(
@@ -470,44 +470,43 @@ class TSNE:
         return self
 
     def _check(self, x):
-        n, c = len(x), self.n_components
+        n, c, named = len(x), self.n_components, isinstance(self.init, str)
         require(n > 1, f"X has {n} points: a map takes two or more")
-        any_map = self.method in ("auto", "exact") and (c == 2 or n <= EXACT_LIMIT)
+        few, distances = n <= EXACT_LIMIT, self.metric == "precomputed"
+        limit = f"for up to {EXACT_LIMIT:,} points"
         for name, fits, wanted in (
             ("n_components", isinstance(c, int) and c > 0, "a whole number from 1"),
-            ("n_components", c == 2 or any_map, f"2, or method='exact' and up to {EXACT_LIMIT:,} points"),
+            (
+                "n_components",
+                c == 2 or few and self.method in ("auto", "exact"),
+                f"2; more are for 'exact', {limit}",
+            ),
             ("perplexity", 1 <= self.perplexity < n, f"1 or more, but less than the {n} points"),
             ("early_exaggeration", self.early_exaggeration >= 1, "1 or more"),
             (
                 "learning_rate",
                 self.learning_rate == "auto" or self.learning_rate > 0,
-                "'auto' or more than 0",
+                "auto, or more than 0",
             ),
             ("max_iter", self.max_iter is None or self.max_iter > 0, "1 or more, or None"),
             ("angle", 0 <= self.angle <= 1, "0 to 1"),
             ("metric", self.metric in METRICS, " or ".join(METRICS)),
             ("method", self.method in METHODS, " or ".join(METHODS)),
-            (
-                "method",
-                self.method != "exact" or n <= EXACT_LIMIT,
-                f"another for over {EXACT_LIMIT:,} points",
-            ),
+            ("method", few or self.method != "exact", f"another; this is {limit}"),
+            ("init", not named or self.init in ("pca", "random"), "pca, random or a map"),
             (
                 "init",
-                not isinstance(self.init, str) or self.init in ("pca", "random"),
-                "pca, random or a map",
+                not (distances and named and self.init == "pca"),
+                "random or a map: distances have no PCA",
             ),
         ):
             require(fits, f"{name} {getattr(self, name)!r}: give {wanted}")
-        if self.metric == "precomputed":
-            square = x.shape[0] == x.shape[1] and bool((x >= 0).all())
-            require(square, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up")
-            require(
-                not isinstance(self.init, str) or self.init != "pca",
-                "distances have no PCA: give init='random'",
-            )
-        if self.metric == "cosine":
-            require(bool(x.any(1).all()), "X has a point at 0, which has no direction for metric='cosine'")
+        square = x.shape == (n, n) and bool((x >= 0).all())
+        require(
+            square or not distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
+        )
+        zeros = self.metric == "cosine" and not x.any(1).all()
+        require(not zeros, "X has a point at 0, which has no direction for metric='cosine'")
 
     def _start(self, x):
         """The map to start from, [n, n_components] in float32; from PCA, its first axis deviates by 1e-4."""
@@ -564,8 +563,8 @@ class TSNE:
         return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
 
     def _descend(self, y, attraction, repulsion, entropy, end, exaggeration, momentum):
-        """Moves the map y, in place, until iteration `end`. Each coordinate has a gain, which grows as long as
-        its gradient keeps its sign (Jacobs 1988)."""
+        """Moves the map y, in place, until iteration `end`. Each coordinate has a gain, which grows as long
+        as its gradient keeps its sign (Jacobs 1988)."""
         velocity, gain = torch.zeros_like(y), torch.ones_like(y)
         best, best_iter = math.inf, self.n_iter_
         while self.n_iter_ < end:
