@@ -8,8 +8,8 @@
 Digits and clothes, in 50 principal components. Every run is a process of its own, and they alternate; the
 table has medians of the seconds that fitting takes on the wall's clock, and of the memory that it adds at
 its peak. Rivals run as they come, and again with our number of iterations, learning rates and momentum
-(which in scikit-learn is fixed). One function judges all maps: KL with the affinities of the exact 90 neighbours in
-float64 and every pair in Z, and the share of the 10 nearest neighbours that are still so in the map.
+(which in scikit-learn is fixed). One function judges all maps: KL with the affinities of the exact 90
+neighbours in float64 and every pair in Z, and the share of the 10 nearest neighbours that the map keeps.
 """
 
 import argparse
