@@ -72,7 +72,7 @@ def conditional_affinities(squares, perplexity):
 
 
 def joint_affinities(neighbours, p):
-    """p_ij = (p_j|i + p_i|j) / 2n [n, n] of all others' numbers and p_j|i [n, n - 1] (sec. 3.1); sums to 1."""
+    """p_ij = (p_j|i + p_i|j) / 2n [n, n] (sec. 3.1) of the numbers of all others and p_j|i, [n, n - 1]."""
     p = p.new_zeros(len(p), len(p)).scatter_(1, neighbours, p)
     return (p + p.T).div_(2 * len(p))
 
@@ -115,7 +115,7 @@ def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
 
 # -----------------------------------------------------------------------------------------------------------
 # Affinities of neighbours alone, 3 perplexity of them, beyond which a Gaussian has little left (van der
-# Maaten 2014, eq. 6 and 7). The neighbours are exact: O(n^2) time, mostly matrix products, and O(n) memory
+# Maaten 2014, sec. 4.1). The neighbours are exact: O(n^2) time, mostly matrix products, and O(n) memory
 
 
 def nearest(queries, points, k, first=None):
@@ -224,9 +224,9 @@ def morton_order(y):
 def quadtree(code, y, extent):
     """A quadtree over points y [n, 2] in Morton order, where each cell holds a slice of them.
 
-    Returns an entry for each cell, level after level, and then for each point: x and y of its centre and its
-    mass, how many points it holds [3, entries]; size; and child, the first of its `children` children. A cell
-    of up to 8 points has these as children, and their size is 0.
+    Returns an entry for each cell, level after level, and then for each point: x and y of its centre and
+    how many points it holds [3, entries]; size; and child, the first of its `children` children. A cell of
+    up to 8 points has these as children, and their size is 0.
     """
     start, end, levels, cells = code.new_zeros(1), code.new_full((1,), len(code)), [], 1
     for level in range(LEVELS + 1):
@@ -432,8 +432,8 @@ class TSNE:
     method           "exact", "barnes_hut", "fft", or "auto": the fastest
     angle            of barnes_hut; with less it is slower and nearer to exact
 
-    fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats, as
-    the method sees it; n_iter_; and learning_rate_, as it was in the end. Raises ValueError.
+    fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats,
+    as the method sees it; n_iter_; and learning_rate_, as it was in the end. Raises ValueError.
     """
 
     def __init__(
@@ -574,7 +574,9 @@ class TSNE:
             row, column, p = symmetrise(neighbours, p)
             attraction = Springs(row, column, p, n)
             tree = functools.partial(barnes_hut_repulsion, angle=self.angle)
-            repulsion = tree if method == "barnes_hut" else Mesh(0.35 if n >= 5000 else 0.25)
+            repulsion = (
+                tree if method == "barnes_hut" else Mesh(0.25 if n < 5000 else 0.3 if n < 20_000 else 0.35)
+            )
         return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
 
     def _descend(self, y, attraction, repulsion, entropy, end, exaggeration, momentum):

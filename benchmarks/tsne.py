@@ -1,15 +1,15 @@
 """How fast is our t-SNE, and how good are its maps? Ours against scikit-learn and openTSNE.
 
     pip install scikit-learn scipy openTSNE
-    python benchmarks/tsne.py --data-dir DIR                      # 2,000 and 10,000 points; 15 minutes on two cores
-    python benchmarks/tsne.py --data-dir DIR --sizes 70000 --rounds 1 --keep maps     # half an hour
+    python benchmarks/tsne.py --data-dir DIR                                       # 2,000 and 10,000 points
+    python benchmarks/tsne.py --data-dir DIR --sizes 70000 --rounds 1 --keep maps  # take an hour
     python benchmarks/tsne.py --force maps/mnist-70000-ours.npy --figure docs/barnes-hut.png
 
 Digits and clothes, in 50 principal components. Every run is a process of its own, and they alternate; the
-table has medians of the seconds that fitting takes on the wall's clock, and of the memory that it adds at its
-peak. Rivals run as they come, and again with our number of iterations, learning rates and momentum (which in
-scikit-learn is fixed). One function judges all maps: KL with the affinities of the exact 90 neighbours in
-float64 and every pair in Z, and the share of the 10 nearest neighbours that are still so in the map.
+table has medians of the seconds that fitting takes on the wall's clock, and of the memory that it adds at
+its peak. Rivals run as they come, and again with our number of iterations, learning rates and momentum
+(which in scikit-learn is fixed). One function judges all maps: KL with the affinities of the exact 90
+neighbours in float64 and every pair in Z, and the share of the 10 nearest neighbours that the map keeps.
 """
 
 import argparse
@@ -226,7 +226,7 @@ def repulsions(y, threads):
 
 
 def compare_forces(path, threads, rounds, figure):
-    """Print and draw error and milliseconds of each repulsion at the map in `path`, in alternating rounds."""
+    """Print and draw error and milliseconds of each repulsion at the map in `path`, alternating."""
     torch.set_num_threads(threads)
     y = np.load(path).astype(np.float32)
     exact = tsne.exact_repulsion(torch.from_numpy(y).double())[0].numpy()

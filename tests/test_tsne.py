@@ -1,5 +1,5 @@
-"""What tsne.py promises: forces against finite differences and against pairs, affinities against scikit-learn,
-and maps of data good and bad."""
+"""What tsne.py promises: forces against finite differences and against pairs, affinities against
+scikit-learn's, and maps of data good and bad."""
 
 import itertools
 import math
@@ -345,7 +345,7 @@ def test_any_number_of_components():
         found = TSNE(components, max_iter=300).fit_transform(x)
         assert found.shape == (100, components)
         assert trustworthiness(x, found, n_neighbors=5) > 0.85
-    with pytest.raises(ValueError, match="n_components 3: give 2, or method='exact'"):
+    with pytest.raises(ValueError, match="n_components 3: give 2; more are for 'exact'"):
         TSNE(3, method="fft").fit(x)
 
 
