@@ -3,9 +3,9 @@
     from tsne import TSNE
     embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d], array or tensor, as is embedding [n, 2]
 
-    python tsne.py runs/vae-quickdraw5k --split test                  # a run's latents: tsne.png and tsne.npz
+    python tsne.py runs/vae-quickdraw5k --split test       # a run's latents: tsne.png and tsne.npz
     python tsne.py runs/vad-fashion2k --what refined --train-and-test
-    python tsne.py X.npy --labels y.npy --html                        # any array; and a page to zoom into
+    python tsne.py X.npy --labels y.npy --html             # any array; and a page to zoom into
 
 A pair of points has an affinity p_ij, high if they are near in the data, and a similarity q_ij, high if they
 are near in the map. t-SNE moves the points of the map so as to make q like p, downhill on
@@ -397,8 +397,8 @@ def as_points(X, name="X"):
 
 
 def principal_axes(x, n_components, seed=0, rounds=10):
-    """Directions [d, n_components], or as many as there are, in which x [n, d] around 0 varies most. By subspace
-    iteration, which needs no d x d matrix; the largest entry of each is positive."""
+    """Directions [d, n_components], or as many as there are, in which x [n, d] around 0 varies most. By
+    subspace iteration, which needs no d x d matrix; the largest entry of each is positive."""
     guess = torch.randn(x.shape[1], n_components + 8, generator=torch.Generator().manual_seed(seed))
     basis = guess[:, : min(x.shape)].to(x)
     for _ in range(rounds):
