@@ -39,6 +39,12 @@ def blobs(tmp_path):
 
 
 @pytest.fixture
+def own_run(run, tmp_path):
+    """own_run(model) is a copy of that run, so that no other test meets what is written into it."""
+    return lambda model: shutil.copytree(run(model), tmp_path / model, dirs_exist_ok=True)
+
+
+@pytest.fixture
 def fitted(monkeypatch):
     """The points that t-SNE is given, in the order of the calls."""
     seen = []
@@ -112,36 +118,39 @@ def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits,
     assert f"of the ringed test points {right.mean():.1%}" in printed
 
 
-def test_latents_are_those_that_the_encoder_says(run, capsys, fitted):
-    found, printed = mapped(capsys, run("vae"), *SHORT)
-    dataset, model = data.of_run(data.read_config(run("vae"))), models.load(run("vae") / "best.pt")
+def test_latents_are_those_that_the_encoder_says(own_run, capsys, fitted):
+    folder = own_run("vae")
+    found, printed = mapped(capsys, folder, *SHORT)
+    dataset, model = data.of_run(data.read_config(folder)), models.load(folder / "best.pt")
     x, y = dataset.test.batch(slice(None))
     torch.testing.assert_close(fitted[0], model.posterior(x, y).mean.detach())
     assert found["labels"].tolist() == y.tolist() and "latents of vae: 40 test points" in printed
-    assert (run("vae") / "tsne.png").exists()
-    mapped(capsys, run("vae"), "--split", "all", *SHORT)
+    assert (folder / "tsne.png").exists()
+    mapped(capsys, folder, "--split", "all", *SHORT)
     assert len(fitted[1]) == 200
 
 
-def test_latents_of_an_auto_decoder_are_those_of_each_phase(run, capsys, fitted):
-    model = models.load(run("vad") / "best.pt")
+def test_latents_of_an_auto_decoder_are_those_of_each_phase(own_run, capsys, fitted):
+    folder = own_run("vad")
+    model = models.load(folder / "best.pt")
     own = dict(latents=model.latents.weight, refined=model.refined, test=model.test_latents)
     for what, table in own.items():
-        found, printed = mapped(capsys, run("vad"), "--what", what, *SHORT)
+        found, printed = mapped(capsys, folder, "--what", what, *SHORT)
         torch.testing.assert_close(fitted[-1], model.distribution.of(table.detach()).mean)
         split = "test" if what == "test" else "train"
         assert printed.startswith("refined ") == (what == "refined")
         assert set(found["split"]) == {split} and f"latents of vad: {len(table)} {split} points\n" in printed
-    mapped(capsys, run("vad"), "--what", "refined", "--train-and-test", *SHORT)
+    mapped(capsys, folder, "--what", "refined", "--train-and-test", *SHORT)
     for seen, what in zip(fitted[-2:], ("refined", "test"), strict=True):
         torch.testing.assert_close(seen, model.distribution.of(own[what].detach()).mean)
-    names = {path.name for path in run("vad").glob("tsne*.png")}
+    names = {path.name for path in folder.glob("tsne*.png")}
     assert names == {"tsne.png", "tsne-refined.png", "tsne-test.png"}  # none was written over
 
 
-def test_pixels_of_a_run_are_those_of_its_data(run, capsys, fitted):
-    found, printed = mapped(capsys, run("classifier"), "--what", "pixels", "--pca", "0", *SHORT)
-    test = data.of_run(data.read_config(run("classifier"))).test
+def test_pixels_of_a_run_are_those_of_its_data(own_run, capsys, fitted):
+    folder = own_run("classifier")
+    found, printed = mapped(capsys, folder, "--what", "pixels", "--pca", "0", *SHORT)
+    test = data.of_run(data.read_config(folder)).test
     assert torch.equal(fitted[0], test.x.flatten(1).float()) and "t-SNE of 196 dimensions, perp" in printed
 
 
