@@ -396,19 +396,18 @@ def as_points(X, name="X"):
     return x
 
 
-def principal_axes(x, n_components, seed=0, rounds=10):
-    """Directions [d, n_components], or as many as there are, in which x [n, d] around 0 varies most. By
-    subspace iteration, which needs no d x d matrix; the largest entry of each is positive."""
-    guess = torch.randn(x.shape[1], n_components + 8, generator=torch.Generator().manual_seed(seed))
-    basis = guess[:, : min(x.shape)].to(x)
-    for _ in range(rounds):
-        basis = torch.linalg.qr(x.T @ (x @ basis)).Q
-    axes = (basis @ torch.linalg.svd(x @ basis, full_matrices=False).Vh.T)[:, :n_components]
+def principal_axes(x, n_components):
+    """Directions [d, n_components], or as many as there are, in which x [n, d] around 0 varies most. The
+    largest entry of each is positive, so that all runs agree."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of the subspace that is iterated: no d x d matrix is needed
+        axes = torch.pca_lowrank(x, min(n_components + 8, *x.shape), center=False, niter=10)[2]
+    axes = axes[:, :n_components]
     return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
 
 
 def pca(x, n_components):
-    """Principal components [n, n_components] of x [n, d], the rest 0 if there are not so many."""
+    """Principal components [n, n_components] of x [n, d], 0 where there are not so many."""
     x = x - x.mean(0)
     scores = x @ principal_axes(x, n_components)
     return F.pad(scores, (0, n_components - scores.shape[1]))
@@ -555,9 +554,9 @@ class TSNE:
         if first is not None:
             self._points = x.float()
         found, squares = nearest(x.float(), self._points, k, first)
-        return found, (
-            squares / 2
-        ).square() if self.metric == "cosine" else squares  # 1 - cos is |x - x'|^2 / 2
+        if self.metric == "cosine":
+            squares = (squares / 2).square()  # 1 - cos is |x - x'|^2 / 2
+        return found, squares
 
     def _forces(self, x):
         """Attraction and repulsion, as functions of the map, and sum_ij p_ij log p_ij."""
@@ -573,10 +572,9 @@ class TSNE:
         else:
             row, column, p = symmetrise(neighbours, p)
             attraction = Springs(row, column, p, n)
-            tree = functools.partial(barnes_hut_repulsion, angle=self.angle)
-            repulsion = (
-                tree if method == "barnes_hut" else Mesh(0.25 if n < 5000 else 0.3 if n < 20_000 else 0.35)
-            )
+            repulsion = Mesh(0.25 if n < 5000 else 0.3 if n < 20_000 else 0.35)
+            if method == "barnes_hut":
+                repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
         return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
 
     def _descend(self, y, attraction, repulsion, entropy, end, exaggeration, momentum):
@@ -594,18 +592,11 @@ class TSNE:
             if check:
                 kl, norm = (entropy + kl).item(), gradient.norm().item()
                 if self.verbose:
-                    print(
-                        f"[t-SNE] iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}",
-                        flush=True,
-                    )
-                waited = (
-                    exaggeration == 1
-                    and kl >= best
-                    and self.n_iter_ - best_iter > self.n_iter_without_progress
-                )
-                best, best_iter = min((best, best_iter), (kl, self.n_iter_))
-                if waited or norm <= self.min_grad_norm:
+                    print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
+                waited = self.n_iter_ - best_iter if kl >= best and exaggeration == 1 else -math.inf
+                if waited > self.n_iter_without_progress or norm <= self.min_grad_norm:
                     break
+                best, best_iter = min((best, best_iter), (kl, self.n_iter_))
 
     def transform(self, X_new):
         """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] if
