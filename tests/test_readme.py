@@ -9,10 +9,11 @@ import pytest
 import metrics
 import sample
 import train
+import tsne
 
 ROOT = Path(train.__file__).parent
-PAGES = ["README.md", "RESULTS.md", "Makefile", "train.py", "sample.py", "metrics.py", "data.py"]
-COMMAND = re.compile(r'python ((train|sample|metrics)\.py (?:[^`"\n]|"[^"\n]*")*)')
+PAGES = ["README.md", "RESULTS.md", "Makefile", "train.py", "sample.py", "metrics.py", "tsne.py", "data.py"]
+COMMAND = re.compile(r'python ((train|sample|metrics|tsne)\.py (?:[^`"\n]|"[^"\n]*")*)')
 FOUND = [
     (page, match[1].partition("#")[0], match[2])
     for page in PAGES
@@ -24,13 +25,12 @@ FOUND = [
 @pytest.mark.parametrize("page, command, script", FOUND)
 def test_every_command_that_is_written_down_parses(page, command, script, monkeypatch):
     monkeypatch.chdir(ROOT)
-    {"train": train, "sample": sample, "metrics": metrics}[script].flags().parse_args(
-        shlex.split(command)[1:]
-    )
+    scripts = {"train": train, "sample": sample, "metrics": metrics, "tsne": tsne}
+    scripts[script].flags().parse_args(shlex.split(command)[1:])
 
 
 def test_there_are_commands_to_check():
-    assert len(FOUND) > 15 and {script for _, _, script in FOUND} == {"train", "sample", "metrics"}
+    assert len(FOUND) > 15 and {script for _, _, script in FOUND} == {"train", "sample", "metrics", "tsne"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.endswith(".md")])

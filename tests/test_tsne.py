@@ -1,0 +1,614 @@
+"""What tsne.py promises: forces against finite differences and against pairs, affinities against
+scikit-learn's, and maps of data good and bad."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.manifold import _t_sne, trustworthiness
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+import data
+import tsne
+from tsne import TSNE
+
+METHODS = ["exact", "barnes_hut", "fft"]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Pixels, as 30 principal components, and labels of 3,000 training and 2,000 test digits."""
+    whole = data.load("mnist10k", valid_fraction=0)
+    x = torch.cat([whole.train.x[:3000], whole.test.x]).flatten(1).float() / 255
+    return tsne.pca(x, 30), torch.cat([whole.train.y[:3000], whole.test.y])
+
+
+def blobs(n, d=10, centers=3, seed=0):
+    return make_blobs(n, d, centers=centers, random_state=seed)[0].astype(np.float32)
+
+
+def clusters(n, spread=20.0, dtype=torch.float64):
+    """A map [n, 2] of uneven clusters, as t-SNE makes them."""
+    centres = torch.randn(max(1, n // 60), 2, dtype=dtype) * spread
+    return centres.repeat_interleave(60, 0)[:n] + torch.randn(min(n, 60 * len(centres)), 2, dtype=dtype) * 2
+
+
+def sparse_affinities(x, perplexity):
+    """Row, column and value of the pairs that have one, in float64."""
+    k = min(len(x) - 1, int(3 * perplexity))
+    neighbours, squares = tsne.nearest(x, x, k, first=0)
+    return tsne.symmetrise(neighbours, tsne.conditional_affinities(squares, perplexity))
+
+
+def dense(row, column, value, n):
+    return torch.zeros(n, n, dtype=value.dtype).index_put((row, column), value)
+
+
+def divergence(p, y):
+    """KL(P || Q) from its definition."""
+    q = 1 / (1 + torch.cdist(y, y).square())
+    q = q.fill_diagonal_(0) / q.sum()
+    return torch.special.xlogy(p, p / q.where(q > 0, 1.0)).sum()
+
+
+def relative_error(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Affinities
+
+
+@pytest.mark.parametrize("n, d, k", [(300, 5, 20), (3000, 50, 90), (40, 2, 39), (2, 3, 1)])
+def test_nearest_are_those_of_scikit_learn(n, d, k):
+    x = torch.randn(n, d)
+    found, squares = tsne.nearest(x, x, k, first=0)
+    distances, expected = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x.double()).kneighbors()
+    assert torch.equal(found.sort(1).values, torch.from_numpy(expected).sort(1).values)
+    np.testing.assert_allclose(squares.sort(1).values.sqrt(), distances, rtol=1e-5)
+
+
+def test_nearest_training_points_of_others():
+    x, new = torch.randn(500, 4), torch.randn(70, 4)
+    expected = NearestNeighbors(n_neighbors=7).fit(x).kneighbors(new)[1]
+    found = tsne.nearest(new, x, 7)[0]
+    assert torch.equal(found.sort(1).values, torch.from_numpy(expected).sort(1).values)
+
+
+def test_nearest_where_products_lose_all_digits():
+    x = torch.randn(400, 3) + 1e4 * torch.arange(2).repeat(200)[:, None]  # |q|^2 + |p|^2 - 2qp errs by 10
+    found = tsne.nearest(x, x, 5, first=0)[0]
+    expected = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(x.double()).kneighbors()[1]
+    assert torch.equal(found.sort(1).values, torch.from_numpy(expected).sort(1).values)
+
+
+@pytest.mark.parametrize("perplexity", [2, 5, 30, 80])
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_perplexity_is_recovered(perplexity, scale):
+    p = tsne.conditional_affinities(scale * torch.rand(50, 90, dtype=torch.float64) ** 4, perplexity)
+    found = torch.special.entr(p).sum(1).exp()
+    assert (found - perplexity).abs().max() < 5e-4
+
+
+def test_dense_affinities_are_those_of_scikit_learn():
+    x = torch.randn(60, 4, dtype=torch.float64)
+    squares = torch.cdist(x, x).square()
+    others = torch.tensor([[j for j in range(60) if j != i] for i in range(60)])
+    found = tsne.joint_affinities(others, tsne.conditional_affinities(squares.gather(1, others), 12))
+    expected = scipy.spatial.distance.squareform(_t_sne._joint_probabilities(squares.numpy(), 12, 0))
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+    assert found.sum().item() == pytest.approx(1)
+
+
+def test_sparse_affinities_are_those_of_scikit_learn():
+    x = torch.randn(400, 6, dtype=torch.float64)
+    row, column, value = sparse_affinities(x, 10)
+    graph = NearestNeighbors(n_neighbors=30).fit(x).kneighbors_graph(mode="distance")
+    graph.data **= 2
+    expected = _t_sne._joint_probabilities_nn(graph, 10, 0)
+    found = scipy.sparse.coo_matrix((value, (row, column)), shape=(400, 400))
+    assert found.nnz == expected.nnz
+    assert abs(found - expected).max() < 1e-7
+    assert (row.diff() >= 0).all()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Forces
+
+
+@pytest.mark.parametrize("components", [1, 2, 3])
+def test_exact_gradient_is_that_of_the_divergence(components):
+    x, y = torch.randn(30, 5, dtype=torch.float64), torch.randn(30, components, dtype=torch.float64)
+    p = dense(*sparse_affinities(x, 5), 30)
+    gradient, kl = tsne.kl_gradient(
+        y, lambda y, want: tsne.exact_attraction(p, y, want), tsne.exact_repulsion
+    )
+    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item())
+    for i, c in itertools.product((0, 7, 29), range(components)):
+        step = torch.zeros_like(y)
+        step[i, c] = 1e-5
+        slope = (divergence(p, y + step) - divergence(p, y - step)) / 2e-5
+        assert gradient[i, c].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "repulsion, tolerance",
+    [(lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-5), (tsne.Mesh(0.05), 1e-3)],
+    ids=["barnes_hut", "fft"],
+)
+def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
+    x, y = (
+        torch.randn(200, 5, dtype=torch.float64),
+        clusters(200, 5)[:180].repeat(2, 1)[:200] + torch.randn(200, 2),
+    )
+    row, column, value = sparse_affinities(x, 5)
+    springs, p = tsne.Springs(row, column, value, 200), dense(row, column, value, 200)
+    gradient, kl = tsne.kl_gradient(y, springs, repulsion)
+    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item(), rel=1e-4)
+    for i, c in itertools.product((0, 50, 199), range(2)):
+        step = torch.zeros_like(y)
+        step[i, c] = 1e-4
+        slope = (divergence(p, y + step) - divergence(p, y - step)) / 2e-4
+        assert gradient[i, c].item() == pytest.approx(slope.item(), rel=tolerance, abs=tolerance * 1e-3)
+
+
+def test_exaggeration_strengthens_springs_only():
+    y, p = torch.randn(20, 2), torch.rand(20, 20)
+    springs, none = (
+        (lambda y, want: tsne.exact_attraction(p, y, want)),
+        lambda y: (torch.zeros_like(y), torch.ones(())),
+    )
+    one = tsne.kl_gradient(y, springs, none)[0]
+    torch.testing.assert_close(tsne.kl_gradient(y, springs, none, 12.0)[0], 12 * one)
+
+
+def test_springs_equal_exact_attraction():
+    x, y = (
+        torch.randn(700, 5, dtype=torch.float64),
+        clusters(700, 5)[:1].expand(700, 2) + torch.randn(700, 2) * 9,
+    )
+    row, column, value = sparse_affinities(x, 10)
+    found, spread = tsne.Springs(row, column, value, 700)(y)
+    expected, expected_spread = tsne.exact_attraction(dense(row, column, value, 700), y)
+    torch.testing.assert_close(found, expected)
+    assert spread.item() == pytest.approx(expected_spread.item())
+
+
+@pytest.mark.parametrize("n", [2, 3, 33, 1000, 3000])
+def test_angle_0_is_exact(n):
+    y = clusters(6000)[torch.randperm(6000)[:n]]
+    expected, total = tsne.exact_repulsion(y)
+    found, found_total = tsne.barnes_hut_repulsion(y, 0.0)
+    assert relative_error(found, expected) < 1e-6
+    assert found_total.item() == pytest.approx(total.item(), rel=1e-9)
+    found = tsne.barnes_hut_repulsion(y.float(), 0.0)[0]
+    assert n < 30 or relative_error(found, expected) < 1e-3  # what sums of so many float32 lose
+
+
+def test_barnes_hut_errs_less_with_less_angle_and_stays_within_the_criterion():
+    y = clusters(6000)
+    expected, total = tsne.exact_repulsion(y)
+    found = [tsne.barnes_hut_repulsion(y, angle) for angle in (0.8, 0.5, 0.25)]
+    errors = [relative_error(push, expected) for push, _ in found]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[1] < 0.01
+    assert found[1][1].item() == pytest.approx(total.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("extent", [1e-5, 1e-2, 0.5, 3, 30])
+def test_mesh_is_near_exact_in_maps_of_any_size(extent):
+    y = clusters(3000)
+    y *= extent / (y - y.mean(0)).abs().max()
+    expected, total = tsne.exact_repulsion(y)
+    for dtype, spacing, tolerance in ((torch.float32, 0.35, 0.02), (torch.float64, 0.1, 1e-3)):
+        found, found_total = tsne.Mesh(spacing)(y.to(dtype))
+        assert relative_error(found, expected) < tolerance
+        assert found_total.item() == pytest.approx(total.item(), rel=1e-3)
+
+
+def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
+    y = clusters(3000, spread=60)
+    expected, total = tsne.exact_repulsion(y)
+    found, found_total = tsne.Mesh(0.25)(y)
+    assert y.amax() - y.amin() > 2 * 64
+    assert relative_error(found, expected) < 0.01
+    assert found_total.item() == pytest.approx(total.item(), rel=0.01)
+
+
+def test_mesh_leaves_a_stretched_map_to_the_tree():
+    y = torch.cat([clusters(900), torch.tensor([[1e8, 0.0]])])
+    found, total = tsne.Mesh()(y)
+    expected, expected_total = tsne.exact_repulsion(y)
+    assert relative_error(found, expected) < 0.01
+    assert total.item() == pytest.approx(expected_total.item(), rel=0.01)
+
+
+AWKWARD = {
+    "twins": lambda: clusters(90).repeat(10, 1),
+    "all equal": lambda: torch.ones(800, 2, dtype=torch.float64),
+    "line": lambda: torch.stack([torch.linspace(-30, 30, 800), torch.zeros(800)], 1).double(),
+    "outlier 1e4": lambda: torch.cat([clusters(900), torch.tensor([[1e4, -1e4]])]),
+    "outlier 1e8": lambda: torch.cat([clusters(900), torch.tensor([[0.0, 1e8]])]),
+    "two far apart": lambda: torch.cat([clusters(480), clusters(480) + 1e3]),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_awkward_maps(name, dtype):
+    y = AWKWARD[name]().to(dtype)
+    expected, total = tsne.exact_repulsion(y.double())
+    size = expected.norm().item() + 1e-3
+    for repulsion, tolerance in (
+        (lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-6 if dtype == torch.float64 else 0.01),
+        (tsne.barnes_hut_repulsion, 0.05),
+        (tsne.Mesh(), 0.05),
+    ):
+        found, found_total = repulsion(y)
+        assert (found - expected).norm() / size < tolerance
+        assert found_total.item() == pytest.approx(total.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("repulsion", [tsne.exact_repulsion, tsne.barnes_hut_repulsion, tsne.Mesh()])
+def test_permuting_the_points_permutes_the_push(repulsion):
+    y, order = clusters(900), torch.randperm(900)
+    torch.testing.assert_close(repulsion(y[order])[0], repulsion(y)[0][order], rtol=1e-3, atol=1e-3)
+
+
+def test_permuting_the_points_permutes_the_springs():
+    x, y, order = torch.randn(300, 4).double(), torch.randn(300, 2).double(), torch.randperm(300)
+    one = tsne.Springs(*sparse_affinities(x, 10), 300)(y)[0]
+    other = tsne.Springs(*sparse_affinities(x[order], 10), 300)(y[order])[0]
+    torch.testing.assert_close(other, one[order])
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Maps
+
+
+@pytest.mark.parametrize("init", ["pca", "random"])
+@pytest.mark.parametrize("method", METHODS)
+def test_neighbours_stay_together(method, init):
+    x = np.random.RandomState(0).randn(100, 2).astype(np.float32)
+    model = TSNE(init=init, method=method, max_iter=500)
+    found = model.fit_transform(x)
+    assert trustworthiness(x, found, n_neighbors=1) > 0.85
+    assert found.shape == (100, 2) and found.dtype == np.float32 and model.n_iter_ == 500
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_grid_is_spread_evenly(method, seed):
+    """scikit-learn's: nearest neighbours in the map of a 2-D grid are about equally far."""
+    axis = np.linspace(0, 1, 10)
+    grid = np.array(np.meshgrid(axis, axis)).reshape(2, -1).T
+    found = TSNE(
+        init="random", random_state=seed, perplexity=50, method=method, max_iter=1000
+    ).fit_transform(grid)
+    distances = NearestNeighbors(n_neighbors=1).fit(found).kneighbors()[0].ravel()
+    assert distances.min() > 0.1
+    assert distances.min() / distances.mean() > 0.5
+    assert distances.max() / distances.mean() < 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_divergence_is_that_of_the_map(method):
+    x = torch.from_numpy(blobs(300)).double()
+    model = TSNE(method=method, perplexity=10, angle=0.2).fit(x.numpy())
+    if method == "exact":
+        others = torch.tensor([[j for j in range(300) if j != i] for i in range(300)])
+        squares = torch.cdist(x, x).square().gather(1, others)
+        p = tsne.joint_affinities(others, tsne.conditional_affinities(squares, 10))
+    else:
+        p = dense(*sparse_affinities(x, 10), 300)
+    expected = divergence(p, torch.from_numpy(model.embedding_).double()).item()
+    assert model.kl_divergence_ == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_map(method):
+    x = blobs(200)
+    one, same = (
+        TSNE(method=method, init="random", max_iter=100, random_state=3).fit_transform(x) for _ in range(2)
+    )
+    other = TSNE(method=method, init="random", max_iter=100, random_state=4).fit_transform(x)
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    free = [
+        TSNE(method=method, init="random", max_iter=5, random_state=None).fit_transform(x) for _ in range(2)
+    ]
+    assert not np.array_equal(*free)
+
+
+def test_methods_agree_on_digits(digits):
+    """Three approximations of one descent: about the same divergence, from the same affinities."""
+    x = digits[0][:1000].numpy()
+    p = dense(*sparse_affinities(torch.from_numpy(x).double(), 30), 1000)
+    maps = [TSNE(method=method).fit_transform(x) for method in ("barnes_hut", "fft")]
+    found = [divergence(p, torch.from_numpy(y).double()).item() for y in maps]
+    assert abs(found[0] - found[1]) < 0.05
+    assert max(found) < 0.9545 + 0.02  # where scikit-learn 1.9 ends after 1,000 iterations
+
+
+def test_any_number_of_components():
+    x = blobs(100)
+    for components in (1, 3, 4):
+        found = TSNE(components, max_iter=300).fit_transform(x)
+        assert found.shape == (100, components)
+        assert trustworthiness(x, found, n_neighbors=5) > 0.85
+    with pytest.raises(ValueError, match="n_components 3: give 2; more are for 'exact'"):
+        TSNE(3, method="fft").fit(x)
+
+
+def test_precomputed_distances_and_cosine():
+    x = np.abs(blobs(150)) + 1
+    squares = ((x[:, None].astype(float) - x[None]) ** 2).sum(2)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    start = np.random.RandomState(0).randn(150, 2) * 1e-4
+    for method, (metric, distances) in itertools.product(
+        METHODS, {"euclidean": np.sqrt(squares), "cosine": 1 - unit.astype(float) @ unit.T}.items()
+    ):
+        given = dict(method=method, init=start, max_iter=20)
+        found = TSNE(metric=metric, **given).fit_transform(x)
+        distances = distances.clip(0)
+        expected = TSNE(metric="precomputed", **given).fit_transform(distances)
+        np.testing.assert_allclose(found, expected, rtol=0.01, atol=0.01 * np.abs(expected).max())
+
+
+def test_a_map_to_start_from():
+    x, start = blobs(60), np.random.RandomState(0).randn(60, 2)
+    before = start.copy()
+    found = TSNE(init=start, max_iter=1, learning_rate=1e-9).fit_transform(x)
+    np.testing.assert_allclose(found, start, atol=1e-5)
+    assert np.array_equal(start, before)
+
+
+def test_arrays_give_arrays_and_tensors_give_tensors():
+    x = blobs(80)
+    array = TSNE(max_iter=50).fit_transform(x)
+    model = TSNE(max_iter=50).fit(torch.from_numpy(x))
+    assert isinstance(array, np.ndarray) and isinstance(model.embedding_, torch.Tensor)
+    assert np.array_equal(array, model.embedding_.numpy())
+    assert isinstance(model.transform(torch.from_numpy(x)), torch.Tensor)
+    assert isinstance(model.transform(x), np.ndarray)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_gpu(method, digits):
+    x = digits[0][:1000].cuda()
+    model = TSNE(method=method).fit(x)
+    assert model.embedding_.device == x.device and model.transform(x[:9]).device == x.device
+    assert model.kl_divergence_ == pytest.approx(TSNE(method=method).fit(x.cpu()).kl_divergence_, abs=0.05)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# scikit-learn's habits
+
+
+def test_parameters_as_in_scikit_learn():
+    model = TSNE(perplexity=7, init=np.zeros((5, 2)))
+    assert list(model.get_params()) == list(TSNE().get_params())
+    assert model.get_params()["perplexity"] == 7
+    assert (
+        model.set_params(perplexity=9, angle=0.1) is model and model.perplexity == 9 and model.angle == 0.1
+    )
+    assert clone(TSNE(perplexity=3)).perplexity == 3
+    theirs = _t_sne.TSNE().get_params()
+    for name, value in TSNE().get_params().items():
+        if name not in ("max_iter", "method", "random_state"):  # ours is a schedule, auto, 0
+            assert theirs[name] == value, name
+    with pytest.raises(ValueError, match="no parameter perplexty"):
+        model.set_params(perplexty=3)
+
+
+def test_a_number_of_iterations_is_obeyed():
+    for n in (1, 4, 7, 60, 251):
+        assert TSNE(max_iter=n, min_grad_norm=0).fit(blobs(50)).n_iter_ == n
+
+
+def test_stops_without_progress(capsys):
+    model = TSNE(n_iter_without_progress=-1, init="random", learning_rate=1e8, max_iter=600, verbose=1)
+    model.fit(np.random.RandomState(0).randn(100, 10))
+    lines = [float(line.split("KL")[1].split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert 100 < model.n_iter_ < 600 and model.n_iter_ % 50 == 0
+    after = lines[2:]  # 100 iterations are exaggerated
+    assert after[-1] >= min(after[:-1])
+    assert all(b < a for a, b in itertools.pairwise(after[:-1]))  # it stopped at the first that did not fall
+
+
+def test_stops_at_a_small_gradient(capsys):
+    model = TSNE(min_grad_norm=0.002, init="random", method="exact", verbose=1, max_iter=2000)
+    model.fit(np.random.RandomState(0).randn(100, 2))
+    norms = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    assert model.n_iter_ < 2000
+    assert norms[-1] <= 0.002 and sum(norm <= 0.002 for norm in norms) <= 2  # once in each phase at most
+
+
+def test_exaggeration_and_learning_rate():
+    x = blobs(60)
+    one, other = (TSNE(early_exaggeration=e, max_iter=100).fit_transform(x) for e in (1, 100))
+    assert not np.allclose(one, other)
+    assert TSNE(max_iter=20).fit(x).learning_rate_ == 60 / 4
+    assert TSNE(max_iter=20, learning_rate=3).fit(x).learning_rate_ == 3
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Points that come later
+
+
+def test_new_points_come_among_their_class(digits):
+    x, labels = (part.numpy() for part in digits)
+    model = TSNE().fit(x[:3000])
+    before = model.embedding_.copy()
+    placed = model.transform(x[3000:])
+    assert np.array_equal(before, model.embedding_)
+    np.testing.assert_allclose(model.transform(x[3000:3003]), placed[:3], atol=1e-3)  # each by itself
+    voters = KNeighborsClassifier(10).fit(before, labels[:3000])
+    own = labels[:3000][
+        NearestNeighbors(n_neighbors=10).fit(before).kneighbors()[1]
+    ]  # without the point itself
+    own = np.mean([np.bincount(row).argmax() for row in own] == labels[:3000])
+    assert voters.score(placed, labels[3000:]) > own - 0.01
+
+
+def test_training_points_come_back_to_their_place(digits):
+    x = digits[0][:800].numpy()
+    model = TSNE().fit(x)
+    away = np.linalg.norm(model.transform(x) - model.embedding_, axis=1)
+    assert np.median(away) < 0.05 * np.ptp(model.embedding_)
+
+
+def test_new_points_by_their_distances():
+    x = blobs(120).astype(float)
+    distances = np.linalg.norm(x[:, None] - x, axis=2)
+    model = TSNE(metric="precomputed", init="random").fit(distances[:100, :100])
+    same = TSNE(init="random").fit(x[:100])
+    same._map = model._map
+    np.testing.assert_allclose(model.transform(distances[100:, :100]), same.transform(x[100:]), atol=1e-2)
+
+
+def test_transform_refuses():
+    with pytest.raises(ValueError, match="call fit first"):
+        TSNE().transform(blobs(9))
+    with pytest.raises(ValueError, match="give .points, 10"):
+        TSNE(max_iter=1).fit(blobs(50)).transform(blobs(9, d=3))
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "x, given, message",
+    [
+        (np.full((50, 3), np.nan), {}, "NaN or infinite"),
+        (np.where(np.eye(50) > 0, np.inf, 0), {}, "NaN or infinite"),
+        (np.zeros((1, 3)), {}, "two or more"),
+        (np.zeros((0, 3)), {}, "two or more"),
+        (np.zeros((50, 0)), {}, "give .points, features"),
+        (np.zeros(50), {}, "give .points, features"),
+        (np.zeros((5, 5, 5)), {}, "give .points, features"),
+        (np.zeros((50, 3), complex), {}, "complex"),
+        (torch.zeros(50, 3, dtype=torch.complex64), {}, "complex"),
+        (np.array([["a", "b"]] * 50), {}, "real numbers"),
+        (np.zeros((30, 3)), {}, "perplexity 30.0: give 1 or more, but less than the 30 points"),
+        (np.zeros((30, 3)), dict(perplexity=0.5), "perplexity"),
+        (np.zeros((30, 3)), dict(perplexity=math.nan), "perplexity"),
+        (np.zeros((50, 3)), dict(angle=-1), "angle"),
+        (np.zeros((50, 3)), dict(angle=2), "angle"),
+        (np.zeros((50, 3)), dict(n_components=0), "n_components"),
+        (np.zeros((50, 3)), dict(n_components=2.5), "n_components"),
+        (np.zeros((50, 3)), dict(early_exaggeration=0.5), "early_exaggeration"),
+        (np.zeros((50, 3)), dict(learning_rate=-1), "learning_rate"),
+        (np.zeros((50, 3)), dict(max_iter=0), "max_iter"),
+        (np.zeros((50, 3)), dict(metric="hamming"), "euclidean or cosine or precomputed"),
+        (np.zeros((50, 3)), dict(method="tree"), "auto or exact or barnes_hut or fft"),
+        (np.zeros((50, 3)), dict(init="spectral"), "pca, random or a map"),
+        (np.zeros((50, 3)), dict(init=np.zeros((50, 3))), "init has shape"),
+        (np.zeros((50, 3)), dict(init=np.full((50, 2), np.nan)), "init holds NaN"),
+        (np.zeros((50, 3)), dict(init=np.full((50, 2), 1e30)), "init reaches"),
+        (np.zeros((50, 3)), dict(metric="precomputed", init="random"), "precomputed takes distances"),
+        (np.full((50, 50), -1.0), dict(metric="precomputed", init="random"), "precomputed takes distances"),
+        (np.zeros((50, 50)), dict(metric="precomputed"), "no PCA"),
+        (np.eye(50)[:, 1:], dict(metric="cosine"), "no direction"),
+        (np.broadcast_to(np.float32(0), (10_001, 3)), dict(method="exact"), "10,000"),
+    ],
+)
+def test_refuses_in_one_line(x, given, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        TSNE(**given).fit(x)
+    assert "\n" not in str(caught.value)
+
+
+def random(*shape):
+    return np.random.RandomState(0).randn(*shape)
+
+
+def with_outlier(far):
+    x = random(300, 4)
+    x[17] = far
+    return x
+
+
+HARD = {
+    "constant": lambda: np.ones((200, 3)),
+    "constant, large": lambda: np.full((200, 3), 1e9 + 0.1),
+    "ten copies of each point": lambda: np.repeat(random(40, 5), 10, 0),
+    "two points, many copies": lambda: np.repeat(random(2, 5), 100, 0),
+    "a line": lambda: np.linspace(0, 1, 300)[:, None] * [1.0, 2, 3],
+    "one feature": lambda: random(200, 1),
+    "outlier 1e4": lambda: with_outlier(1e4),
+    "outlier 1e8": lambda: with_outlier(1e8),
+    "1e300": lambda: random(200, 3) * 1e300,
+    "1e-300": lambda: random(200, 3) * 1e-300,
+    "float16": lambda: random(200, 3).astype(np.float16),
+    "big endian": lambda: random(200, 3).astype(">f4"),
+    "integers": lambda: (random(200, 3) * 100).astype(int),
+    "bytes": lambda: (random(200, 3) * 20 + 128).clip(0, 255).astype(np.uint8),
+    "booleans": lambda: random(200, 12) > 0,
+    "fortran order": lambda: np.asfortranarray(random(200, 3)),
+    "backwards": lambda: random(200, 6)[::-1, ::-2],
+    "read only": lambda: np.broadcast_to(random(1, 3), (100, 3)),
+    "a list": lambda: random(100, 3).tolist(),
+    "bfloat16 tensor": lambda: torch.randn(100, 3).bfloat16(),
+    "tensor with a gradient": lambda: torch.randn(100, 3, requires_grad=True),
+    "transposed tensor": lambda: torch.randn(3, 100).T,
+    "more features than points": lambda: random(40, 3000),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", HARD)
+def test_hard_data_have_a_map(name, method):
+    x = HARD[name]()
+    model = TSNE(method=method, max_iter=20).fit(x)
+    found = torch.as_tensor(model.embedding_)
+    assert found.shape == (len(x), 2) and found.isfinite().all() and math.isfinite(model.kl_divergence_)
+    assert found.abs().max() < 1e4 and not found.requires_grad
+    assert np.isfinite(model.transform(np.array(x.tolist() if torch.is_tensor(x) else x)[:3])).all()
+
+
+@pytest.mark.parametrize("far", [1e4, 1e8])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_outlier_does_not_blur_the_others(method, far):
+    x = blobs(300, d=4, centers=5).astype(float)
+    x[17] = far
+    found = TSNE(method=method, max_iter=250).fit_transform(x)
+    keep = np.arange(300) != 17
+    assert trustworthiness(x[keep], found[keep], n_neighbors=5) > 0.9
+
+
+@pytest.mark.parametrize("far", [1e4, 1e8])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_outlier_in_the_first_map(method, far):
+    x, start = blobs(300), np.random.RandomState(0).randn(300, 2) * 1e-4
+    start[17] = far
+    found = TSNE(method=method, init=start, max_iter=200).fit_transform(x)
+    keep = np.arange(300) != 17
+    assert np.isfinite(found).all()
+    assert trustworthiness(x[keep], found[keep], n_neighbors=5) > 0.85
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_points(method):
+    for n in [2, 3, 4, 5, 7, 10, 23, 50]:
+        x = blobs(n, d=4)
+        for perplexity in {1, (n - 1) / 2, n - 0.5} - {0.5}:
+            model = TSNE(method=method, perplexity=perplexity, max_iter=40).fit(x)
+            assert np.isfinite(model.embedding_).all() and np.abs(model.embedding_).max() < 1e3
+            assert math.isfinite(model.kl_divergence_) and model.kl_divergence_ > -1e-3
+
+
+def test_five_points_do_not_run_away():
+    found = TSNE(perplexity=2, method="fft").fit_transform(random(5, 3))
+    assert 0.01 < np.ptp(found) < 1e3

@@ -1,0 +1,457 @@
+"""What the command line of tsne.py promises, and its page, as a browser shows it."""
+
+import html
+import inspect
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import scipy.spatial
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+import data
+import models
+import tsne
+
+SHORT = ["--max-iter", "30", "--perplexity", "5"]
+HOSTILE = ["</script><script>hacked=1</script>", '$x_{"<b>&amp;', "_Ångström"]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    """Files of three clouds of 40 points in 5 dimensions, and of their labels; also in one .npz."""
+    random = np.random.RandomState(0)
+    x = random.normal(0, 1, (120, 5)) + 8 * np.eye(5)[np.arange(120) % 3]
+    y = np.array(["ant", "bee", "cat"])[np.arange(120) % 3]
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    np.savez(tmp_path / "xy.npz", x=x, y=np.arange(120) % 3)
+    return tmp_path
+
+
+@pytest.fixture
+def own_run(run, tmp_path):
+    """own_run(model) is a copy of that run, so that no other test meets what is written into it."""
+    return lambda model: shutil.copytree(run(model), tmp_path / model, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """The points that t-SNE is given, in the order of the calls."""
+    seen = []
+
+    class Spy(tsne.TSNE):
+        def fit_transform(self, X, y=None):
+            seen.append(X.cpu())
+            return super().fit_transform(X)
+
+        def transform(self, X_new):
+            seen.append(X_new.cpu())
+            return super().transform(X_new)
+
+    monkeypatch.setattr(tsne, "TSNE", Spy)
+    return seen
+
+
+def mapped(capsys, *argv):
+    """What a command line wrote, as a dict of the .npz, and what it printed."""
+    capsys.readouterr()
+    assert tsne.main([str(arg) for arg in argv]) == 0
+    printed = capsys.readouterr().out
+    path = next(line for line in printed.splitlines() if line.endswith(".npz"))
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays), printed
+
+
+def test_an_array_is_mapped_as_the_class_does_it(blobs, capsys):
+    flags = ["--labels", blobs / "y.npy", "--out", blobs / "new" / "map.png", *SHORT, "--seed", "3"]
+    found, printed = mapped(capsys, blobs / "x.npy", *flags)
+    own = tsne.TSNE(max_iter=30, perplexity=5, random_state=3)
+    expected = own.fit_transform(np.load(blobs / "x.npy").astype(np.float64))
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-4 * np.abs(expected).max())
+    assert found["kl"] == pytest.approx(own.kl_divergence_, rel=1e-4)
+    assert found["classes"].tolist() == ["ant", "bee", "cat"]
+    assert found["labels"].tolist() == [0, 1, 2] * 40 and found["row"].tolist() == [*range(120)]
+    assert json.loads(str(found["settings"]))["perplexity"] == "5.0"
+    assert "x.npy: 120 points\n" in printed and f"KL {own.kl_divergence_:.3f} nats" in printed
+    assert Image.open(blobs / "new" / "map.png").width == 804
+    assert sorted(path.name for path in (blobs / "new").iterdir()) == ["map.npz", "map.png"]
+
+
+def test_10_nn_accuracy_is_that_of_a_tree_and_a_vote(capsys, digits, tmp_path):
+    found, printed = mapped(capsys, digits, "--split", "train", *SHORT, "--out", tmp_path / "a.png")
+    places, y = found["embedding"], found["labels"]
+    near = scipy.spatial.cKDTree(places).query(places, 11)[1][:, 1:]
+    right = np.array([np.bincount(y[row], minlength=10).argmax() for row in near]) == y
+    assert f"10-NN accuracy {right.mean():.1%}" in printed
+    for c in range(10):
+        assert f"{right[y == c].mean():7.1%}  {c}\n" in printed
+        assert found["shares"][c] == pytest.approx(right[y == c].mean())
+
+
+def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits, tmp_path, fitted):
+    alone, _ = mapped(capsys, digits, "--split", "train", "--pca", "7", *SHORT, "--out", tmp_path / "a.png")
+    found, printed = mapped(
+        capsys, digits, "--train-and-test", "--pca", "7", *SHORT, "--out", tmp_path / "b.png"
+    )
+    train, new = fitted[1:]
+    np.testing.assert_allclose(found["embedding"][:-40], alone["embedding"], rtol=1e-4, atol=1e-4)
+    assert found["put"] == 40 and found["split"].tolist()[-40:] == ["test"] * 40
+    # the axes are those of the training points, by numpy
+    split = data.load(digits)
+    x, x_new = (part.x.flatten(1).double().numpy() for part in (split.train, split.test))
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:7].T
+    for own, pixels in ((train, x), (new, x_new)):
+        np.testing.assert_allclose(own.abs().numpy(), np.abs((pixels - x.mean(0)) @ axes), atol=1)
+    places, y = found["embedding"], found["labels"]
+    near = scipy.spatial.cKDTree(places[:-40]).query(places[-40:], 10)[1]
+    right = np.array([np.bincount(y[row], minlength=10).argmax() for row in near]) == y[-40:]
+    assert f"of the ringed test points {right.mean():.1%}" in printed
+
+
+def test_latents_are_those_that_the_encoder_says(own_run, capsys, fitted):
+    folder = own_run("vae")
+    found, printed = mapped(capsys, folder, *SHORT)
+    dataset, model = data.of_run(data.read_config(folder)), models.load(folder / "best.pt")
+    x, y = dataset.test.batch(slice(None))
+    torch.testing.assert_close(fitted[0], model.posterior(x, y).mean.detach())
+    assert found["labels"].tolist() == y.tolist() and "latents of vae: 40 test points" in printed
+    assert (folder / "tsne.png").exists()
+    mapped(capsys, folder, "--split", "all", *SHORT)
+    assert len(fitted[1]) == 200
+
+
+def test_latents_of_an_auto_decoder_are_those_of_each_phase(own_run, capsys, fitted):
+    folder = own_run("vad")
+    model = models.load(folder / "best.pt")
+    own = dict(latents=model.latents.weight, refined=model.refined, test=model.test_latents)
+    for what, table in own.items():
+        found, printed = mapped(capsys, folder, "--what", what, *SHORT)
+        torch.testing.assert_close(fitted[-1], model.distribution.of(table.detach()).mean)
+        split = "test" if what == "test" else "train"
+        assert printed.startswith("refined ") == (what == "refined")
+        assert set(found["split"]) == {split} and f"latents of vad: {len(table)} {split} points\n" in printed
+    mapped(capsys, folder, "--what", "refined", "--train-and-test", *SHORT)
+    for seen, what in zip(fitted[-2:], ("refined", "test"), strict=True):
+        torch.testing.assert_close(seen, model.distribution.of(own[what].detach()).mean)
+    names = {path.name for path in folder.glob("tsne*.png")}
+    assert names == {"tsne.png", "tsne-refined.png", "tsne-test.png"}  # none was written over
+
+
+def test_pixels_of_a_run_are_those_of_its_data(own_run, capsys, fitted):
+    folder = own_run("classifier")
+    found, printed = mapped(capsys, folder, "--what", "pixels", "--pca", "0", *SHORT)
+    test = data.of_run(data.read_config(folder)).test
+    assert torch.equal(fitted[0], test.x.flatten(1).float()) and "t-SNE of 196 dimensions, perp" in printed
+
+
+def test_a_subset_is_the_same_for_the_same_seed(blobs, capsys):
+    def rows(seed):
+        flags = ["-n", "50", "--seed", seed, *SHORT, "--out", blobs / "a.png"]
+        found, printed = mapped(capsys, blobs / "xy.npz", *flags)
+        assert "xy.npz: 50 of 120 points" in printed and len(found["embedding"]) == 50
+        assert found["labels"].tolist() == [row % 3 for row in found["row"]]
+        return found["row"].tolist()
+
+    assert rows(1) == rows(1) != rows(2)
+
+
+def test_n_is_of_all_splits_together_or_of_train_and_of_test(digits, capsys, tmp_path):
+    flags = [digits, "-n", "30", *SHORT, "--out", tmp_path / "a.png"]
+    found, printed = mapped(capsys, *flags)
+    assert "digits: 30 of 200 points" in printed and len(set(found["split"])) > 1
+    labels = {split: getattr(data.load(digits), split).y for split in data.SPLITS}
+    assert found["labels"].tolist() == [
+        labels[split][row] for split, row in zip(found["split"], found["row"], strict=True)
+    ]
+    found, printed = mapped(capsys, *flags, "--train-and-test")
+    assert "30 of 144 train and 30 of 40 test points" in printed and len(found["row"]) == 60
+
+
+def test_defaults_are_those_of_the_class():
+    own = inspect.signature(tsne.TSNE).parameters
+    args = vars(tsne.flags().parse_args(["x.npy"]))
+    for name in ("perplexity", "method", "angle", "metric", "max_iter"):
+        assert args[name] == own[name].default, name
+    assert args["seed"] == own["random_state"].default
+
+
+def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
+    random = np.random.RandomState(0)
+    for name in ("dark", "light"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for k in range(8):
+            pixels = (random.randint(0, 50, (12, 10, 3)) + (200 if name == "light" else 0)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "own" / name / f"{k}.png")
+    flags = ["--image-size", "8", "--perplexity", "3", "--out", tmp_path / "a.svg"]
+    found, printed = mapped(capsys, tmp_path / "own", *flags)
+    assert "10-NN accuracy" in printed and "own: 16 points" in printed
+    assert found["classes"].tolist() == ["dark", "light"] and np.bincount(found["labels"]).tolist() == [8, 8]
+    # by darkness the two are far apart
+    dark, light = (found["embedding"][found["labels"] == c] for c in (0, 1))
+    assert scipy.spatial.distance.cdist(dark, light).min() > scipy.spatial.distance.pdist(dark).mean()
+
+
+@pytest.mark.parametrize(
+    "argv, told",
+    [
+        ("gone.npy", "there is no data set or file gone.npy"),
+        ("x.npy --labels gone.npy", "gone.npy is no whole .npy"),
+        (
+            "x.npy --labels short.npy",
+            "labels of shape [119], <U3: give a whole number or a string to each of 120",
+        ),
+        ("x.npy --labels float.npy", "labels of shape [120], float64: give a whole number"),
+        ("x.npy --perplexity 120", "perplexity 120.0: give 1 or more, but less than"),
+        ("x.npy --perplexity 0", "'0' is not a number from 1"),
+        ("x.npy --split test", "x.npy has no test points"),
+        ("x.npy --train-and-test", "x.npy has no train points"),
+        ("x.npy --train-and-test --split test", "leave --split out"),
+        ("x.npy --what latents", "--what latents is of runs"),
+        ("x.npy --image-size 8", "--image-size is not of x.npy"),
+        ("x.npy --method tree", "invalid choice: 'tree'"),
+        ("x.npy --device tpu", "--device tpu cannot be used here"),
+        ("x.npy --out map.gif", "--out map.gif: end it in .png, .pdf or .svg"),
+        ("x.npy --out y.npy/map.png", "y.npy"),
+        ("xy.npz --out xy.png", "xy.npz would be written over"),
+        ("line.npy", "X has shape [120]: give [points, features]"),
+        ("nan.npy", "X holds NaN or infinite values"),
+        ("text.npy", "text.npy"),
+        ("one.npy", "1 points"),
+        ("none.npy", "none.npy has no such points"),
+        ("number.npy", "X has shape [1]: give [points, features]"),
+        ("x.npy --labels empty.npz", "empty.npz has labels of shape [0]"),
+        ("empty.npz", "empty.npz"),
+        ("other.npz --labels y.npy", "other.npz holds a: call the points x"),
+        ("other.npz", "other.npz holds a"),
+        ("broken.npy", "broken.npy is no whole .npy"),
+        ("zero.npy --metric cosine", "a point at 0, which has no direction"),
+        ("mnist10k --labels y.npy", "--labels are of an array"),
+        ("mnist10", "did you mean mnist10k?"),
+        ("arithmetic", "arithmetic is queries"),
+        ("folder", "no readable picture"),
+        ("{gan}", "holds a gan, which has no --what latents: --what pixels maps"),
+        ("{text2text}", "holds a text2text, which has no --what latents"),
+        ("{text2text} --what pixels", "arithmetic is queries"),
+        ("{vae} --what refined", "holds a vae, which has no --what refined"),
+        ("{vae} --labels y.npy", "--labels are of an array"),
+        ("{vad} --what test --split train", "has no train points, or keeps no such latents"),
+        ("{vad} --split valid", "has no valid points, or keeps no such latents"),
+    ],
+)
+def test_wrong_uses_are_told_in_one_line(argv, told, blobs, run, refused, monkeypatch):
+    x, y = np.load(blobs / "x.npy"), np.load(blobs / "y.npy")
+    wrong = dict(short=y[1:], float=np.ones(120), line=x[:, 0], nan=x + np.inf, one=x[:1], zero=0 * x)
+    for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
+        np.save(blobs / f"{name}.npy", array)
+    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x)
+    (blobs / "broken.npy").write_bytes((blobs / "x.npy").read_bytes()[:500])
+    (blobs / "folder").mkdir()
+    monkeypatch.chdir(blobs)
+    before = {path: path.stat().st_mtime_ns for path in blobs.rglob("*")}
+    kinds = {kind: run(kind) for kind in ("vae", "vad", "gan", "text2text") if f"{{{kind}}}" in argv}
+    assert told in refused(tsne.main, argv.format(**kinds).split())
+    assert {path: path.stat().st_mtime_ns for path in blobs.rglob("*")} == before
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The picture
+
+
+@pytest.mark.parametrize("n_classes, put", [(1, 0), (3, 30), (10, 0), (20, 0), (100, 0), (300, 0)])
+def test_every_word_of_the_picture_lies_within_it(n_classes, put):
+    random = np.random.RandomState(0)
+    names = [*HOSTILE, *[f"AFRICAN GIANT SWALLOWTAIL {k}" for k in range(300)]][:n_classes]
+    found = dict(
+        embedding=random.normal(0, 1, (600, 2)) * [40, 25], labels=np.arange(600) % n_classes, put=put
+    )
+    found |= dict(classes=names if n_classes > 1 else [""], shares=np.linspace(0, 1, n_classes))
+    found |= dict(title="pixels of $name: 12,345 of 67,890 train and 12,345 of 67,890 test points")
+    told = "t-SNE of 12288 dimensions, 50 after PCA, perplexity 30, KL 1.234 nats; 10-NN accuracy 12.3%"
+    found |= dict(caption=f"{told}, of the ringed test points 99.9%", order=random.permutation(600))
+    figure = tsne.draw(found)
+    figure.set_dpi(120)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axis,), (legend,) = figure.axes, figure.legends
+    caption = figure._supxlabel or axis.xaxis.label
+    words = [figure._suptitle, caption, *axis.texts, *legend.get_texts()]
+    for word in words:
+        box = word.get_window_extent(renderer)
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert inside, word.get_text()
+    shown = [word.get_text() for word in legend.get_texts()]
+    title, caption, legend = (
+        part.get_window_extent(renderer) for part in (figure._suptitle, caption, legend)
+    )
+    for one, other in ((title, caption), (title, legend), (caption, legend)):
+        assert n_classes == 1 or not one.overlaps(other)
+    assert len(shown) == (min(n_classes, 100) if n_classes > 1 else 0)
+    assert figure.bbox.width == 804 and figure.bbox.height < 1500
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The page
+
+
+def made_page(n=300, put=10):
+    """A page of n points in three classes, whose pictures are even and the darker the lower their row."""
+    places = np.random.RandomState(0).normal(0, 9, (n, 2))
+    places[-3:] = [60, 60], [60, -60], [-60, -60]  # with nobody near
+    shades = torch.linspace(0, 255, n).byte()[:, None, None, None].expand(n, 1, 28, 28)
+    found = dict(labels=np.arange(n) % 3, split=np.repeat(["train", "test"], [n - put, put]), put=put)
+    found |= dict(embedding=places, row=np.arange(n), order=np.arange(n), pictures=shades)
+    found |= dict(classes=HOSTILE, title="a <title>", caption="KL & more")
+    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), found)
+    return page, places
+
+
+def test_no_name_can_end_the_script_of_the_page():
+    page, _ = made_page()
+    assert page.count("<script") == page.count("</script") == 1
+    text = page.split("const data = ")[1].split(";\n")[0]
+    assert json.loads(text)["classes"] == HOSTILE and json.loads(text)["title"] == "a <title>"
+
+
+@pytest.mark.parametrize("name", ["mnist10k", "fashion2k"])
+def test_a_page_of_10_000_points_with_pictures_is_under_5_mb(name):
+    x = torch.cat([getattr(data.load(name), split).x for split in data.SPLITS])
+    pictures = x if len(x) == 10_000 else x.repeat(5, 3, 1, 1)
+    if name == "fashion2k":  # in false colours, with more of them than photographs have
+        pictures[:, 1], pictures[:, 2] = pictures[:, 1].flip(2), pictures[:, 2].flip(1)
+    n = len(pictures)
+    assert n == 10_000
+    found = dict(labels=np.arange(n) % 10, split=np.repeat("train", n), put=0, row=np.arange(n))
+    found |= dict(embedding=np.random.RandomState(0).normal(0, 9, (n, 2)), order=np.arange(n))
+    found |= dict(pictures=pictures, classes=[*"0123456789"], title="", caption="")
+    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), found)
+    assert 1e6 < len(page) < 5e6
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LONELY = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+)
+LONELY += "--disable-component-update --disable-sync --hide-scrollbars --window-size=900,700"
+
+
+HARNESS = """<script>
+const result = {};
+window.onerror = (message) => { result.error = message; };
+const hit = (type, x, y) => map.dispatchEvent(new PointerEvent(type, {
+  bubbles: true, clientX: x, clientY: y + map.getBoundingClientRect().y,
+}));
+addEventListener("load", () => {
+  try { SCRIPT } catch (error) { result.error = `${error} ${error.stack}`; }
+  document.body.textContent = JSON.stringify(result);
+});
+</script>"""
+
+
+def in_browser(page, script, folder):
+    """What a script appended to the page puts into `result`, as a browser runs it."""
+    if BROWSER is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    (folder / "page.html").write_text(page + HARNESS.replace("SCRIPT", script), encoding="utf-8")
+    flags = ["--virtual-time-budget=3000", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    command = [BROWSER, *LONELY.split(), *flags, (folder / "page.html").as_uri()]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    body = told.stdout.partition("<body>")[2].partition("</body>")[0]
+    assert body.startswith("{"), told.stdout[-2000:] + told.stderr[-2000:]
+    result = json.loads(html.unescape(body))
+    assert "error" not in result, result["error"]
+    return result
+
+
+def test_the_page_shows_hides_and_moves_the_map(tmp_path):
+    page, embedding = made_page()
+    result = in_browser(
+        page,
+        """
+        const colour = (k) => [...pen.getImageData(across(k), down(k), 1, 1).data];
+        const text = (name) => find(name).textContent, place = () => [across(20), down(20)];
+        const legend = [...document.querySelectorAll("#legend button")];
+        const since = (x, y) => [across(20) - x, down(20) - y];
+        const [x, y] = place();
+        Object.assign(result, { title: document.title, heading: text("h1"), caption: text("#caption") });
+        result.legend = legend.map((key) => key.textContent), result.hacked = window.hacked ?? null;
+        result.size = [map.clientWidth, map.clientHeight];
+        result.places = data.x.map((_, k) => [across(k), down(k)]);
+        result.colours = [297, 298, 299].map(colour);
+        result.hovers = [3, 20, 299].map((k) => {
+          hit("pointermove", across(k), down(k));
+          const shade = find("#card canvas").getContext("2d").getImageData(56, 56, 1, 1).data[0];
+          return [card.style.display, text("#card span"), shade];
+        });
+        legend[1].click(), hit("pointermove", across(297), down(297));
+        result.hidden = colour(297), result.unseen = text("#card span");
+        result.pressed = legend.map((key) => key.getAttribute("aria-pressed"));
+        legend[0].click(), result.again = colour(297);
+        legend[0].click(), result.none = colour(298), legend[0].click();
+        const { scale } = view, top = map.getBoundingClientRect().y;
+        map.dispatchEvent(new WheelEvent("wheel", { deltaY: -400, clientX: x, clientY: y + top }));
+        result.zoomed = [view.scale / scale, ...since(x, y)];
+        const before = place();
+        map.setPointerCapture = () => {};
+        hit("pointerdown", 100, 100), hit("pointermove", 130, 90);
+        hit("pointerup", 130, 90), hit("pointermove", 5, 5);
+        result.moved = since(...before);
+        zoom(20, ...place()), result.close = colour(20);
+        const zoomed = view.scale;
+        dispatchEvent(new Event("resize")), result.kept = view.scale / zoomed;
+        document.querySelectorAll("#tools button")[2].click(), result.home = since(x, y);
+        result.fetched = performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 30));
+        """,
+        tmp_path,
+    )
+    assert result["title"] == result["heading"] == "a <title>" and result["caption"] == "KL & more"
+    assert result["legend"] == ["all / none", *HOSTILE] and result["hacked"] is None
+    # the places in the window are those of the map, turned over, scaled and shifted
+    places, embedding = np.array(result["places"]), embedding * [1, -1]
+    scale = np.ptp(places, 0) / np.ptp(embedding, 0)
+    assert scale[0] == pytest.approx(scale[1], rel=1e-3)
+    np.testing.assert_allclose(places, places.min(0) + scale * (embedding - embedding.min(0)), atol=0.1)
+    assert (places > 0).all() and (places < result["size"]).all()
+    assert result["colours"] == [[*bytes.fromhex(tsne.COLOURS[c][1:]), 255] for c in range(3)]
+    for k, (display, text, shade) in zip((3, 20, 299), result["hovers"], strict=True):
+        assert display == "block" and text == f"{HOSTILE[k % 3]} ({'test' if k >= 290 else 'train'} {k})"
+        assert shade == pytest.approx(255 * k / 299, abs=4)
+    assert result["hidden"] == [0, 0, 0, 0] != result["again"] == result["colours"][0]
+    assert result["none"] == [0, 0, 0, 0]
+    assert result["pressed"] == [None, "false", "true", "true"] and not result["unseen"].startswith(
+        HOSTILE[0]
+    )
+    assert result["zoomed"][0] == pytest.approx(np.exp(0.6)) and np.abs(result["zoomed"][1:]).max() < 1
+    assert result["moved"] == pytest.approx([30, -10], abs=1e-6)
+    assert result["close"] == pytest.approx(
+        [255 * 20 / 299] * 3 + [255], abs=4
+    )  # its picture is in its place
+    assert result["kept"] == 1
+    assert result["home"] == pytest.approx([0, 0], abs=1e-6)
+    assert not [name for name in result["fetched"] if not name.startswith(("data:", "file:"))]
+
+
+def test_a_page_without_pictures_and_labels_tells_the_rows(tmp_path, blobs, capsys):
+    _, printed = mapped(capsys, blobs / "x.npy", "--html", *SHORT, "--out", blobs / "map.png")
+    assert str(blobs / "map.html") in printed
+    result = in_browser(
+        (blobs / "map.html").read_text(encoding="utf-8"),
+        """
+        result.legend = find("#legend").textContent, result.title = document.title;
+        hit("pointermove", across(7), down(7));
+        result.card = find("#card span").textContent, result.row = data.row[hovered];
+        result.pictures = document.querySelectorAll("#card canvas").length;
+        """,
+        tmp_path,
+    )
+    assert result["legend"] == "" and result["title"] == "x.npy: 120 points"
+    assert result["card"] == f"row {result['row']}" and result["pictures"] == 0
