@@ -71,7 +71,7 @@ def open_tsne(method, **schedule):
 
 
 def our_iterations(n):
-    return 500 if n >= 5000 else 750
+    return 500 if n >= 5000 else 700
 
 
 OUR_SCHEDULE = dict(early_exaggeration_iter=100, initial_momentum=0.8, final_momentum=0.9)
