@@ -1,6 +1,6 @@
 """How fast is our t-SNE, and how good are its maps? Ours against scikit-learn and openTSNE.
 
-    pip install scikit-learn scipy openTSNE
+    pip install -r requirements-dev.txt && pip install --no-deps openTSNE==1.0.4
     python benchmarks/tsne.py --data-dir DIR                                       # 2,000 and 10,000 points
     python benchmarks/tsne.py --data-dir DIR --sizes 70000 --rounds 1 --keep maps  # take an hour
     python benchmarks/tsne.py --force maps/mnist-70000-ours.npy --figure docs/barnes-hut.png
