@@ -421,7 +421,7 @@ class TSNE:
     early_exaggeration  how many times as strong springs are at first: 100 iterations, or a fifth if fewer
     learning_rate    of the gradient with its factor 4. "auto": n / 4, over the exaggeration while that lasts
                      (after Belkina et al. 2019)
-    max_iter         iterations in all; None: 500, or 750 for less than 5,000 points
+    max_iter         iterations in all; None: 500, or 700 for less than 5,000 points
     n_iter_without_progress, min_grad_norm  stop if the KL has not fallen for so long, or the gradient is so
                      small, as seen every 50 iterations; while springs are exaggerated only the gradient can
     metric           "euclidean", "cosine", or "precomputed": X is [n, n] distances
@@ -472,7 +472,7 @@ class TSNE:
         self._check(x)
         n, embedding = len(x), self._start(x)
         attraction, repulsion, entropy = self._forces(x)
-        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 750)
+        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 700)
         early = min(100, last // 5), self.early_exaggeration, 0.8
         for end, exaggeration, momentum in (early, (last, 1.0, 0.9)):
             auto = self.learning_rate == "auto"
@@ -572,7 +572,7 @@ class TSNE:
         else:
             row, column, p = symmetrise(neighbours, p)
             attraction = Springs(row, column, p, n)
-            repulsion = Mesh(0.25 if n < 5000 else 0.3 if n < 20_000 else 0.35)
+            repulsion = Mesh(0.3 if n < 20_000 else 0.35)
             if method == "barnes_hut":
                 repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
         return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
