@@ -505,9 +505,8 @@ def command(argv):
     data.require(one, "--save-stats writes the statistics of one source: give one")
     data.require(Path(args.save_stats or "F.npz").suffix == ".npz", "--save-stats: name a file F.npz")
     for path in filter(None, (args.save_stats, args.out)):  # now, not after an hour
-        data.require(
-            Path(path).absolute().parent.is_dir(), f"{path}: there is no such folder, make it first"
-        )
+        there = Path(path).absolute().parent.is_dir()
+        data.require(there, f"{path}: there is no such folder, make it first")
     sources = [open_source(name, args) for name in args.sources]
     reports = [own_report(source, args) for source in sources]
     compares = None in reports or not (args.against or args.save_stats or args.out)
@@ -534,15 +533,12 @@ def own_report(source, args):
     """The report of what is not judged by its pictures' features, or None."""
     import data
 
-    model, name = source.get("model"), source["folder"]
+    model = source.get("model")
+    held = f"{source['folder']} holds a {source.get('kind', 'set of pictures')}"
     known = hasattr(model, "log_weights") or not args.log_likelihood
-    data.require(
-        known, f"--log-likelihood is of VAEs: {name} holds a {source.get('kind', 'set of pictures')}"
-    )
+    data.require(known, f"--log-likelihood is of VAEs: {held}")
     known = hasattr(model, "predict") or not args.data
-    data.require(
-        known, f"--data is for judging a classifier: {name} holds a {source.get('kind', 'set of pictures')}"
-    )
+    data.require(known, f"--data is for judging a classifier: {held}")
     if args.log_likelihood:
         return report_likelihood
     if hasattr(model, "predict"):
