@@ -1,6 +1,10 @@
 # make demo      train, look at and judge a conditional VAE
 # make test      lint and tests, under 5 minutes
 # make test-all  the long tests too
+# make reproduce the tables of RESULTS.md, days on two cores; stop it and start it again at will
+#     BUDGET=short      30 updates for each row, into runs/reproduce-short/table.md
+#     EXPERIMENT=r4     a report or a row
+#     DATA_DIR=DIR      with DIR/mnist and DIR/butterflies for R2 and R3; without it what the repository has
 #
 # PIP_ARGS goes to every pip install, PYTHON names the Python that makes .venv.
 
@@ -9,7 +13,9 @@ PIP_ARGS ?=
 CVAE = runs/cvae-mnist10k
 JUDGE = runs/classifier-mnist10k
 
-.PHONY: demo test test-all
+BUDGET ?= full
+
+.PHONY: demo test test-all reproduce
 .DELETE_ON_ERROR:
 
 .venv/run: requirements.txt
@@ -45,3 +51,6 @@ test: .venv/dev
 
 test-all: .venv/dev
 	.venv/bin/python -m pytest -m ""
+
+reproduce: .venv/run
+	.venv/bin/python experiments/reproduce.py $(EXPERIMENT) --budget $(BUDGET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")

@@ -1,0 +1,367 @@
+"""Runs the rows of rows.toml, an experiment of a report each, and writes the tables of RESULTS.md.
+
+    python experiments/reproduce.py --budget short             # 30 updates for each: does everything work?
+    python experiments/reproduce.py r4 r1-ad                   # a report or a row, at full budget
+    python experiments/reproduce.py --data-dir DIR             # everything: days on two cores
+    python experiments/reproduce.py r4 --tables                # trains nothing: tables of what there is
+
+A row is trained with each of its seeds, measured by commands of metrics.py, tsne.py and claims.py, and kept
+in results/<row>.json, from which alone the tables are made. Stop it at any moment and start it again: what
+has ended is kept, what was interrupted goes on. Two runs train at once and share the cores.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import platform
+import re
+import shlex
+import signal
+import statistics
+import sys
+import tomllib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import metrics
+import models
+import sample
+import train
+import tsne
+from data import Mistake, require
+from experiments import claims, run
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "RESULTS.md"
+ROWS = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
+CLAIMS = ROWS.pop("claims")
+SCRIPTS = {"metrics": metrics, "tsne": tsne, "sample": sample, "claims": claims}
+SHORT = {"--steps": "30", "--fit-epochs": "1", "--refine-epochs": "1"}  # of these, those that a recipe has
+GPU = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What there is to train
+
+
+def choose(names):
+    """The rows of those names or reports (r4), and those that measure them, in the order of the file."""
+    for name in names:
+        known = any(f"{row}-".startswith(f"{name}-") for row in ROWS)
+        require(known, f"no row or report {name}: there are {', '.join(ROWS)}")
+    chosen = {row for row in ROWS if not names or any(f"{row}-".startswith(f"{name}-") for name in names)}
+    for row in list(chosen):
+        chosen |= set(re.findall(r"{(r\d[^}]*)}", " ".join(ROWS[row].get("measure", {}).values())))
+    return [row for row in ROWS if row in chosen]
+
+
+def trainings(name, args):
+    """(run folder, train.py's arguments) for each seed of a row; none for a row that trains nothing."""
+    row = ROWS[name]
+    if "floor" in row:
+        return []
+    recipe, seeds = run.RECIPES[row.get("recipe", name)], row.get("seeds", 1)
+    argv = [f"@{recipe}", *shlex.split(row.get("flags", ""))]
+    if args.data_dir and row.get("whole"):
+        argv += run.whole(argv, args.data_dir)
+    if args.budget == "short":
+        told, seeds = recipe.read_text(), 1
+        argv += [part for flag in SHORT if flag == "--steps" or flag in told for part in (flag, SHORT[flag])]
+    elif is_tenth(row):
+        flags = train.read_flags(argv)[0]
+        budget = "steps" if flags.steps else "epochs"
+        argv += [f"--{budget}", str(max(1, getattr(flags, budget) // 10))]
+    folders = [Path(args.out, name + (f",seed={seed}" if seed else "")) for seed in range(seeds)]
+    return [(f, [*argv, "--seed", str(seed), "--out", str(f)]) for seed, f in enumerate(folders)]
+
+
+def is_tenth(row):
+    """Heavy rows have a tenth of their updates, unless there is a GPU."""
+    return row.get("heavy", False) and not GPU
+
+
+def command_line(name):
+    """What a reader types for a run of a row."""
+    row = ROWS[name]
+    return f"python train.py @experiments/{row.get('recipe', name)}.txt {row.get('flags', '')}".strip()
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What a row gave
+
+
+def collect(name, args):
+    """Measures a row's runs that have ended, and writes <row>.json, unless it is of these runs already."""
+    row, path = ROWS[name], results(args) / f"{name}.json"
+    folders = [folder for folder, _ in trainings(name, args) if (folder / "summary.json").exists()]
+    if not folders and "floor" not in row:
+        return print(f"{name}: no run of it has ended", file=sys.stderr)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    kept = dict(
+        row=name,
+        budget=args.budget,
+        tenth=is_tenth(row),
+        command=None if "floor" in row else command_line(name),
+        data=summaries[0]["data"] if summaries else row["data"],
+        seeds=len(folders),
+        seconds=[summary["seconds"] for summary in summaries],
+        steps=[summary["steps"] for summary in summaries],
+        measure=row.get("measure", {}),
+        wanted=row["numbers"],
+    )
+    had = json.loads(path.read_text()) if path.exists() else {}
+    if all(had.get(key) == value for key, value in kept.items()):
+        return None
+    found = [measure(name, folder, args) for folder in folders] or [floor(row)]
+    kept["numbers"] = {
+        key: [value(one, text, name) for one in found] for key, text in row["numbers"].items()
+    }
+    kept["versions"] = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__)
+    kept |= dict(threads=torch.get_num_threads(), gpu=GPU)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.write_file(path, lambda file: file.write((json.dumps(kept, indent=1) + "\n").encode()))
+    print(f"{name}: {told(row, kept)}", flush=True)
+    if folders:
+        for line in row.get("pictures", ()):
+            call(line, name, folders[0], args)
+    return None
+
+
+def results(args):
+    return HERE / "results" if args.budget == "full" else args.out / "results"
+
+
+def measure(name, folder, args):
+    """A run's summary, its log as lists by split and term, and what each command of the row says of it."""
+    found = dict(summary=json.loads((folder / "summary.json").read_text()), log={})
+    for line in sample.read_log(folder):
+        terms = found["log"].setdefault(line["split"], {})
+        for column, cell in line.items():
+            terms.setdefault(column.partition(" [")[0], []).append(cell)
+    for key, line in ROWS[name].get("measure", {}).items():
+        if line.startswith("tsne.py"):
+            place = folder / f"tsne-{key}.png"
+            call(f"{line} --out {shlex.quote(str(place))}", name, folder, args)
+            with np.load(place.with_suffix(".npz")) as arrays:
+                found[key] = {what: arrays[what].tolist() for what in ("kl", "shares")}
+        else:
+            few = " -n 100" if args.budget == "short" and " -n " in line else ""
+            text = call(f"{line}{few} --json", name, folder, args)
+            (found[key],) = json.loads(text)
+    return found
+
+
+def call(line, name, folder, args):
+    """What a command of ours prints; {run} in it is the folder, {row} that of another row's first seed."""
+    places = {row: args.out / row for row in ROWS} | {"run": folder}
+    script, *argv = shlex.split(re.sub(r"{([^}]+)}", lambda hole: shlex.quote(str(places[hole[1]])), line))
+    if args.data_dir and ROWS[name].get("whole") and script != "claims.py":
+        argv += ["--data-dir", args.data_dir]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = SCRIPTS[script.removesuffix(".py")].main(argv)
+    require(not status, f"{name}: python {script} {shlex.join(argv)} failed")
+    return printed.getvalue()
+
+
+def value(found, text, name):
+    """A number of a run, such as "5 * judge.by_class.accuracy.0 + log.valid.loss.-1"; None where one is."""
+    total = 0.0
+    for term in text.split(" + "):
+        factors = [look_up(found, factor, name) for factor in term.split(" * ")]
+        if None in factors:
+            return None
+        total += math.prod(factors)
+    return total
+
+
+def look_up(found, path, name):
+    with contextlib.suppress(ValueError):
+        return float(path)
+    here = found
+    for key in path.split("."):
+        try:
+            here = here[int(key)] if isinstance(here, list) else here[key]
+        except (KeyError, IndexError, ValueError):
+            raise Mistake(f"{name}: there is no {key} of {path}") from None
+    return None if here in (None, "") else float(here)
+
+
+def floor(row):
+    """Squared error per pixel of test and training pictures that a PCA of training pictures leaves."""
+    dataset = data.load(row["data"], valid_fraction=row.get("valid_fraction", 0.1))
+    x, test = (split.batch(slice(None))[0].flatten(1).double() for split in (dataset.train, dataset.test))
+    axes = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[: row["floor"]].T
+    found = {}
+    for split, points in (("train", x), ("test", test)):
+        points = points - x.mean(0)
+        mse = (points - points @ axes @ axes.T).square().mean().item()
+        found[split] = dict(mse=mse, rmse=255 * math.sqrt(mse))
+    return found
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def told(row, kept):
+    """A row's numbers in words, as rows.toml has them, with the deviation over seeds."""
+    return row["ours"].format(**{key: cell(values) for key, values in kept["numbers"].items()})
+
+
+def cell(values):
+    return run.cell([value for value in values if value is not None])
+
+
+def read_results(args):
+    paths = {name: results(args) / f"{name}.json" for name in ROWS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def tables(args):
+    """Markdown for each report, and for the claims, of what there is in results/."""
+    kept, parts = read_results(args), {}
+    for name, row in ROWS.items():
+        lines = parts.setdefault(name.partition("-")[0], [])
+        lines.append(table_row(name, row, kept.get(name)))
+    head = "| experiment | the report | ours | runs, minutes of each | |\n|---|---|---|---|---|\n"
+    parts = {report: head + "".join(lines) for report, lines in parts.items()}
+    numbers = {
+        name: {key: cell(values) for key, values in one["numbers"].items()} for name, one in kept.items()
+    }
+    claims_ = "| the reports say | we measured |\n|---|---|\n"
+    for claim in CLAIMS:
+        try:
+            claims_ += f"| {claim['says']} | {claim['ours'].format(**numbers)} |\n"
+        except KeyError:  # a row that is still to run
+            claims_ += f"| {claim['says']} | – |\n"
+    return parts | {"claims": claims_}
+
+
+def table_row(name, row, kept):
+    what = f"{row['what']}<br>`{name}`"
+    cells = [what, row.get("report", "–"), "–", "–", row.get("note", "")]
+    if kept:
+        cells[2] = told(row, kept)
+        if kept["seconds"]:
+            minutes, wanted = statistics.mean(kept["seconds"]) / 60, row.get("seeds", 1)
+            of = f" of {wanted}" if kept["seeds"] < wanted and kept["budget"] == "full" else ""
+            cells[3] = f"{kept['seeds']}{of}, {minutes:.1f}" + (", on a GPU" if kept["gpu"] else "")
+        if kept["tenth"]:
+            cells[4] = f"**a tenth of the updates.** {cells[4]}".strip()
+    return f"| {' | '.join(cells)} |\n"
+
+
+def write_tables(args):
+    """Into RESULTS.md between its marks, or at a short budget into a file of their own."""
+    parts = tables(args)
+    if args.budget == "short":
+        path, text = args.out / "table.md", "# 30 updates each: these numbers mean nothing\n"
+        text += "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
+    else:
+        path, text = RESULTS, RESULTS.read_text(encoding="utf-8")
+        for part, table in parts.items():
+            text = re.sub(
+                rf"(<!-- {part} -->\n).*?(<!-- end -->)", lambda mark, t=table: mark[1] + t + mark[2],
+                text, flags=re.DOTALL,
+            )  # fmt: skip
+    data.write_file(path, lambda file: file.write(text.encode()))
+    print(f"tables: {path}")
+    draw_figures(args)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def draw_figures(args):
+    """Those that need nothing but the results, where the rows that they show have been run."""
+    kept, folder = read_results(args), HERE.parent / "docs" if args.budget == "full" else args.out
+    for draw, name in ((draw_betas, "betas.png"), (draw_draws, "draws.png")):
+        with contextlib.suppress(KeyError), plt.rc_context(sample.STYLE):
+            figure = draw(kept)
+            data.write_file(folder / name, lambda file, f=figure: f.savefig(file, format="png"))
+            plt.close(figure)
+
+
+def draw_betas(kept):
+    """What a heavier KL costs and buys: conditional VAEs of drawings for beta 1, 2, 4."""
+    panels = dict(
+        accuracy="named as asked, %", confidence="confidence, %", diversity="diversity", fid="FID-c"
+    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.4), layout="constrained")
+    for axis, (number, title) in zip(axes, panels.items(), strict=True):
+        for kind, mark in (("conv", "o-"), ("rnn", "s--")):
+            values = [kept[f"r0-cvae-{kind}-beta{beta}"]["numbers"][number] for beta in (1, 2, 4)]
+            axis.plot((1, 2, 4), [statistics.mean(v) for v in values], mark, ms=4, label=f"{kind} encoder")
+        axis.set(title=title, xlabel="beta", xscale="log", xticks=(1, 2, 4), xticklabels="124")
+        axis.minorticks_off()
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def draw_draws(kept):
+    """FID-c of R4's models for four ways of drawing latents, with the deviation over seeds."""
+    ways = dict(fid="N(0, I)", fid_scale8="times 0.8", fid_scale6="times 0.6", fid_cut1="cut off at ±1")
+    figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
+    for k, (number, way) in enumerate(ways.items()):
+        values = [kept[name]["numbers"][number] for name in ("r4-rnn-vae", "r4-conv-vae", "r4-cvae")]
+        spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
+        places = [place + 0.2 * k for place in range(3)]
+        axis.bar(places, [statistics.mean(v) for v in values], 0.18, yerr=spread, label=way)
+    axis.set_xticks([0.3, 1.3, 2.3], ["RNN VAE", "conv VAE", "conditional VAE"])
+    axis.set_ylabel("FID-c (lower is better)")
+    axis.legend(title="latents", fontsize=8)
+    return figure
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Command line
+
+
+def command(argv):
+    parser = data.Parser(prog="reproduce.py", description=__doc__)
+    add = parser.add_argument
+    add("rows", nargs="*", metavar="ROW", help="rows or reports (default: all)")
+    add("--budget", choices=("short", "full"), default="full", help="short: 30 updates for each (full)")
+    add("--jobs", type=data.number(int, 1), default=2, help="how many trainings at once (default 2)")
+    add("--data-dir", metavar="DIR", help="with mnist/ and butterflies/, for R2 and R3; else small ones")
+    add("--tables", action="store_true", help="train and measure nothing, only write the tables")
+    args = parser.parse_args(argv)
+    args.out = Path("runs", f"reproduce-{args.budget}")
+    names = [] if args.tables else choose(args.rows)
+    if GPU:
+        print(f"on {GPU}: R0 and R3 in full too")
+    failed = []
+    for _, group in itertools.groupby(names, lambda name: name.partition("-")[0]):
+        group = list(group)
+        plans = [trainings(name, args) for name in group]
+        by_seed = [one for seed in itertools.zip_longest(*plans) for one in seed if one]
+        run.check(by_seed)
+        failed += run.run_all(by_seed, args.jobs)
+        for name in group:
+            try:
+                collect(name, args)
+            except Mistake as mistake:  # the others need not wait for it
+                print(mistake, file=sys.stderr)
+                failed.append(name)
+        write_tables(args)
+    if args.tables:
+        write_tables(args)
+    return 1 if failed else 0
+
+
+def main(argv=None):
+    """Runs the command line; returns its exit status."""
+    return data.run_command("reproduce.py", command, argv, models.ModelError, metrics.MetricError)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill is as good as Ctrl-C
+    sys.exit(main())
