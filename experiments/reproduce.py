@@ -110,6 +110,7 @@ def collect(name, args):
         tenth=is_tenth(row),
         command=None if "floor" in row else command_line(name),
         data=summaries[0]["data"] if summaries else row["data"],
+        of_data_dir=bool(args.data_dir and row.get("whole")),
         seeds=len(folders),
         seconds=[summary["seconds"] for summary in summaries],
         steps=[summary["steps"] for summary in summaries],
@@ -230,7 +231,7 @@ def tables(args):
     for name, row in ROWS.items():
         lines = parts.setdefault(name.partition("-")[0], [])
         lines.append(table_row(name, row, kept.get(name)))
-    head = "| experiment | the report | ours | runs, minutes of each | |\n|---|---|---|---|---|\n"
+    head = "| experiment | the report | ours | data; runs, minutes of each | |\n|---|---|---|---|---|\n"
     parts = {report: head + "".join(lines) for report, lines in parts.items()}
     numbers = {
         name: {key: cell(values) for key, values in one["numbers"].items()} for name, one in kept.items()
@@ -249,10 +250,11 @@ def table_row(name, row, kept):
     cells = [what, row.get("report", "–"), "–", "–", row.get("note", "")]
     if kept:
         cells[2] = told(row, kept)
+        cells[3] = kept["data"] + " of DIR" * kept["of_data_dir"]
         if kept["seconds"]:
             minutes, wanted = statistics.mean(kept["seconds"]) / 60, row.get("seeds", 1)
             of = f" of {wanted}" if kept["seeds"] < wanted and kept["budget"] == "full" else ""
-            cells[3] = f"{kept['seeds']}{of}, {minutes:.1f}" + (", on a GPU" if kept["gpu"] else "")
+            cells[3] += f"; {kept['seeds']}{of}, {minutes:.1f}" + (", on a GPU" if kept["gpu"] else "")
         if kept["tenth"]:
             cells[4] = f"**a tenth of the updates.** {cells[4]}".strip()
     return f"| {' | '.join(cells)} |\n"

@@ -165,6 +165,7 @@ def test_an_unknown_row_is_told_in_one_line(here, capsys):
 
 def result(numbers, seeds=3, **more):
     kept = dict(numbers=numbers, seeds=seeds, seconds=[60.0] * seeds, budget="full", tenth=False, gpu=None)
+    kept |= dict(data="some", of_data_dir=False)
     return json.dumps(kept | more)
 
 
@@ -183,8 +184,8 @@ def test_tables_come_from_the_results_alone(here):
         and "old" not in text
         and "\nbetween\n" in text
     )
-    assert "| MSE test 2 ± 1, validation 2 | 3, 1.0 |" in text
-    assert "| 2 of 3, 1.0 |" in text  # one seed is still to run
+    assert "| MSE test 2 ± 1, validation 2 | some; 3, 1.0 |" in text
+    assert "| some; 2 of 3, 1.0 |" in text  # one seed is still to run
     assert "rabbit 60%, yoga 50%, snowman 90%" in text  # a claim
     assert "| R2: the GAN drops modes | – |" in text
     assert text.count("`r4-") == sum(name.startswith("r4-") for name in reproduce.ROWS)
@@ -192,9 +193,9 @@ def test_tables_come_from_the_results_alone(here):
 
 def test_a_tenth_and_a_gpu_are_told(here):
     row = dict(what="w", ours="{a}", note="n")
-    kept = dict(json.loads(result(dict(a=[None]), 1)), tenth=True, gpu="some GPU")
+    kept = dict(json.loads(result(dict(a=[None]), 1)), tenth=True, of_data_dir=True, gpu="some GPU")
     told = reproduce.table_row("r4-conv-ae", row, kept)
-    assert "| 1, 1.0, on a GPU | **a tenth of the updates.** n |" in told
+    assert "| some of DIR; 1, 1.0, on a GPU | **a tenth of the updates.** n |" in told
 
 
 def test_figures_are_drawn_where_their_rows_have_been_run(here):
