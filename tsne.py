@@ -326,8 +326,8 @@ class Mesh:
     A far outlier would stretch it without bound: where the tree is faster, Barnes-Hut takes over.
     """
 
-    def __init__(self, spacing=0.35, pad=32.0):
-        self.spacing, self.key, self.pad = spacing, None, pad
+    def __init__(self, spacing=0.35):
+        self.spacing, self.key = spacing, None
 
     def __call__(self, y):
         n = len(y)
@@ -342,7 +342,7 @@ class Mesh:
             return barnes_hut_repulsion(y)
         nodes = [math.ceil(1.06 ** math.ceil(math.log(length / h + 4, 1.06))) for length in extent]
         # an FFT is periodic: room for the map twice, or once and so much that what comes around is weak
-        size = [good_size(min(2 * m, m + self.pad / h)) for m in nodes]
+        size = [good_size(min(2 * m, m + 32 / h)) for m in nodes]
         lack = float(max(extent) < 1)  # of the kernel to 1: in a small map, all that has digits
         if self.key != (size, h, lack):
             self.key, self.transform = (size, h, lack), kernel_transform(size, h, lack, y)
@@ -484,41 +484,29 @@ class TSNE:
         return self
 
     def _check(self, x):
-        n, c, named = len(x), self.n_components, isinstance(self.init, str)
+        n, c, rate, named = len(x), self.n_components, self.learning_rate, isinstance(self.init, str)
         require(n > 1, f"X has {n} points: a map takes two or more")
         few, distances = n <= EXACT_LIMIT, self.metric == "precomputed"
+        exact, from_pca = few and self.method in ("auto", "exact"), named and self.init == "pca"
         limit = f"for up to {EXACT_LIMIT:,} points"
         for name, fits, wanted in (
             ("n_components", isinstance(c, int) and c > 0, "a whole number from 1"),
-            (
-                "n_components",
-                c == 2 or few and self.method in ("auto", "exact"),
-                f"2; more are for 'exact', {limit}",
-            ),
+            ("n_components", c == 2 or exact, f"2; more are for 'exact', {limit}"),
             ("perplexity", 1 <= self.perplexity < n, f"1 or more, but less than the {n} points"),
             ("early_exaggeration", self.early_exaggeration >= 1, "1 or more"),
-            (
-                "learning_rate",
-                self.learning_rate == "auto" or self.learning_rate > 0,
-                "auto, or more than 0",
-            ),
+            ("learning_rate", rate == "auto" or rate > 0, "auto, or more than 0"),
             ("max_iter", self.max_iter is None or self.max_iter > 0, "1 or more, or None"),
             ("angle", 0 <= self.angle <= 1, "0 to 1"),
             ("metric", self.metric in METRICS, " or ".join(METRICS)),
             ("method", self.method in METHODS, " or ".join(METHODS)),
             ("method", few or self.method != "exact", f"another; this is {limit}"),
             ("init", not named or self.init in ("pca", "random"), "pca, random or a map"),
-            (
-                "init",
-                not (distances and named and self.init == "pca"),
-                "random or a map: distances have no PCA",
-            ),
+            ("init", not (distances and from_pca), "random or a map: distances have no PCA"),
         ):
             require(fits, f"{name} {getattr(self, name)!r}: give {wanted}")
         square = x.shape == (n, n) and bool((x >= 0).all())
-        require(
-            square or not distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
-        )
+        told = f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
+        require(square or not distances, told)
         zeros = self.metric == "cosine" and not x.any(1).all()
         require(not zeros, "X has a point at 0, which has no direction for metric='cosine'")
 
