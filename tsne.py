@@ -182,25 +182,25 @@ class Springs:
 
     def __init__(self, row, column, p, n):
         self.rectangles = [
-            (rows, torch.where(filled, column[place], rows[:, None]).int(), torch.where(filled, p[place], 0))
+            (rows, torch.where(filled, column[place], rows[:, None]), torch.where(filled, p[place], 0))
             for rows, place, filled in rectangles(row, n, 1 << 17)
         ]
         self.size = max(partner.numel() for _, partner, _ in self.rectangles)
 
     def __call__(self, y, want_spread=True):
-        pull, spread = torch.zeros_like(y), 0.0
-        coordinates, buffers = y.T.contiguous(), y.new_empty(3, self.size)
+        pull, spread, y = torch.zeros_like(y.T), 0.0, y.T.contiguous()
+        buffer = y.new_empty(3 * self.size)
         for rows, partner, p in self.rectangles:
-            dx, dy, weight = (buffer[: p.numel()].view(p.shape) for buffer in buffers)
-            for values, difference in zip(coordinates, (dx, dy), strict=True):
-                torch.index_select(values, 0, partner.view(-1), out=difference.view(-1))
-                torch.sub(values[rows, None], difference, out=difference)
-            torch.mul(dx, dx, out=weight).addcmul_(dy, dy).add_(1)
+            work = buffer[: 3 * p.numel()].view(3, *p.shape)
+            away, weight = work[:2], work[2]
+            torch.gather(y[:, None].expand(2, *p.shape[:1], -1), 2, partner.expand(2, -1, -1), out=away)
+            torch.sub(y[:, rows, None], away, out=away)
+            torch.mul(away[0], away[0], out=weight).addcmul_(away[1], away[1]).add_(1)
             if want_spread:
                 spread += (p * weight.log()).sum(dtype=torch.float64)
             torch.div(p, weight, out=weight)
-            pull[rows] = torch.stack([dx.mul_(weight).sum(1), dy.mul_(weight).sum(1)], 1)
-        return pull, spread
+            pull[:, rows] = away.mul_(weight).sum(2)
+        return pull.T.contiguous(), spread
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -314,13 +314,10 @@ def good_size(size):
     return size
 
 
-def spline(t):
-    """Cubic B-spline weights [n, 4] of the four nodes around places t [n] in [0, 1), where 0 is the second
-    node, and their derivatives."""
-    s = 1 - t
-    weights = [s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6]
-    slopes = [-(s**2) / 2, 1.5 * t**2 - 2 * t, 2 * s - 1.5 * s**2, t**2 / 2]
-    return torch.stack(weights, 1), torch.stack(slopes, 1)
+# Cubic B-spline: the weights of the four nodes around places t in [0, 1), where 0 is the second node, and
+# then their derivatives, each as the factors of 1, t, t^2 and t^3
+SPLINE = [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]]
+SPLINE = torch.tensor([*SPLINE, [-3, 6, -3, 0], [0, -12, 9, 0], [3, 6, -9, 0], [0, 0, 3, 0]]) / 6
 
 
 class Mesh:
@@ -329,37 +326,40 @@ class Mesh:
     A far outlier would stretch it without bound: where the tree is faster, Barnes-Hut takes over.
     """
 
-    def __init__(self, spacing=0.35, pad=32.0):
-        self.spacing, self.key, self.pad = spacing, None, pad
+    def __init__(self, spacing=0.35):
+        self.spacing, self.key = spacing, None
 
     def __call__(self, y):
-        n, low = len(y), y.amin(0)
+        n = len(y)
         if n < FEW:
             return exact_repulsion(y)
-        extent = (y.amax(0) - low).tolist()
-        h = min(self.spacing, max(extent) / 32 + 1e-30)
+        places = y.T.contiguous()
+        low, high = places.aminmax(dim=1, keepdim=True)
+        extent = (high - low).flatten().tolist()
+        # both in steps of 6%, so that the kernel's transform is used for a while
+        h = min(self.spacing, 1.06 ** math.ceil(math.log(max(extent) / 32 + 1e-30, 1.06)))
         if not max(extent) < h * (256 + 8 * math.isqrt(n)):
             return barnes_hut_repulsion(y)
-        # in steps of 6%, so that the kernel's transform is used for a while
         nodes = [math.ceil(1.06 ** math.ceil(math.log(length / h + 4, 1.06))) for length in extent]
         # an FFT is periodic: room for the map twice, or once and so much that what comes around is weak
-        size = [good_size(min(2 * m, m + self.pad / h)) for m in nodes]
+        size = [good_size(min(2 * m, m + 32 / h)) for m in nodes]
         lack = float(max(extent) < 1)  # of the kernel to 1: in a small map, all that has digits
         if self.key != (size, h, lack):
             self.key, self.transform = (size, h, lack), kernel_transform(size, h, lack, y)
-        place = (y - low) / h
+        place = (places - low) / h
         cell = place.floor()
-        (wx, wy), (dx, dy) = (weights.unflatten(0, (2, n)) for weights in spline((place - cell).T.flatten()))
+        t = place.sub_(cell).flatten()
+        powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
+        (wx, wy), (dx, dy) = (SPLINE.to(t) @ powers).view(2, 4, 2, n).transpose(1, 2)  # (4, n) each
         step, cell = torch.arange(4, device=y.device), cell.long()
-        node = (cell[:, :1, None] + step[:, None]) * nodes[1] + cell[:, 1:, None] + step  # (n, 4, 4)
-        charge = y.new_zeros(nodes[0] * nodes[1])
-        charge.index_add_(0, node.flatten(), (wx[:, :, None] * wy[:, None]).flatten())
+        node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
+        charge = y.new_zeros(nodes[0], size[1])
+        charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
         # one axis after the other, for most of what the other sees is empty, or not wanted
-        field = torch.fft.fft(torch.fft.rfft(charge.view(nodes), n=size[1]), n=size[0], dim=0)
-        field = torch.fft.ifft(field.mul_(self.transform), dim=0)[: nodes[0]]
-        field = torch.fft.irfft(field, n=size[1])[:, : nodes[1]].flatten()[node]  # (n, 4, 4)
-        along, across = (field @ torch.stack([wy, dy], 2)).unbind(2)  # (n, 4)
-        potential, push = (along * wx).sum(1), torch.stack([(along * dx).sum(1), (across * wx).sum(1)], 1)
+        field = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
+        field = torch.fft.irfft(torch.fft.ifft(field, dim=0)[: nodes[0]], n=size[1]).take(node)
+        along, across = (field * wy).sum(1), (field * dy).sum(1)  # (4, n)
+        potential, push = (along * wx).sum(0), torch.stack([(along * dx).sum(0), (across * wx).sum(0)], 1)
         return push.div_(-2 * h), potential.sum(dtype=torch.float64) + (lack * n - 1) * n
 
 
@@ -370,7 +370,7 @@ def kernel_transform(size, h, lack, like):
     square = x[:, None] + y
     kernel = (1 - lack - lack * square) / (1 + square)
     a, b = ((2 + (2 * math.pi / length * s).cos()) / 3 for s, length in zip(steps, size, strict=True))
-    return torch.fft.rfft2(kernel).real / (a[:, None] * b[: size[1] // 2 + 1]).square_()
+    return torch.fft.rfft2(kernel) / (a[:, None] * b[: size[1] // 2 + 1]).square_()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -484,41 +484,29 @@ class TSNE:
         return self
 
     def _check(self, x):
-        n, c, named = len(x), self.n_components, isinstance(self.init, str)
+        n, c, rate, named = len(x), self.n_components, self.learning_rate, isinstance(self.init, str)
         require(n > 1, f"X has {n} points: a map takes two or more")
         few, distances = n <= EXACT_LIMIT, self.metric == "precomputed"
+        exact, from_pca = few and self.method in ("auto", "exact"), named and self.init == "pca"
         limit = f"for up to {EXACT_LIMIT:,} points"
         for name, fits, wanted in (
             ("n_components", isinstance(c, int) and c > 0, "a whole number from 1"),
-            (
-                "n_components",
-                c == 2 or few and self.method in ("auto", "exact"),
-                f"2; more are for 'exact', {limit}",
-            ),
+            ("n_components", c == 2 or exact, f"2; more are for 'exact', {limit}"),
             ("perplexity", 1 <= self.perplexity < n, f"1 or more, but less than the {n} points"),
             ("early_exaggeration", self.early_exaggeration >= 1, "1 or more"),
-            (
-                "learning_rate",
-                self.learning_rate == "auto" or self.learning_rate > 0,
-                "auto, or more than 0",
-            ),
+            ("learning_rate", rate == "auto" or rate > 0, "auto, or more than 0"),
             ("max_iter", self.max_iter is None or self.max_iter > 0, "1 or more, or None"),
             ("angle", 0 <= self.angle <= 1, "0 to 1"),
             ("metric", self.metric in METRICS, " or ".join(METRICS)),
             ("method", self.method in METHODS, " or ".join(METHODS)),
             ("method", few or self.method != "exact", f"another; this is {limit}"),
             ("init", not named or self.init in ("pca", "random"), "pca, random or a map"),
-            (
-                "init",
-                not (distances and named and self.init == "pca"),
-                "random or a map: distances have no PCA",
-            ),
+            ("init", not (distances and from_pca), "random or a map: distances have no PCA"),
         ):
             require(fits, f"{name} {getattr(self, name)!r}: give {wanted}")
         square = x.shape == (n, n) and bool((x >= 0).all())
-        require(
-            square or not distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
-        )
+        told = f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
+        require(square or not distances, told)
         zeros = self.metric == "cosine" and not x.any(1).all()
         require(not zeros, "X has a point at 0, which has no direction for metric='cosine'")
 

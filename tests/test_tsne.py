@@ -192,7 +192,7 @@ def test_angle_0_is_exact(n):
     assert relative_error(found, expected) < 1e-6
     assert found_total.item() == pytest.approx(total.item(), rel=1e-9)
     found = tsne.barnes_hut_repulsion(y.float(), 0.0)[0]
-    assert n < 30 or relative_error(found, expected) < 1e-3  # what sums of so many float32 lose
+    assert n < 30 or relative_error(found, expected) < 1.5e-4  # what sums of so many float32 lose
 
 
 def test_barnes_hut_errs_less_with_less_angle_and_stays_within_the_criterion():
@@ -250,9 +250,9 @@ def test_awkward_maps(name, dtype):
     expected, total = tsne.exact_repulsion(y.double())
     size = expected.norm().item() + 1e-3
     for repulsion, tolerance in (
-        (lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-6 if dtype == torch.float64 else 0.01),
-        (tsne.barnes_hut_repulsion, 0.05),
-        (tsne.Mesh(), 0.05),
+        (lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-6 if dtype == torch.float64 else 5e-5),
+        (tsne.barnes_hut_repulsion, 0.05 if name == "line" else 0.01),
+        (tsne.Mesh(), 0.004),
     ):
         found, found_total = repulsion(y)
         assert (found - expected).norm() / size < tolerance
