@@ -131,7 +131,8 @@ def nearest(queries, points, k, first=None):
     columns = F.pad(points, (0, 0, 0, width * groups - n)).T.contiguous()
     lengths = F.pad(points.square().sum(1), (0, width * groups - n), value=math.inf)
     buffer = points.new_empty(block, width * groups)  # for all blocks: memory that is new is slow
-    steps, found, squares = width * torch.arange(groups, device=points.device), [], []
+    steps, squares = width * torch.arange(groups, device=points.device), queries.new_empty(len(queries), k)
+    found = torch.empty_like(squares, dtype=torch.long)
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
         scores = torch.addmm(lengths, rows, columns, alpha=-2, out=buffer[: len(rows)])  # less |q|^2
@@ -140,24 +141,29 @@ def nearest(queries, points, k, first=None):
         best = scores.view(-1, groups, width).amin(1).topk(k, largest=False, sorted=False).indices
         members = (best[:, :, None] + steps).flatten(1)  # (block, k * groups)
         best = scores.gather(1, members).topk(k, largest=False, sorted=False).indices
-        found.append(members.gather(1, best))
+        found[start : start + block] = members.gather(1, best)
         # |q|^2 - 2qp + |p|^2 has lost digits: once more, by differences
-        squares.append((rows[:, None] - points[found[-1]]).square_().sum(2))
-        lost = torch.finfo(rows.dtype).eps * rows.square().sum(1) > 1e-4 * squares[-1].amax(1)
+        exact = (rows[:, None] - points[found[start : start + block]]).square_().sum(2)
+        squares[start : start + block] = exact
+        lost = torch.finfo(rows.dtype).eps * rows.square().sum(1) > 1e-4 * exact.amax(1)
         if rows.dtype == torch.float32 and lost.any():  # so many that it chose the wrong ones
             return nearest(queries.double(), points.double(), k, first)
-    return torch.cat(found), torch.cat(squares)
+    return found, squares
 
 
-def symmetrise(neighbours, p):
+def symmetrise(neighbours, p, block=4096):
     """p_ij = (p_j|i + p_i|j) / 2n of neighbours [n, k] and p_j|i [n, k]: row, column and value of each pair
-    that has one, sorted by row."""
+    that has one, sorted by row. A block of rows at a time: sorting all would take most of the memory."""
     n, k = neighbours.shape
-    row, column = torch.arange(n, device=p.device).repeat_interleave(k), neighbours.flatten()
-    key, order = torch.cat([row * n + column, column * n + row]).sort()
-    key, pair = torch.unique_consecutive(key, return_inverse=True)
-    value = p.new_zeros(len(key)).index_add_(0, pair, p.flatten().repeat(2)[order])
-    return key // n, key % n, value.div_(2 * n)
+    column, p, parts = neighbours.flatten(), p.flatten(), []
+    for start in range(0, n, block):
+        own = torch.arange(start * k, min(n, start + block) * k, device=p.device)
+        other = ((column >= start) & (column < start + block)).nonzero()[:, 0]
+        key, order = torch.cat([own // k * n + column[own], column[other] * n + other // k]).sort()
+        key, pair = torch.unique_consecutive(key, return_inverse=True)
+        value = p.new_zeros(len(key)).index_add_(0, pair, p[torch.cat([own, other])[order]])
+        parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
+    return map(torch.cat, zip(*parts, strict=True))
 
 
 def rectangles(group, n, entries):
@@ -552,13 +558,14 @@ class TSNE:
         if method == "auto":
             method = "exact" if n < FEW or self.n_components != 2 else "fft"
         k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
-        neighbours, squares = self._nearest(x, k, first=0)
-        p = conditional_affinities(squares.float(), self.perplexity)
+        neighbours, p = self._nearest(x, k, first=0)
+        p = conditional_affinities(p.float(), self.perplexity)
         if method == "exact":
             p = joint_affinities(neighbours, p)
             attraction, repulsion = functools.partial(exact_attraction, p), exact_repulsion
         else:
             row, column, p = symmetrise(neighbours, p)
+            del neighbours  # or they would be there at the peak of memory
             attraction = Springs(row, column, p, n)
             repulsion = Mesh(0.3 if n < 20_000 else 0.35)
             if method == "barnes_hut":

@@ -110,6 +110,18 @@ def test_dense_affinities_are_those_of_scikit_learn():
     assert found.sum().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("block", [1, 7, 100])
+def test_sparse_affinities_are_the_same_in_blocks_of_any_size(block):
+    random = torch.Generator().manual_seed(0)
+    neighbours = torch.rand(30, 29, generator=random).topk(5).indices  # of all numbers but a point's own
+    neighbours += neighbours >= torch.arange(30)[:, None]
+    p = torch.rand(30, 5, generator=random, dtype=torch.float64)
+    row, column, value = tsne.symmetrise(neighbours, p, block)
+    assert torch.equal(row, row.sort().values)
+    whole = torch.zeros(30, 30, dtype=torch.float64).scatter_(1, neighbours, p)
+    torch.testing.assert_close(dense(row, column, value, 30), (whole + whole.T) / 60)
+
+
 def test_sparse_affinities_are_those_of_scikit_learn():
     x = torch.randn(400, 6, dtype=torch.float64)
     row, column, value = sparse_affinities(x, 10)
