@@ -44,11 +44,12 @@ def halfway(run, args):
 
 
 def scaled(run, args):
-    """How often the judge gives a decoded test latent, scaled, the name that it gave it unscaled, %."""
+    """How often the judge gives a decoded test latent, times 0.5 or 1.5, the name that it gave it before, %;
+    and how often it names the halved ones each class."""
     z = run.latents("test", torch.arange(min(args.n, len(run.dataset.test.x))))
-    names = {scale: named_by(args, decoded(run, scale * z))[0] for scale in (0.5, 1.0, 1.5)}
-    same = {f"by {scale:g}": metrics.percent(names[scale] == names[1.0]) for scale in names}
-    return same | dict(halved={name: metrics.percent(names[0.5] == c) for c, name in enumerate(run.classes)})
+    before, halved, grown = (named_by(args, decoded(run, scale * z))[0] for scale in (1.0, 0.5, 1.5))
+    same = dict(halved=metrics.percent(halved == before), grown=metrics.percent(grown == before))
+    return same | dict(named={name: metrics.percent(halved == c) for c, name in enumerate(run.classes)})
 
 
 def reach(run, args):

@@ -257,7 +257,7 @@ def test_what_a_judge_says_of_latents_moved(monkeypatch):
     assert found == dict(ends=dict(low=50, high=50), middle=dict(low=100, high=0))  # 0, 0.9 and 0.45
     found = claims.scaled(Latents(), args)
     # halved: .1 .2 .3 .6, one name of four changes; by 1.5: .3 .6 .9 1.8, one other
-    assert found == {"by 0.5": 75, "by 1": 100, "by 1.5": 75, "halved": dict(low=75, high=25)}
+    assert found == dict(halved=75, grown=75, named=dict(low=75, high=25))
 
 
 def test_confidence_in_samples_that_are_named_otherwise(monkeypatch):
