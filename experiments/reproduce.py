@@ -3,7 +3,7 @@
     python experiments/reproduce.py --budget short             # 30 updates for each: does everything work?
     python experiments/reproduce.py r4 r1-ad                   # a report or a row, at full budget
     python experiments/reproduce.py --data-dir DIR             # everything: days on two cores
-    python experiments/reproduce.py r4 --tables                # trains nothing: tables of what there is
+    python experiments/reproduce.py r4 --no-training           # measures what has ended, and tells it
 
 A row is trained with each of its seeds, measured by commands of metrics.py, tsne.py and claims.py, and kept
 in results/<row>.json, from which alone the tables are made. Stop it at any moment and start it again: what
@@ -102,7 +102,7 @@ def collect(name, args):
     row, path = ROWS[name], results(args) / f"{name}.json"
     folders = [folder for folder, _ in trainings(name, args) if (folder / "summary.json").exists()]
     if not folders and "floor" not in row:
-        return print(f"{name}: no run of it has ended", file=sys.stderr)
+        return
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     kept = dict(
         row=name,
@@ -119,7 +119,7 @@ def collect(name, args):
     )
     had = json.loads(path.read_text()) if path.exists() else {}
     if all(had.get(key) == value for key, value in kept.items()):
-        return None
+        return
     found = [measure(name, folder, args) for folder in folders] or [floor(row)]
     kept["numbers"] = {
         key: [value(one, text, name) for one in found] for key, text in row["numbers"].items()
@@ -132,7 +132,6 @@ def collect(name, args):
     if folders:
         for line in row.get("pictures", ()):
             call(line, name, folders[0], args)
-    return None
 
 
 def results(args):
@@ -334,27 +333,25 @@ def command(argv):
     add("--budget", choices=("short", "full"), default="full", help="short: 30 updates for each (full)")
     add("--jobs", type=data.number(int, 1), default=2, help="how many trainings at once (default 2)")
     add("--data-dir", metavar="DIR", help="with mnist/ and butterflies/, for R2 and R3; else small ones")
-    add("--tables", action="store_true", help="train and measure nothing, only write the tables")
+    add("--no-training", action="store_true", help="only measure what has ended, and write the tables")
     args = parser.parse_args(argv)
     args.out = Path("runs", f"reproduce-{args.budget}")
-    names = [] if args.tables else choose(args.rows)
     if GPU:
         print(f"on {GPU}: R0 and R3 in full too")
     failed = []
-    for _, group in itertools.groupby(names, lambda name: name.partition("-")[0]):
+    for _, group in itertools.groupby(choose(args.rows), lambda name: name.partition("-")[0]):
         group = list(group)
         plans = [trainings(name, args) for name in group]
         by_seed = [one for seed in itertools.zip_longest(*plans) for one in seed if one]
         run.check(by_seed)
-        failed += run.run_all(by_seed, args.jobs)
+        if not args.no_training:
+            failed += run.run_all(by_seed, args.jobs)
         for name in group:
             try:
                 collect(name, args)
             except Mistake as mistake:  # the others need not wait for it
                 print(mistake, file=sys.stderr)
                 failed.append(name)
-        write_tables(args)
-    if args.tables:
         write_tables(args)
     return 1 if failed else 0
 
