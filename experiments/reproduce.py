@@ -182,13 +182,16 @@ def value(found, text, name):
 
 
 def look_up(found, path, name):
+    """The number at a path, or None where a list is shorter, as the log of few epochs."""
     with contextlib.suppress(ValueError):
         return float(path)
     here = found
     for key in path.split("."):
         try:
             here = here[int(key)] if isinstance(here, list) else here[key]
-        except (KeyError, IndexError, ValueError):
+        except IndexError:
+            return None
+        except (KeyError, ValueError):
             raise Mistake(f"{name}: there is no {key} of {path}") from None
     return None if here in (None, "") else float(here)
 

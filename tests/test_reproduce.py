@@ -105,7 +105,8 @@ def test_a_number_is_a_sum_of_products():
     assert reproduce.value(found, "a.b.1", "row") == 2
     assert reproduce.value(found, "0.5 * a.b.-1 + 3 * a.b.0 + 10", "row") == 15
     assert reproduce.value(found, "a.b.0 + c", "row") is None
-    for wrong in ("a.d", "a.b.3", "a.b.x"):
+    assert reproduce.value(found, "a.b.3", "row") is None  # a log of fewer epochs
+    for wrong in ("a.d", "a.b.x"):
         with pytest.raises(data.Mistake, match="row: there is no"):
             reproduce.value(found, wrong, "row")
 
