@@ -2,7 +2,7 @@
 # make test      lint and tests, under 5 minutes
 # make test-all  the long tests too
 # make reproduce the tables of RESULTS.md, days on two cores; stop it and start it again at will
-#     BUDGET=short      30 updates for each row, into runs/reproduce-short/table.md
+#     BUDGET=short      10 updates for each row, into runs/reproduce-short/table.md
 #     EXPERIMENT=r4     a report or a row
 #     DATA_DIR=DIR      with DIR/mnist and DIR/butterflies for R2 and R3; without it what the repository has
 #

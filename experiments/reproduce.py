@@ -1,6 +1,6 @@
 """Runs the rows of rows.toml, an experiment of a report each, and writes the tables of RESULTS.md.
 
-    python experiments/reproduce.py --budget short             # 30 updates for each: does everything work?
+    python experiments/reproduce.py --budget short             # 10 updates for each: does everything work?
     python experiments/reproduce.py r4 r1-ad                   # a report or a row, at full budget
     python experiments/reproduce.py --data-dir DIR             # everything: days on two cores
     python experiments/reproduce.py r4 --no-training           # measures what has ended, and tells it
@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import math
+import os
 import platform
 import re
 import shlex
@@ -22,6 +23,8 @@ import signal
 import statistics
 import sys
 import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -43,7 +46,7 @@ RESULTS = HERE.parent / "RESULTS.md"
 ROWS = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
 CLAIMS = ROWS.pop("claims")
 SCRIPTS = {"metrics": metrics, "tsne": tsne, "sample": sample, "claims": claims}
-SHORT = {"--steps": "30", "--fit-epochs": "1", "--refine-epochs": "1"}  # of these, those that a recipe has
+SHORT = {"--steps": "10", "--fit-epochs": "1", "--refine-epochs": "1"}  # of these, those that a recipe has
 GPU = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
@@ -97,6 +100,21 @@ def command_line(name):
 # What a row gave
 
 
+def collect_all(names, args):
+    """Measures rows, args.jobs at once; returns those that failed. One that fails stops no other."""
+    if args.jobs == 1:
+        return [name for name in names if collect_one(name, args)]
+    # spawned, for a forked process would inherit torch's threads in whatever state they are
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        statuses = pool.map(collect_one, names, itertools.repeat(args))
+        return [name for name, status in zip(names, statuses, strict=True) if status]
+
+
+def collect_one(name, args):
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
+    return data.run_command(name, lambda _: collect(name, args), [], models.ModelError, metrics.MetricError)
+
+
 def collect(name, args):
     """Measures a row's runs that have ended, and writes <row>.json, unless it is of these runs already."""
     row, path = ROWS[name], results(args) / f"{name}.json"
@@ -121,9 +139,7 @@ def collect(name, args):
     if all(had.get(key) == value for key, value in kept.items()):
         return
     found = [measure(name, folder, args) for folder in folders] or [floor(row)]
-    kept["numbers"] = {
-        key: [value(one, text, name) for one in found] for key, text in row["numbers"].items()
-    }
+    kept["numbers"] = {key: [value(one, text) for one in found] for key, text in row["numbers"].items()}
     kept["versions"] = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__)
     kept |= dict(threads=torch.get_num_threads(), gpu=GPU)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +161,16 @@ def measure(name, folder, args):
         terms = found["log"].setdefault(line["split"], {})
         for column, cell in line.items():
             terms.setdefault(column.partition(" [")[0], []).append(cell)
+    short = args.budget == "short"
     for key, line in ROWS[name].get("measure", {}).items():
         if line.startswith("tsne.py"):
             place = folder / f"tsne-{key}.png"
+            line += " --max-iter 20" * short
             call(f"{line} --out {shlex.quote(str(place))}", name, folder, args)
             with np.load(place.with_suffix(".npz")) as arrays:
                 found[key] = {what: arrays[what].tolist() for what in ("kl", "shares")}
         else:
-            few = " -n 100" if args.budget == "short" and " -n " in line else ""
+            few = " -n 100" * (short and " -n " in line)
             text = call(f"{line}{few} --json", name, folder, args)
             (found[key],) = json.loads(text)
     return found
@@ -166,22 +184,22 @@ def call(line, name, folder, args):
         argv += ["--data-dir", args.data_dir]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = SCRIPTS[script.removesuffix(".py")].main(argv)
-    require(not status, f"{name}: python {script} {shlex.join(argv)} failed")
+    require(not status, f"python {script} {shlex.join(argv)} failed")
     return printed.getvalue()
 
 
-def value(found, text, name):
+def value(found, text):
     """A number of a run, such as "5 * judge.by_class.accuracy.0 + log.valid.loss.-1"; None where one is."""
     total = 0.0
     for term in text.split(" + "):
-        factors = [look_up(found, factor, name) for factor in term.split(" * ")]
+        factors = [look_up(found, factor) for factor in term.split(" * ")]
         if None in factors:
             return None
         total += math.prod(factors)
     return total
 
 
-def look_up(found, path, name):
+def look_up(found, path):
     """The number at a path, or None where a list is shorter, as the log of few epochs."""
     with contextlib.suppress(ValueError):
         return float(path)
@@ -192,7 +210,7 @@ def look_up(found, path, name):
         except IndexError:
             return None
         except (KeyError, ValueError):
-            raise Mistake(f"{name}: there is no {key} of {path}") from None
+            raise Mistake(f"there is no {key} of {path}") from None
     return None if here in (None, "") else float(here)
 
 
@@ -266,7 +284,7 @@ def write_tables(args):
     """Into RESULTS.md between its marks, or at a short budget into a file of their own."""
     parts = tables(args)
     if args.budget == "short":
-        path, text = args.out / "table.md", "# 30 updates each: these numbers mean nothing\n"
+        path, text = args.out / "table.md", "# 10 updates each: these numbers mean nothing\n"
         text += "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
     else:
         path, text = RESULTS, RESULTS.read_text(encoding="utf-8")
@@ -333,7 +351,7 @@ def command(argv):
     parser = data.Parser(prog="reproduce.py", description=__doc__)
     add = parser.add_argument
     add("rows", nargs="*", metavar="ROW", help="rows or reports (default: all)")
-    add("--budget", choices=("short", "full"), default="full", help="short: 30 updates for each (full)")
+    add("--budget", choices=("short", "full"), default="full", help="short: 10 updates for each (full)")
     add("--jobs", type=data.number(int, 1), default=2, help="how many trainings at once (default 2)")
     add("--data-dir", metavar="DIR", help="with mnist/ and butterflies/, for R2 and R3; else small ones")
     add("--no-training", action="store_true", help="only measure what has ended, and write the tables")
@@ -349,12 +367,7 @@ def command(argv):
         run.check(by_seed)
         if not args.no_training:
             failed += run.run_all(by_seed, args.jobs)
-        for name in group:
-            try:
-                collect(name, args)
-            except Mistake as mistake:  # the others need not wait for it
-                print(mistake, file=sys.stderr)
-                failed.append(name)
+        failed += collect_all(group, args)
         write_tables(args)
     return 1 if failed else 0
 
