@@ -237,7 +237,13 @@ def told(row, kept):
 
 
 def cell(values):
-    return run.cell([value for value in values if value is not None])
+    """Mean ± deviation over seeds, of which two digits are told; a dash where there is no number."""
+    values = [value for value in values if value is not None]
+    spread = statistics.stdev(values) if len(values) > 1 else 0
+    if spread:
+        digits = max(0, 1 - math.floor(math.log10(spread)))
+        return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
+    return f"{statistics.mean(values):.4g}" if values else "–"
 
 
 def read_results(args):
@@ -274,7 +280,7 @@ def table_row(name, row, kept):
         if kept["seconds"]:
             minutes, wanted = statistics.mean(kept["seconds"]) / 60, row.get("seeds", 1)
             of = f" of {wanted}" if kept["seeds"] < wanted and kept["budget"] == "full" else ""
-            cells[3] += f"; {kept['seeds']}{of}, {minutes:.1f}" + (", on a GPU" if kept["gpu"] else "")
+            cells[3] += f"; {kept['seeds']}{of}, {minutes:.2g}" + (", on a GPU" if kept["gpu"] else "")
         if kept["tenth"]:
             cells[4] = f"**a tenth of the updates.** {cells[4]}".strip()
     return f"| {' | '.join(cells)} |\n"
@@ -331,7 +337,7 @@ def draw_betas(kept):
 def draw_draws(kept):
     """FID-c of R4's models for four ways of drawing latents, with the deviation over seeds."""
     ways = dict(fid="N(0, I)", fid_scale8="times 0.8", fid_scale6="times 0.6", fid_cut1="cut off at ±1")
-    figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
     for k, (number, way) in enumerate(ways.items()):
         values = [kept[name]["numbers"][number] for name in ("r4-rnn-vae", "r4-conv-vae", "r4-cvae")]
         spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
@@ -339,7 +345,7 @@ def draw_draws(kept):
         axis.bar(places, [statistics.mean(v) for v in values], 0.18, yerr=spread, label=way)
     axis.set_xticks([0.3, 1.3, 2.3], ["RNN VAE", "conv VAE", "conditional VAE"])
     axis.set_ylabel("FID-c (lower is better)")
-    axis.legend(title="latents", fontsize=8)
+    figure.legend(title="latents", loc="outside right center")
     return figure
 
 

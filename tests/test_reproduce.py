@@ -133,7 +133,7 @@ def test_a_row_is_trained_measured_and_told_once(here, capsys):
     assert kept["steps"] == [10] and kept["data"] == "quickdraw5k" and kept["seeds"] == 1
     table = (place / "table.md").read_text()
     assert table.startswith("# 10 updates each: these numbers mean nothing")
-    assert f"MSE test {summary['test']['mse']:.5g}, validation" in table
+    assert f"MSE test {summary['test']['mse']:.4g}, validation" in table
     assert (place / "r4-conv-ae" / "untrained.png").exists()  # one of the row's pictures
     assert (here / "RESULTS.md").read_text().startswith("before\n<!-- r4 -->\nold")  # short: left alone
 
@@ -185,18 +185,27 @@ def test_tables_come_from_the_results_alone(here):
         and "old" not in text
         and "\nbetween\n" in text
     )
-    assert "| MSE test 2 ± 1, validation 2 | some; 3, 1.0 |" in text
-    assert "| some; 2 of 3, 1.0 |" in text  # one seed is still to run
+    assert "| MSE test 2.0 ± 1.0, validation 2 | some; 3, 1 |" in text
+    assert "| some; 2 of 3, 1 |" in text  # one seed is still to run
     assert "rabbit 60%, yoga 50%, snowman 90%" in text  # a claim
     assert "| R2: the GAN drops modes | – |" in text
     assert text.count("`r4-") == sum(name.startswith("r4-") for name in reproduce.ROWS)
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [([189.21, 188.77], "188.99 ± 0.31"), ([51.0, 63.0], "57.0 ± 8.5"), ([1000.0, 1500.0], "1250 ± 354"),
+     ([0.02354], "0.02354"), ([2.0, 2.0], "2"), ([None, 3.0], "3"), ([None], "–")],
+)  # fmt: skip
+def test_a_mean_has_the_digits_that_its_deviation_supports(values, told):
+    assert reproduce.cell(values) == told
 
 
 def test_a_tenth_and_a_gpu_are_told(here):
     row = dict(what="w", ours="{a}", note="n")
     kept = dict(json.loads(result(dict(a=[None]), 1)), tenth=True, of_data_dir=True, gpu="some GPU")
     told = reproduce.table_row("r4-conv-ae", row, kept)
-    assert "| some of DIR; 1, 1.0, on a GPU | **a tenth of the updates.** n |" in told
+    assert "| some of DIR; 1, 1, on a GPU | **a tenth of the updates.** n |" in told
 
 
 def test_figures_are_drawn_where_their_rows_have_been_run(here):
