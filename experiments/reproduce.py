@@ -237,12 +237,14 @@ def told(row, kept):
 
 
 def cell(values):
-    """Mean ± deviation over seeds, of which two digits are told; a dash where there is no number."""
+    """Mean ± deviation over seeds, with two digits of the latter, five of the former at most."""
     values = [value for value in values if value is not None]
     spread = statistics.stdev(values) if len(values) > 1 else 0
     if spread:
-        digits = max(0, 1 - math.floor(math.log10(spread)))
-        return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
+        mean = statistics.mean(values)
+        own, most = (math.floor(math.log10(abs(x) or 1)) for x in (spread, mean))
+        digits = max(0, min(1 - own, 4 - most))
+        return f"{mean:.{digits}f} ± {spread:.{digits}f}"
     return f"{statistics.mean(values):.4g}" if values else "–"
 
 

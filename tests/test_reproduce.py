@@ -195,7 +195,8 @@ def test_tables_come_from_the_results_alone(here):
 @pytest.mark.parametrize(
     "values, told",
     [([189.21, 188.77], "188.99 ± 0.31"), ([51.0, 63.0], "57.0 ± 8.5"), ([1000.0, 1500.0], "1250 ± 354"),
-     ([0.02354], "0.02354"), ([2.0, 2.0], "2"), ([None, 3.0], "3"), ([None], "–")],
+     ([0.0376112, 0.0376121], "0.037612 ± 0.000001"), ([0.02354], "0.02354"), ([2.0, 2.0], "2"),
+     ([None, 3.0], "3"), ([None], "–")],
 )  # fmt: skip
 def test_a_mean_has_the_digits_that_its_deviation_supports(values, told):
     assert reproduce.cell(values) == told
