@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import os
-import platform
 import re
 import shlex
 import signal
@@ -140,8 +139,8 @@ def collect(name, args):
         return
     found = [measure(name, folder, args) for folder in folders] or [floor(row)]
     kept["numbers"] = {key: [value(one, text) for one in found] for key, text in row["numbers"].items()}
-    kept["versions"] = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__)
-    kept |= dict(threads=torch.get_num_threads(), gpu=GPU)
+    config = data.read_config(folders[0]) if folders else {}
+    kept |= dict(versions=config.get("versions"), threads=config.get("threads"), gpu=GPU)
     path.parent.mkdir(parents=True, exist_ok=True)
     data.write_file(path, lambda file: file.write((json.dumps(kept, indent=1) + "\n").encode()))
     print(f"{name}: {told(row, kept)}", flush=True)

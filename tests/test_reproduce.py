@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import data
+import train
 from experiments import claims, reproduce, run
 
 IDS = (
@@ -77,17 +78,13 @@ def test_a_report_brings_the_judges_that_its_rows_need():
 
 
 def test_heavy_rows_have_a_tenth_of_their_updates_without_a_gpu(tmp_path, monkeypatch):
-    def budget(gpu):
+    def updates(name, gpu):
         monkeypatch.setattr(reproduce, "GPU", gpu)
-        flags = [
-            reproduce.trainings(name, arguments(tmp_path))[0][1] for name in ("r0-conv-ae", "r3-vae-z6")
-        ]
-        return [line[line.index("--steps") + 1] if "--steps" in line else None for line in flags], [
-            line[line.index("--epochs") + 1] if "--epochs" in line else None for line in flags
-        ]
+        flags = train.read_flags(reproduce.trainings(name, arguments(tmp_path))[0][1])[0]
+        return flags.steps or flags.epochs
 
-    assert budget(None) == (["843", None], [None, "5"])  # of 8,430 updates and of 50 epochs
-    assert budget("a GPU") == ([None, None], [None, None])
+    assert (updates("r0-conv-ae", None), updates("r0-conv-ae", "a GPU")) == (843, 8430)
+    assert (updates("r3-vae-z6", None), updates("r3-vae-z6", "a GPU")) == (5, 50)
 
 
 def test_whole_data_are_for_the_rows_that_want_them(tmp_path):
@@ -130,6 +127,7 @@ def test_a_row_is_trained_measured_and_told_once(here, capsys):
     kept = json.loads(path.read_text())
     summary = json.loads((place / "r4-conv-ae" / "summary.json").read_text())
     assert kept["numbers"]["test"] == [summary["test"]["mse"]]
+    assert kept["threads"] == data.read_config(place / "r4-conv-ae")["threads"]
     assert kept["steps"] == [10] and kept["data"] == "quickdraw5k" and kept["seeds"] == 1
     table = (place / "table.md").read_text()
     assert table.startswith("# 10 updates each: these numbers mean nothing")
