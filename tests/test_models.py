@@ -552,6 +552,26 @@ def test_mirror_undoes_a_stack_of_convolutions(size, layers):
     assert kinds == down * len(layers) + ["Flatten", "Linear", "Unflatten"] + up * len(layers)
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("arguments", [(4, 2, 1), (4, 1, 0), (3, 2, 1, 1), (2, 3, 0, 2)], ids=str)
+def test_a_wide_transposed_convolution_is_torchs_own(arguments, size, batch):
+    ours = models.WideConvTranspose2d(6, 5, *arguments).double()
+    x = torch.randn(batch, 6, *size, dtype=torch.float64, requires_grad=True)
+    theirs = nn.functional.conv_transpose2d(x, ours.weight, ours.bias, *arguments[1:])
+    assert torch.allclose(ours(x), theirs, atol=1e-12)
+    inputs, weights = [x, ours.weight, ours.bias], torch.randn_like(theirs)
+    gradients = [torch.autograd.grad((y * weights).sum(), inputs) for y in (ours(x), theirs)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+def test_only_wide_layers_are_matrix_products():
+    decoder = models.ConvDecoder(8, (1, 4, 4), (1024, 1, 1), [(16, 2, 2, 0), (1, 2, 2, 0)])
+    kinds = [type(layer) for layer in decoder.stack if isinstance(layer, nn.ConvTranspose2d)]
+    assert kinds == [models.WideConvTranspose2d, nn.ConvTranspose2d]
+
+
 @pytest.mark.parametrize("text", [
     "", " ", "32", "32,3,2", "a,b,c,d", "0,3,2,1", "8,0,2,1", "8,3,0,1", "8,3,2,1,0,0", "8,3,2,-1",
     "8,3,2,1,-1", "8,3,2,1;8,3,2,1", "8,3.5,2,1",
