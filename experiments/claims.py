@@ -22,10 +22,13 @@ import sample
 
 def wrong(run, args):
     """Confidence of the judge in samples that it does not name as asked, %: least, quartiles, most."""
+    data.require(run.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
     labels = torch.arange(args.n) % len(run.classes)
     torch.manual_seed(args.seed)
-    named, confidence = named_by(args, run.model.sample(args.n, labels))
+    named, confidence = named_by(run, args, run.model.sample(args.n, labels))
     sure = 100 * confidence[named != labels].double()
+    if not len(sure):
+        return dict.fromkeys(("least", "low", "median", "high", "most", "from_40_to_60"))
     least, low, median, high, most = sure.quantile(torch.linspace(0, 1, 5, dtype=torch.float64)).tolist()
     between = ((sure >= 40) & (sure <= 60)).double().mean().item()
     return dict(least=least, low=low, median=median, high=high, most=most, from_40_to_60=100 * between)
@@ -35,6 +38,7 @@ def halfway(run, args):
     """How often the judge names a picture each class, %: decoded from the middle of the latents of a trouser
     and a shirt of the training pictures, and from the two themselves."""
     y = run.dataset.train.y
+    data.require({1, 6} <= set(y.tolist()), f"{run.folder} knows no trousers and shirts, classes 1 and 6")
     pairs = [torch.randperm(int((y == c).sum()), generator=seeded(args))[:100] for c in (1, 6)]
     index = [(y == c).nonzero()[:, 0][chosen] for c, chosen in zip((1, 6), pairs, strict=True)]
     a, b = (run.latents("train", rows) for rows in index)
@@ -47,15 +51,18 @@ def scaled(run, args):
     """How often the judge gives a decoded test latent, times 0.5 or 1.5, the name that it gave it before, %;
     and how often it names the halved ones each class."""
     z = run.latents("test", torch.arange(min(args.n, len(run.dataset.test.x))))
-    before, halved, grown = (named_by(args, decoded(run, scale * z))[0] for scale in (1.0, 0.5, 1.5))
+    before, halved, grown = (named_by(run, args, decoded(run, scale * z))[0] for scale in (1.0, 0.5, 1.5))
     same = dict(halved=metrics.percent(halved == before), grown=metrics.percent(grown == before))
     return same | dict(named={name: metrics.percent(halved == c) for c, name in enumerate(run.classes)})
 
 
 def reach(run, args):
     """The first epoch in which a term of the validation pictures is that high; null if none is."""
-    column = f"{args.term} ["
-    for row in sample.read_log(run.folder):
+    column, rows = f"{args.term} [", sample.read_log(run.folder)
+    data.require(args.at is not None, "reach: which value? give --at")
+    known = sorted({name.partition(" [")[0] for row in rows for name in row if " [" in name})
+    data.require(args.term in known, f"reach: which --term? {run.folder} has {', '.join(known)}")
+    for row in rows:
         cell = next((row[name] for name in row if name.startswith(column)), None)
         if row["split"] == "valid" and cell and float(cell) >= args.at:
             return dict(epoch=int(row["epoch"]))
@@ -64,6 +71,7 @@ def reach(run, args):
 
 def grey(run, args):
     """Share of the inked pixels, those above 0.1, that are neither nearly black nor nearly white, %."""
+    data.require(isinstance(run.model, models.Text2Image), f"{run.folder} draws no answers")
     split = run.dataset.test
     x, y = split.batch(slice(min(args.n, len(split.x))))
     return {name: 100 * between(images) for name, images in dict(drawn=run.model.predict(x), true=y).items()}
@@ -78,12 +86,13 @@ def decoded(run, z):
     return torch.cat([run.model.decode(part) for part in z.split(500)])
 
 
-def named_by(args, images):
-    return metrics.predictions(models.load(Path(args.judge) / "best.pt"), images)
+def named_by(run, args, images):
+    data.require(args.judge, f"{args.claim}: by which classifier? give --judge RUN")
+    return metrics.predictions(sample.open_judge(args.judge, run).model, images)
 
 
 def shares(run, args, z):
-    named = named_by(args, decoded(run, z))[0]
+    named = named_by(run, args, decoded(run, z))[0]
     return {name: metrics.percent(named == c) for c, name in enumerate(run.classes)}
 
 

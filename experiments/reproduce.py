@@ -11,6 +11,7 @@ has ended is kept, what was interrupted goes on. Two runs train at once and shar
 """
 
 import contextlib
+import difflib
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ import statistics
 import sys
 import tomllib
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -55,13 +57,21 @@ GPU = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 def choose(names):
     """The rows of those names or reports (r4), and those that measure them, in the order of the file."""
+    chosen = set() if names else set(ROWS)
     for name in names:
-        known = any(f"{row}-".startswith(f"{name}-") for row in ROWS)
-        require(known, f"no row or report {name}: there are {', '.join(ROWS)}")
-    chosen = {row for row in ROWS if not names or any(f"{row}-".startswith(f"{name}-") for name in names)}
+        found = {name} & set(ROWS) or {row for row in ROWS if row.startswith(f"{name}-")}
+        close = difflib.get_close_matches(name, ROWS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "they stand in experiments/rows.toml"
+        require(found, f"no row or report {name}: {hint}")
+        chosen |= found
     for row in list(chosen):
-        chosen |= set(re.findall(r"{(r\d[^}]*)}", " ".join(ROWS[row].get("measure", {}).values())))
+        chosen |= set(judges(row))
     return [row for row in ROWS if row in chosen]
+
+
+def judges(name):
+    """Rows whose runs measure those of this row."""
+    return re.findall(r"{(r\d[^}]*)}", " ".join(ROWS[name].get("measure", {}).values()))
 
 
 def trainings(name, args):
@@ -71,8 +81,7 @@ def trainings(name, args):
         return []
     recipe, seeds = run.RECIPES[row.get("recipe", name)], row.get("seeds", 1)
     argv = [f"@{recipe}", *shlex.split(row.get("flags", ""))]
-    if args.data_dir and row.get("whole"):
-        argv += run.whole(argv, args.data_dir)
+    argv += whole(name, args)
     if args.budget == "short":
         told, seeds = recipe.read_text(), 1
         argv += [part for flag in SHORT if flag == "--steps" or flag in told for part in (flag, SHORT[flag])]
@@ -84,6 +93,13 @@ def trainings(name, args):
     return [(f, [*argv, "--seed", str(seed), "--out", str(f)]) for seed, f in enumerate(folders)]
 
 
+def whole(name, args):
+    """Flags of train.py for the data of --data-dir, where it has those of a row that wants them."""
+    row = ROWS[name]
+    wanted = args.data_dir and row.get("whole")
+    return run.whole([f"@{run.RECIPES[row.get('recipe', name)]}"], args.data_dir) if wanted else []
+
+
 def is_tenth(row):
     """Heavy rows have a tenth of their updates, unless there is a GPU."""
     return row.get("heavy", False) and not GPU
@@ -92,6 +108,8 @@ def is_tenth(row):
 def command_line(name):
     """What a reader types for a run of a row."""
     row = ROWS[name]
+    if "floor" in row:
+        return None
     return f"python train.py @experiments/{row.get('recipe', name)}.txt {row.get('flags', '')}".strip()
 
 
@@ -102,16 +120,33 @@ def command_line(name):
 def collect_all(names, args):
     """Measures rows, args.jobs at once; returns those that failed. One that fails stops no other."""
     if args.jobs == 1:
-        return [name for name in names if collect_one(name, args)]
-    # spawned, for a forked process would inherit torch's threads in whatever state they are
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        statuses = pool.map(collect_one, names, itertools.repeat(args))
-        return [name for name, status in zip(names, statuses, strict=True) if status]
+        statuses = [collect_one(name, args) for name in names]
+    else:
+        # spawned, for a forked process would inherit torch's threads in whatever state they are
+        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+            try:
+                statuses = list(pool.map(collect_one, names, itertools.repeat(args)))
+            except BrokenProcessPool:
+                raise Mistake("a process that measured was killed: out of memory? Try --jobs 1") from None
+    return [name for name, status in zip(names, statuses, strict=True) if status]
 
 
 def collect_one(name, args):
+    """The exit status of measuring a row, whatever goes wrong with it."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
-    return data.run_command(name, lambda _: collect(name, args), [], models.ModelError, metrics.MetricError)
+    try:
+        return guarded(name, lambda: collect(name, args))
+    except Exception as error:  # a mistake in rows.toml, or a defect of ours
+        print(f"{name}: error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def guarded(name, function):
+    """The exit status of a part of a row's work, whose mistakes are told under its name."""
+    status = data.run_command(name, lambda _: function(), [], models.ModelError, metrics.MetricError)
+    if status == 130:  # Ctrl-C is for all rows
+        raise KeyboardInterrupt
+    return status
 
 
 def collect(name, args):
@@ -120,33 +155,67 @@ def collect(name, args):
     folders = [folder for folder, _ in trainings(name, args) if (folder / "summary.json").exists()]
     if not folders and "floor" not in row:
         return
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    configs, summaries = [data.read_config(folder) for folder in folders], [summary(f) for f in folders]
     kept = dict(
         row=name,
+        asked=asked(name),
         budget=args.budget,
-        tenth=is_tenth(row),
-        command=None if "floor" in row else command_line(name),
+        tenth=args.budget == "full" and is_tenth(row),
         data=summaries[0]["data"] if summaries else row["data"],
-        of_data_dir=bool(args.data_dir and row.get("whole")),
+        of_data_dir=bool(whole(name, args)),
+        judges={one: metrics.sha256((args.out / one / "best.pt").read_bytes()) for one in judges(name)},
         seeds=len(folders),
-        seconds=[summary["seconds"] for summary in summaries],
-        steps=[summary["steps"] for summary in summaries],
-        measure=row.get("measure", {}),
-        wanted=row["numbers"],
+        seconds=[one["seconds"] for one in summaries],
+        steps=[one["steps"] for one in summaries],
     )
-    had = json.loads(path.read_text()) if path.exists() else {}
+    had = read_result(path)
     if all(had.get(key) == value for key, value in kept.items()):
+        return
+    if had.get("asked") == kept["asked"] and had["seeds"] > len(folders):
+        print(f"{name}: its result stays, of {had['seeds']} seeds, of which {len(folders)} have ended here")
         return
     found = [measure(name, folder, args) for folder in folders] or [floor(row)]
     kept["numbers"] = {key: [value(one, text) for one in found] for key, text in row["numbers"].items()}
-    config = data.read_config(folders[0]) if folders else {}
+    config = configs[0] if configs else {}
     kept |= dict(versions=config.get("versions"), threads=config.get("threads"), gpu=GPU)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data.write_file(path, lambda file: file.write((json.dumps(kept, indent=1) + "\n").encode()))
-    print(f"{name}: {told(row, kept)}", flush=True)
     if folders:
         for line in row.get("pictures", ()):
             call(line, name, folders[0], args)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.write_file(path, lambda file: file.write((json.dumps(kept, indent=1) + "\n").encode()))
+    print(f"{name}: {told(row, kept)}", flush=True)
+
+
+def asked(name):
+    """What the numbers of a row depend on; a result of anything else is out of date."""
+    row, text = ROWS[name], ""
+    if "floor" not in row:
+        lines = run.RECIPES[row.get("recipe", name)].read_text(encoding="utf-8").splitlines()
+        text = " ".join(filter(None, (line.partition("#")[0].strip() for line in lines)))
+    kinds = ("floor", "valid_fraction", "measure", "numbers")
+    return {key: row[key] for key in kinds if key in row} | dict(command=command_line(name), recipe=text)
+
+
+def read_result(path):
+    """What a file of results/ holds, nothing if it is not there or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    print(f"{path} is damaged: run its row again", file=sys.stderr)
+    return {}
+
+
+def summary(folder):
+    path = folder / "summary.json"
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise Mistake(f"{path} is damaged: delete {folder} and run the row again") from None
 
 
 def results(args):
@@ -155,7 +224,7 @@ def results(args):
 
 def measure(name, folder, args):
     """A run's summary, its log as lists by split and term, and what each command of the row says of it."""
-    found = dict(summary=json.loads((folder / "summary.json").read_text()), log={})
+    found = dict(summary=summary(folder), log={})
     for line in sample.read_log(folder):
         terms = found["log"].setdefault(line["split"], {})
         for column, cell in line.items():
@@ -179,10 +248,12 @@ def call(line, name, folder, args):
     """What a command of ours prints; {run} in it is the folder, {row} that of another row's first seed."""
     places = {row: args.out / row for row in ROWS} | {"run": folder}
     script, *argv = shlex.split(re.sub(r"{([^}]+)}", lambda hole: shlex.quote(str(places[hole[1]])), line))
-    if args.data_dir and ROWS[name].get("whole") and script != "claims.py":
+    if whole(name, args) and script != "claims.py":
         argv += ["--data-dir", args.data_dir]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = SCRIPTS[script.removesuffix(".py")].main(argv)
+    if status == 130:
+        raise KeyboardInterrupt
     require(not status, f"python {script} {shlex.join(argv)} failed")
     return printed.getvalue()
 
@@ -217,7 +288,8 @@ def floor(row):
     """Squared error per pixel of test and training pictures that a PCA of training pictures leaves."""
     dataset = data.load(row["data"], valid_fraction=row.get("valid_fraction", 0.1))
     x, test = (split.batch(slice(None))[0].flatten(1).double() for split in (dataset.train, dataset.test))
-    axes = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[: row["floor"]].T
+    scatter = (x - x.mean(0)).T @ (x - x.mean(0))  # its eigenvectors are the axes, the longest last
+    axes = torch.linalg.eigh(scatter).eigenvectors[:, len(scatter) - row["floor"] :]
     found = {}
     for split, points in (("train", x), ("test", test)):
         points = points - x.mean(0)
@@ -237,24 +309,29 @@ def told(row, kept):
 
 def cell(values):
     """Mean ± deviation over seeds, with two digits of the latter, five of the former at most."""
-    values = [value for value in values if value is not None]
+    asked_for, values = len(values), [value for value in values if value is not None]
+    few = f" ({len(values)} of {asked_for})" if 0 < len(values) < asked_for else ""
     spread = statistics.stdev(values) if len(values) > 1 else 0
     if spread:
         mean = statistics.mean(values)
         own, most = (math.floor(math.log10(abs(x) or 1)) for x in (spread, mean))
         digits = max(0, min(1 - own, 4 - most))
-        return f"{mean:.{digits}f} ± {spread:.{digits}f}"
-    return f"{statistics.mean(values):.4g}" if values else "–"
+        return f"{mean:.{digits}f} ± {spread:.{digits}f}{few}"
+    return f"{statistics.mean(values):.4g}{few}" if values else "–"
 
 
 def read_results(args):
-    paths = {name: results(args) / f"{name}.json" for name in ROWS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    """The results that are of today's rows and recipes."""
+    found = {name: read_result(results(args) / f"{name}.json") for name in ROWS}
+    for name, one in found.items():
+        if one and one.get("asked") != asked(name):
+            print(f"{name}: its result is of another recipe or row: run it again", file=sys.stderr)
+    return {name: one for name, one in found.items() if one.get("asked") == asked(name)}
 
 
-def tables(args):
+def tables(kept):
     """Markdown for each report, and for the claims, of what there is in results/."""
-    kept, parts = read_results(args), {}
+    parts = {}
     for name, row in ROWS.items():
         lines = parts.setdefault(name.partition("-")[0], [])
         lines.append(table_row(name, row, kept.get(name)))
@@ -281,7 +358,8 @@ def table_row(name, row, kept):
         if kept["seconds"]:
             minutes, wanted = statistics.mean(kept["seconds"]) / 60, row.get("seeds", 1)
             of = f" of {wanted}" if kept["seeds"] < wanted and kept["budget"] == "full" else ""
-            cells[3] += f"; {kept['seeds']}{of}, {minutes:.2g}" + (", on a GPU" if kept["gpu"] else "")
+            minutes = f"{minutes:.2g}" if minutes < 10 else f"{minutes:.0f}"
+            cells[3] += f"; {kept['seeds']}{of}, {minutes}" + (", on a GPU" if kept["gpu"] else "")
         if kept["tenth"]:
             cells[4] = f"**a tenth of the updates.** {cells[4]}".strip()
     return f"| {' | '.join(cells)} |\n"
@@ -289,34 +367,35 @@ def table_row(name, row, kept):
 
 def write_tables(args):
     """Into RESULTS.md between its marks, or at a short budget into a file of their own."""
-    parts = tables(args)
+    kept = read_results(args)
+    parts = tables(kept)
     if args.budget == "short":
         path, text = args.out / "table.md", "# 10 updates each: these numbers mean nothing\n"
         text += "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
     else:
         path, text = RESULTS, RESULTS.read_text(encoding="utf-8")
         for part, table in parts.items():
-            text = re.sub(
-                rf"(<!-- {part} -->\n).*?(<!-- end -->)", lambda mark, t=table: mark[1] + t + mark[2],
-                text, flags=re.DOTALL,
-            )  # fmt: skip
+            marked = rf"(<!-- {part} -->\n)(?:(?!<!-- ).)*(<!-- end -->)"
+            text, times = re.subn(marked, lambda m, t=table: m[1] + t + m[2], text, flags=re.DOTALL)
+            require(times == 1, f"{path} needs one <!-- {part} --> with its <!-- end -->")
+    path.parent.mkdir(parents=True, exist_ok=True)
     data.write_file(path, lambda file: file.write(text.encode()))
     print(f"tables: {path}")
-    draw_figures(args)
+    draw_figures(kept, args)
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Figures
 
 
-def draw_figures(args):
+def draw_figures(kept, args):
     """Those that need nothing but the results, where the rows that they show have been run."""
-    kept, folder = read_results(args), HERE.parent / "docs" if args.budget == "full" else args.out
+    folder = HERE.parent / "docs" if args.budget == "full" else args.out
     for draw, name in ((draw_betas, "betas.png"), (draw_draws, "draws.png")):
         with contextlib.suppress(KeyError), plt.rc_context(sample.STYLE):
             figure = draw(kept)
             data.write_file(folder / name, lambda file, f=figure: f.savefig(file, format="png"))
-            plt.close(figure)
+        plt.close("all")
 
 
 def draw_betas(kept):
@@ -363,18 +442,21 @@ def command(argv):
     add("--data-dir", metavar="DIR", help="with mnist/ and butterflies/, for R2 and R3; else small ones")
     add("--no-training", action="store_true", help="only measure what has ended, and write the tables")
     args = parser.parse_args(argv)
-    args.out = Path("runs", f"reproduce-{args.budget}")
+    require(not args.data_dir or Path(args.data_dir).is_dir(), f"{args.data_dir} is not a folder")
+    args.out = Path(os.path.relpath(HERE.parent / "runs" / f"reproduce-{args.budget}"))
     if GPU:
         print(f"on {GPU}: R0 and R3 in full too")
     failed = []
-    for _, group in itertools.groupby(choose(args.rows), lambda name: name.partition("-")[0]):
-        group = list(group)
-        plans = [trainings(name, args) for name in group]
-        by_seed = [one for seed in itertools.zip_longest(*plans) for one in seed if one]
-        run.check(by_seed)
+    for _, rows in itertools.groupby(choose(args.rows), lambda name: name.partition("-")[0]):
+        group, plans = list(rows), {}
+        for name in group:
+            if guarded(name, lambda name=name: run.check(trainings(name, args))) == 0:
+                plans[name] = trainings(name, args)
+        failed += [name for name in group if name not in plans]
+        by_seed = [one for seed in itertools.zip_longest(*plans.values()) for one in seed if one]
         if not args.no_training:
             failed += run.run_all(by_seed, args.jobs)
-        failed += collect_all(group, args)
+        failed += collect_all(list(plans), args)
         write_tables(args)
     return 1 if failed else 0
 

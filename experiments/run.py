@@ -93,7 +93,7 @@ def check(runs):
             for name in wanted:
                 if name not in ("out", "resume") and had.get(name) != wanted[name]:
                     found = f"{folder} was trained with {train.dashed(name)} {had.get(name)}"
-                    raise Mistake(f"{found}, not {wanted[name]}: delete it, or give another --out")
+                    raise Mistake(f"{found}, not {wanted[name]}: delete it, or move it away")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -118,13 +118,20 @@ def run_all(runs, jobs=1):
             for folder in [folder for folder, process in running.items() if process.poll() is not None]:
                 status = running.pop(folder).returncode
                 failed += [folder] if status else []
-                print(f"{folder}: {f'FAILED, status {status}' if status else 'done'}", flush=True)
+                print(f"{folder}: {failure(folder, status, jobs) if status else 'done'}", flush=True)
     finally:
         for process in running.values():
             process.terminate()  # whenever it comes, what the run has written stays usable
         for process in running.values():
             process.wait()
     return failed
+
+
+def failure(folder, status, jobs):
+    if jobs == 1:  # it was shown
+        return f"FAILED, status {status}"
+    *_, last = ["", *Path(f"{folder}.log").read_text(errors="replace").splitlines()]
+    return f"FAILED, status {status}: {last} (more in {folder}.log)"
 
 
 def start(folder, argv, environment, shown):

@@ -35,7 +35,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "RESULTS.md")
     (tmp_path / "docs").mkdir()
     (tmp_path / "RESULTS.md").write_text(
-        "before\n<!-- r4 -->\nold\n<!-- end -->\nbetween\n<!-- claims -->\n<!-- end -->\n"
+        "before\n<!-- r4 -->\nold\n<!-- end -->\nbetween\n"
+        + "".join(f"<!-- {part} -->\n<!-- end -->\n" for part in ("claims", "r0", "r1", "r2", "r3"))
     )
     return tmp_path
 
@@ -75,6 +76,7 @@ def test_a_report_brings_the_judges_that_its_rows_need():
     assert {"r0-judge", "r4-classifier", "r4-cvae"} <= set(reproduce.choose(["r4"]))
     assert reproduce.choose(["r0-conv-vae"]) == ["r0-judge", "r0-conv-vae"]
     assert reproduce.choose([]) == list(reproduce.ROWS)
+    assert reproduce.choose(["r2-text2text"]) == ["r2-text2text"]  # and not the deeper one
 
 
 def test_heavy_rows_have_a_tenth_of_their_updates_without_a_gpu(tmp_path, monkeypatch):
@@ -138,32 +140,173 @@ def test_a_row_is_trained_measured_and_told_once(here, capsys):
     written = path.stat().st_mtime_ns, (place / "r4-conv-ae" / "summary.json").stat().st_mtime_ns
     assert reproduce.main([*argv, "--jobs", "1"]) == 0
     assert written == (path.stat().st_mtime_ns, (place / "r4-conv-ae" / "summary.json").stat().st_mtime_ns)
-    path.unlink()  # as if it had been stopped before measuring
-    assert reproduce.main([*argv, "--jobs", "1"]) == 0
-    assert json.loads(path.read_text())["numbers"] == kept["numbers"]
+    for damaged in (
+        None,
+        "",
+        "[]",
+        "{}",
+        "<<<<<<< HEAD",
+    ):  # None: as if it had been stopped before measuring
+        path.unlink() if damaged is None else path.write_text(damaged)
+        assert reproduce.main([*argv, "--jobs", "1"]) == 0
+        assert json.loads(path.read_text())["numbers"] == kept["numbers"]
 
 
 def test_one_row_that_fails_stops_no_other(here, capsys, monkeypatch):
     bad = reproduce.ROWS["r4-pca64"] | dict(numbers=dict(test="test.nothing"))
     monkeypatch.setitem(reproduce.ROWS, "r4-pca64", bad)
-    assert reproduce.main(["r0-mean", "r0-pca64", "r4-pca64", "--budget", "short", "--jobs", "1"]) == 1
+    assert reproduce.main(["r0-pca64", "r4-pca64", "--budget", "short", "--jobs", "1"]) == 1
     assert "r4-pca64: error: there is no nothing of test.nothing" in capsys.readouterr().err
     assert "`r0-pca64` | – | MSE test 0.03" in (here / "runs/reproduce-short/table.md").read_text()
 
 
+def ended(folder, **summary):
+    """As good as a run that has ended."""
+    folder.mkdir(parents=True)
+    summary = dict(data="some", seconds=60.0, steps=10) | summary
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.json").write_text('{"flags": {}}')
+    (folder / "best.pt").write_bytes(b"weights")
+
+
+@pytest.fixture
+def judged(here, monkeypatch):
+    """One row, judged by another, and what was measured of it."""
+    row = dict(what="a VAE", recipe="r4-conv-vae", seeds=3, numbers=dict(fid="j.fid"), ours="FID-c {fid}")
+    row["measure"] = dict(j="metrics.py {run} --features classifier:{r0-judge}")
+    rows = {"r0-judge": reproduce.ROWS["r0-judge"], "r4-vae": row}
+    monkeypatch.setattr(reproduce, "ROWS", rows)
+    measured = []
+    monkeypatch.setattr(
+        reproduce,
+        "measure",
+        lambda name, folder, args: measured.append(folder.name) or dict(j=dict(fid=7.0)),
+    )
+    ended(here / "r0-judge")
+    ended(here / "r4-vae")
+    return measured
+
+
+def test_a_result_is_measured_anew_when_its_judge_or_its_row_has_changed(here, judged, monkeypatch):
+    args = arguments(here)
+    for change in ("nothing yet", None, "judge", "numbers"):
+        judged.clear()
+        if change == "judge":
+            (here / "r0-judge" / "best.pt").write_bytes(b"others")
+        if change == "numbers":
+            row = reproduce.ROWS["r4-vae"]
+            monkeypatch.setitem(reproduce.ROWS, "r4-vae", row | dict(numbers=dict(fid="2 * j.fid")))
+            assert reproduce.read_results(args) == {}
+        reproduce.collect("r4-vae", args)
+        assert judged == ([] if change is None else ["r4-vae"])
+    assert reproduce.read_results(args)["r4-vae"]["numbers"] == dict(fid=[14.0])
+
+
+def test_a_result_of_another_recipe_is_not_told(here, judged, monkeypatch, capsys):
+    args = arguments(here)
+    reproduce.collect("r4-vae", args)
+    monkeypatch.setattr(reproduce, "CLAIMS", [])
+    for change in (dict(flags="--beta 4"), dict(recipe="r4-rnn-vae"), dict(measure={})):
+        with monkeypatch.context() as context:
+            context.setitem(reproduce.ROWS, "r4-vae", reproduce.ROWS["r4-vae"] | change)
+            assert reproduce.read_results(args) == {}
+            told = "r4-vae: its result is of another recipe or row: run it again\n"
+            assert capsys.readouterr().err == told
+    assert list(reproduce.read_results(args)) == ["r4-vae"]
+
+
+def test_a_row_of_other_flags_than_its_run_is_told_and_stops_no_other(here, judged, capsys, monkeypatch):
+    (here / "runs" / "reproduce-full").mkdir(parents=True)
+    (here / "r4-vae").rename(here / "runs" / "reproduce-full" / "r4-vae")
+    monkeypatch.setattr(reproduce, "CLAIMS", [])
+    monkeypatch.setitem(
+        reproduce.ROWS, "r4-mean", dict(what="m", floor=0, data="quickdraw5k", numbers={}, ours="it")
+    )
+    assert reproduce.main(["r4", "--no-training", "--jobs", "1"]) == 1
+    out, error = capsys.readouterr()
+    assert re.search(
+        "r4-vae: error: .*r4-vae was trained with --.* None, not .*: delete it, or move it", error
+    )
+    assert "r4-mean: it" in out
+
+
+def test_fewer_seeds_do_not_replace_more(here, judged, capsys):
+    for seed in (1, 2):
+        ended(here / f"r4-vae,seed={seed}")
+    args = arguments(here)
+    reproduce.collect("r4-vae", args)
+    (here / "r4-vae,seed=2" / "summary.json").unlink()
+    reproduce.collect("r4-vae", args)
+    assert reproduce.read_results(args)["r4-vae"]["seeds"] == 3
+    assert "r4-vae: its result stays, of 3 seeds, of which 2 have ended here" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_measuring_of_all_rows(here, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(reproduce, "collect", lambda name, args: asked.append(name) or interrupt())
+    assert reproduce.main(["r0-mean", "r0-pca64", "--budget", "short", "--jobs", "1"]) == 130
+    assert asked == ["r0-mean"]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("gone", ["<!-- end -->", "<!-- r4 -->"])
+def test_no_text_is_lost_where_a_mark_is_missing(here, capsys, gone):
+    text = (here / "RESULTS.md").read_text().replace(gone, "", 1)
+    (here / "RESULTS.md").write_text(text)
+    assert reproduce.main(["r4-lstm-ae", "--no-training", "--jobs", "1"]) == 1
+    assert re.search("RESULTS.md needs one <!-- r4 --> with its <!-- end -->\n", capsys.readouterr().err)
+    assert (here / "RESULTS.md").read_text() == text
+
+
+def test_a_training_that_fails_is_told_with_its_reason(here, capsys):
+    argv = ["r4-conv-ae", "--budget", "short"]
+    folder = here / "runs" / "reproduce-short" / "r4-conv-ae"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"no checkpoint")
+    assert reproduce.main(argv) == 1
+    assert re.search(
+        "r4-conv-ae: FAILED, status 1: train.py: error: .* \\(more in .*r4-conv-ae.log\\)",
+        capsys.readouterr().out,
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}"])
+def test_a_damaged_summary_is_one_line(here, capsys, text):
+    folder = here / "runs" / "reproduce-short" / "r4-conv-ae"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(text)
+    (folder / "config.json").write_text('{"flags": {}}')
+    assert reproduce.main(["r4-conv-ae", "--budget", "short", "--no-training", "--jobs", "1"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_an_unknown_row_is_told_in_one_line(here, capsys):
     assert reproduce.main(["r9"]) == 1
-    assert re.fullmatch(
-        r"reproduce.py: error: no row or report r9: there are r0-judge, .*\n", capsys.readouterr().err
-    )
+    told = "no row or report r9: they stand in experiments/rows.toml\n"
+    assert capsys.readouterr().err == f"reproduce.py: error: {told}"
+    assert reproduce.main(["r4-convae"]) == 1
+    assert "did you mean r4-conv-ae?" in capsys.readouterr().err
+    assert reproduce.main(["r4", "--data-dir", "nowhere"]) == 1
+    assert capsys.readouterr().err == "reproduce.py: error: nowhere is not a folder\n"
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Tables
 
 
-def result(numbers, seeds=3, **more):
-    kept = dict(numbers=numbers, seeds=seeds, seconds=[60.0] * seeds, budget="full", tenth=False, gpu=None)
+def result(name, numbers, seeds=3, **more):
+    kept = dict(
+        asked=reproduce.asked(name),
+        numbers=numbers,
+        seeds=seeds,
+        seconds=[60.0] * seeds,
+        budget="full",
+        tenth=False,
+        gpu=None,
+    )
     kept |= dict(data="some", of_data_dir=False)
     return json.dumps(kept | more)
 
@@ -172,9 +315,9 @@ def test_tables_come_from_the_results_alone(here):
     folder = here / "experiments" / "results"
     folder.mkdir(parents=True)
     numbers = dict(test=[1.0, 2.0, 3.0], valid=[2.0], rabbit=[60.0], yoga=[50.0], snowman=[90.0])
-    (folder / "r4-conv-ae.json").write_text(result(numbers))
+    (folder / "r4-conv-ae.json").write_text(result("r4-conv-ae", numbers))
     (folder / "r4-cvae.json").write_text(
-        result(dict.fromkeys(reproduce.ROWS["r4-cvae"]["numbers"], [7.0]), 2)
+        result("r4-cvae", dict.fromkeys(reproduce.ROWS["r4-cvae"]["numbers"], [7.0]), 2)
     )
     assert reproduce.main(["r4-lstm-ae", "--no-training", "--jobs", "1"]) == 0
     text = (here / "RESULTS.md").read_text()
@@ -194,7 +337,7 @@ def test_tables_come_from_the_results_alone(here):
     "values, told",
     [([189.21, 188.77], "188.99 ± 0.31"), ([51.0, 63.0], "57.0 ± 8.5"), ([1000.0, 1500.0], "1250 ± 354"),
      ([0.0376112, 0.0376121], "0.037612 ± 0.000001"), ([0.02354], "0.02354"), ([2.0, 2.0], "2"),
-     ([None, 3.0], "3"), ([None], "–")],
+     ([None, 3.0], "3 (1 of 2)"), ([None], "–")],
 )  # fmt: skip
 def test_a_mean_has_the_digits_that_its_deviation_supports(values, told):
     assert reproduce.cell(values) == told
@@ -202,7 +345,9 @@ def test_a_mean_has_the_digits_that_its_deviation_supports(values, told):
 
 def test_a_tenth_and_a_gpu_are_told(here):
     row = dict(what="w", ours="{a}", note="n")
-    kept = dict(json.loads(result(dict(a=[None]), 1)), tenth=True, of_data_dir=True, gpu="some GPU")
+    kept = dict(
+        json.loads(result("r4-conv-ae", dict(a=[None]), 1)), tenth=True, of_data_dir=True, gpu="some GPU"
+    )
     told = reproduce.table_row("r4-conv-ae", row, kept)
     assert "| some of DIR; 1, 1, on a GPU | **a tenth of the updates.** n |" in told
 
@@ -212,9 +357,9 @@ def test_figures_are_drawn_where_their_rows_have_been_run(here):
     folder.mkdir(parents=True)
     for name in ("r4-rnn-vae", "r4-conv-vae", "r4-cvae"):
         (folder / f"{name}.json").write_text(
-            result(dict.fromkeys(reproduce.ROWS[name]["numbers"], [1.0, 2.0]))
+            result(name, dict.fromkeys(reproduce.ROWS[name]["numbers"], [1.0, 2.0]))
         )
-    reproduce.draw_figures(arguments(here))
+    reproduce.draw_figures(reproduce.read_results(arguments(here)), arguments(here))
     assert (here / "docs" / "draws.png").exists() and not (here / "docs" / "betas.png").exists()
 
 
@@ -238,7 +383,7 @@ def test_grey_is_the_share_of_inked_pixels_between():
 class Latents:
     """A run whose pictures are its latents: z [n, 1] -> [n, 1, 1, 1]."""
 
-    classes = ["low", "high"]
+    folder, classes, conditional = "somewhere", ["low", "high"], True
     dataset = SimpleNamespace(
         train=SimpleNamespace(y=torch.tensor([1] * 120 + [6] * 120)), test=SimpleNamespace(x=torch.zeros(4))
     )
@@ -253,7 +398,7 @@ class Latents:
         return torch.where(index < 120, 0.0, 0.9)[:, None]
 
 
-def judge(args, images):
+def judge(run, args, images):
     """Names a picture high from a half on, and is surer the further it is from there."""
     x = images.flatten()
     return (x >= 0.5).long(), (x - 0.5).abs() + 0.5
