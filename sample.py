@@ -10,6 +10,7 @@ Without --what it draws all that the model can. Pictures land in the run folder 
 import csv
 import math
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -52,8 +53,10 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
     lines = 1 + captions[0][0].count("\n") if captions else 0
     drop = gap + 0.15 * lines / side  # room below each image, in image widths
     left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
-    top = 0.35 + (0.2 if columns else 0)
-    size = (max(left + n_columns * side * (1 + gap) + 0.1, 2.6), top + n_rows * side * (aspect + drop) + 0.1)
+    wide = max(left + n_columns * side * (1 + gap) + 0.1, 2.6)
+    title = textwrap.wrap(title, int(12 * wide))  # of 12 characters in an inch
+    top = 0.18 + 0.17 * max(1, len(title)) + (0.2 if columns else 0)
+    size = (wide, top + n_rows * side * (aspect + drop) + 0.1)
     figure = plt.figure(figsize=size)
     axes = figure.add_axes([left / size[0], 0, 1 - left / size[0], 1 - top / size[1]])
     axes.set_axis_off()
@@ -76,7 +79,7 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
         axes.text(k * (1 + gap) + 0.5, 0.08, name, ha="center", va="bottom")
     axes.set_xlim(-0.02, n_columns * (1 + gap))
     axes.set_ylim(-n_rows * (aspect + drop), 0.02)
-    figure.text(0.5, 1 - 0.05 / size[1], title, ha="center", va="top", fontsize=10)
+    figure.text(0.5, 1 - 0.05 / size[1], "\n".join(title), ha="center", va="top", fontsize=10)
     return figure
 
 

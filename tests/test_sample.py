@@ -57,6 +57,19 @@ def test_a_sheet_of_colour_keeps_its_colours():
     assert np.allclose(shown[1].get_array(), images[0, 1].permute(1, 2, 0))
 
 
+@pytest.mark.parametrize("columns", [2, 5, 10])
+def test_a_long_title_stays_inside_its_sheet_and_above_its_images(columns):
+    title = (
+        "samples of r0-cvae-conv-beta2 by class, latents cut off at ±2: 80% named as their class by r0-judge"
+    )
+    figure = sample.sheet(torch.rand(1, columns, 1, 4, 4), title)
+    figure.canvas.draw()
+    text, axes = figure.texts[0].get_window_extent(), figure.axes[0].get_window_extent()
+    assert text.x0 > 0 and text.x1 < figure.bbox.width
+    assert text.y1 < figure.bbox.height and text.y0 > axes.y1
+    plt.close(figure)
+
+
 LATENT = {"loss", "real", "samples", "epochs", "reconstructions", "interpolation"}
 ANSWERS = {"loss", "answers", "errors"}
 
