@@ -222,7 +222,9 @@ class WideConvTranspose2d(nn.ConvTranspose2d):
             (n - 1) * self.stride[i] - 2 * self.padding[i] + self.kernel_size[i] + self.output_padding[i]
             for i, n in enumerate(x.shape[2:])
         ]
-        patches = self.weight.flatten(1).T @ x.flatten(2)  # (B, C, H, W) -> (B, out * k * k, H * W)
+        pixels = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, H, W) -> (B * H * W, C)
+        patches = pixels @ self.weight.flatten(1)  # what each draws, (B * H * W, out * k * k)
+        patches = patches.unflatten(0, (len(x), math.prod(x.shape[2:]))).transpose(1, 2)
         drawn = F.fold(patches, (rows, columns), self.kernel_size, 1, self.padding, self.stride)
         return drawn if self.bias is None else drawn + self.bias[:, None, None]
 
