@@ -140,13 +140,7 @@ def test_a_row_is_trained_measured_and_told_once(here, capsys):
     written = path.stat().st_mtime_ns, (place / "r4-conv-ae" / "summary.json").stat().st_mtime_ns
     assert reproduce.main([*argv, "--jobs", "1"]) == 0
     assert written == (path.stat().st_mtime_ns, (place / "r4-conv-ae" / "summary.json").stat().st_mtime_ns)
-    for damaged in (
-        None,
-        "",
-        "[]",
-        "{}",
-        "<<<<<<< HEAD",
-    ):  # None: as if it had been stopped before measuring
+    for damaged in (None, "[]", "<<<<<<< HEAD"):  # None: as if it had been stopped before measuring
         path.unlink() if damaged is None else path.write_text(damaged)
         assert reproduce.main([*argv, "--jobs", "1"]) == 0
         assert json.loads(path.read_text())["numbers"] == kept["numbers"]
