@@ -548,7 +548,7 @@ class LatentModel(nn.Module):
         with torch.inference_mode(False), torch.enable_grad(), cudnn:
             if start is None:
                 start = torch.randn(len(x), self.distribution.numbers * self.latent_dim, device=x.device)
-            numbers = start.clone().requires_grad_()
+            numbers = start.detach().clone().requires_grad_()
             optimiser = torch.optim.Adam([numbers], lr)
             for epoch in range(epochs):
                 total = 0.0
