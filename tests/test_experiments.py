@@ -130,6 +130,7 @@ NETWORKS = {  # recipe and flags: (size of the features, first shape of a convol
         f"r1-{kind}": (None, None, R1_UP)
         for kind in ("ad", "vad-gaussian", "vad-exponential", "vad-uniform")
     },
+    "best-ad": (None, None, fc(128, 64 * 7 * 7) + conv(64, 64, 32, k=4) + conv(32, 1, k=3)),
     "r2-vae": (1024, (256, 2, 2), R2_DOWN + fc(1024, 32, 2 * 16) + fc(16, 1024) + R2_UP),
     "r2-gan": (None, None, R2_GAN),
     "best-gan": (None, None, BEST_GAN),
