@@ -877,7 +877,7 @@ def test_the_network_of_report_1_is_in_the_order_it_says():
     layers = "512,4,2,1 256,4,2,1 128,4,2,1 1,4,2,1 1,1,1,2"
     sizes = dict(latent_dim=128, decoder_norm=True, decoder_start=(2048, 2, 2), decoder_layers=layers)
     stack = build("ad", **sizes, fit_epochs=0).decoder.stack
-    kinds = [type(layer).__name__ for layer in stack]
+    kinds = [type(layer).__name__.removeprefix("Wide") for layer in stack]
     block = ["ConvTranspose2d", "BatchNorm2d", "ReLU"]
     assert kinds == ["Linear", "Unflatten", *block, *block, *block, "ConvTranspose2d", "ConvTranspose2d"]
     x, sizes = torch.zeros(2, 128), []
