@@ -46,6 +46,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "RESULTS.md"
 ROWS = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
 CLAIMS = ROWS.pop("claims")
+ROWS = {name: ROWS.get(row.pop("like", None), {}) | row for name, row in ROWS.items()}
 SCRIPTS = {"metrics": metrics, "tsne": tsne, "sample": sample, "claims": claims}
 SHORT = {"--steps": "10", "--fit-epochs": "1", "--refine-epochs": "1"}  # of these, those that a recipe has
 GPU = torch.cuda.get_device_name() if torch.cuda.is_available() else None
