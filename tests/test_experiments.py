@@ -29,8 +29,8 @@ from experiments import run as experiments
 
 @pytest.fixture(scope="session")
 def cut(tmp_path_factory):
-    """cut(name) is a file of a few pictures of that data set, so that a recipe's two updates are not followed
-    by scoring thousands."""
+    """cut(name) is a file of a few pictures of that data set, so that a recipe's two updates are not
+    followed by scoring thousands."""
     folder = tmp_path_factory.mktemp("cut")
 
     def path(name):
