@@ -305,7 +305,7 @@ def by_class(run, args, judge):
 
 
 def reconstruct(run, args, judge):
-    """Reconstructions above originals, of each split."""
+    """Originals above reconstructions, of each split."""
     rows, names = [], []
     sizes = {split: len(getattr(run.dataset, split).x) for split in data.SPLITS}
     if hasattr(run.model, "kept_latents"):
@@ -314,8 +314,8 @@ def reconstruct(run, args, judge):
     for split in data.SPLITS:
         if sizes[split]:
             index = run.choose(split, n, args.seed)
-            rows += [run.reconstructions(split, index), run.pictures(split, index)[0]]
-            names += [f"{split}: reconstruction", "original"]
+            rows += [run.pictures(split, index)[0], run.reconstructions(split, index)]
+            names += [f"{split}: original", "reconstruction"]
     return sheet(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
 
 

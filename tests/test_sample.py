@@ -94,19 +94,19 @@ def test_every_run_ends_with_all_the_pictures_of_its_model(model, pictures, run)
         assert min(pixels.shape[:2]) > 100 and pixels.std() > 10, path  # neither tiny nor blank
 
 
-def test_reconstructions_stand_above_their_originals(run, digits, drawn):
+def test_originals_stand_above_their_reconstructions(run, digits, drawn):
     folder = run("ae")
     assert sample.main([str(folder), "--what", "reconstruct", "-n", "5"]) == 0
     rows = as_tensor(drawn["images"]).unflatten(0, (-1, 5))
     assert [text for text in drawn["texts"] if text] == [
-        "train: reconstruction", "original", "valid: reconstruction", "original",
-        "test: reconstruction", "original"]  # fmt: skip
+        "train: original", "reconstruction", "valid: original", "reconstruction",
+        "test: original", "reconstruction"]  # fmt: skip
     model, dataset = models.load(folder / "best.pt"), data.load(digits)
     for k, split in enumerate(data.SPLITS):
-        originals, known = rows[2 * k + 1], getattr(dataset, split).x.float() / 255
+        originals, known = rows[2 * k], getattr(dataset, split).x.float() / 255
         assert all(any(torch.equal(x, y) for y in known) for x in originals), split
         with torch.inference_mode():
-            assert torch.allclose(model.reconstruct(originals), rows[2 * k], atol=1e-6)
+            assert torch.allclose(model.reconstruct(originals), rows[2 * k + 1], atol=1e-6)
 
 
 def test_class_samples_are_marked_right_where_the_judge_agrees(run, drawn):
@@ -257,12 +257,12 @@ def test_an_auto_decoder_shows_the_latents_that_it_keeps(run, digits, drawn):
     assert sample.main([str(folder), "--what", "reconstruct", "-n", "5"]) == 0
     rows = as_tensor(drawn["images"]).unflatten(0, (-1, 5))
     assert [text for text in drawn["texts"] if text] == [
-        "train: reconstruction", "original", "test: reconstruction", "original"]  # fmt: skip
+        "train: original", "reconstruction", "test: original", "reconstruction"]  # fmt: skip
     for k, (split, numbers) in enumerate((("train", model.refined), ("test", model.test_latents))):
         known = getattr(dataset, split).x / 255
-        index = [next(i for i, y in enumerate(known) if torch.equal(x, y)) for x in rows[2 * k + 1]]
+        index = [next(i for i, y in enumerate(known) if torch.equal(x, y)) for x in rows[2 * k]]
         wanted = model.decode(model.distribution.of(numbers[index]).mean)
-        assert torch.allclose(wanted, rows[2 * k], atol=1e-6)
+        assert torch.allclose(wanted, rows[2 * k + 1], atol=1e-6)
 
 
 def test_scaled_and_constant_latents(run, drawn):
