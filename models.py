@@ -152,9 +152,8 @@ class RNNEncoder(nn.Module):
         if self.sequence == "full":
             return outputs.flatten(1)
         hidden = state[0] if isinstance(state, tuple) else state  # an LSTM also returns its cell state
-        return (
-            hidden[-self.directions :].transpose(0, 1).flatten(1)
-        )  # (depth * directions, B, hidden) -> (B, size)
+        last = hidden[-self.directions :]  # (depth * directions, B, hidden) -> (directions, B, hidden)
+        return last.transpose(0, 1).flatten(1)  # (B, size)
 
 
 class MLPEncoder(nn.Module):
