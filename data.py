@@ -46,7 +46,7 @@ DATASETS = {
     "mnist": "all 60,000 + 10,000 digits",
     "fashion": "all 60,000 + 10,000 pieces of clothing",
     "quickdraw": "drawings of whatever --classes names",
-    "butterflies": "2,000 of five species in 64x64 colour, drawn by a formula",
+    "butterflies": "2,000 of five species in 64x64 color, drawn by a formula",
     "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
 
@@ -63,7 +63,7 @@ class Split(namedtuple("Split", "x y")):
 
 
 class RedrawnSplit(Split):
-    """Its pixels are drawn anew at every look: white with the probability of their grey."""
+    """Its pixels are drawn anew at every look: white with the probability of their gray."""
 
     def batch(self, index):
         x, y = super().batch(index)
@@ -105,6 +105,9 @@ class Dataset:
     train: Split
     valid: Split
     test: Split
+
+    def split(self, name):
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
 
     @property
     def image_shape(self):
@@ -194,7 +197,7 @@ def read_picture(path, size):
 
 
 def read_folder(root, size):
-    """PATH/{train,valid,test}/<class>/*, PATH/<class>/* or PATH/*; one channel if all is grey, else three.
+    """PATH/{train,valid,test}/<class>/*, PATH/<class>/* or PATH/*; one channel if all is gray, else three.
 
     Sorted by name. What lies beside class folders is ignored; unreadable pictures are skipped with a note.
     """
@@ -323,9 +326,9 @@ def read_quickdraw(classes, per_class, data_dir):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Butterflies, drawn here so that the models of 64x64 colour pictures run anywhere
+# Butterflies, drawn here so that the models of 64x64 color pictures run anywhere
 
-SPECIES = {  # colours near the body, far from it, of the margin, of bright marks; the margin's share; marks
+SPECIES = {  # colors near the body, far from it, of the margin, of bright marks; the margin's share; marks
     "monarch": ("d9701a f09a2c 1c120e fff4e0", 0.17, "veins dots"),
     "morpho": ("52b5f0 1d4fc4 0d1024 e8f2ff", 0.22, "dots"),
     "swallowtail": ("f8e88a f2c84b 17140f 6fa0e0", 0.22, "veins dots stripes tails"),
@@ -336,14 +339,14 @@ SPECIES = {  # colours near the body, far from it, of the margin, of bright mark
 WINGS = ((-0.08, -0.68, 0.8, 1.2, 0.0), (0.02, 0.55, 1.1, 1.8, 0.3))
 
 
-def draw_butterfly(colours, margin, marks, random):
+def draw_butterfly(colors, margin, marks, random):
     """One picture uint8 [3, 64, 64]. Lengths are in those of a wing, about 28 pixels, and angles in radians.
 
     A wing is the polar curve r = reach * cos(narrow * angle)^0.5 around its root, angle 0 along its middle.
     """
-    colours = np.frombuffer(bytes.fromhex(colours), np.uint8).reshape(4, 3) / 255
-    colours = colours * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
-    near, far, dark, light = colours.astype(np.float32)
+    colors = np.frombuffer(bytes.fromhex(colors), np.uint8).reshape(4, 3) / 255
+    colors = colors * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
+    near, far, dark, light = colors.astype(np.float32)
     garden = random.normal(
         0, 20, (*random.randint(2, 8, 2), 3)
     )  # a few large pixels, which are then blurred
@@ -355,10 +358,10 @@ def draw_butterfly(colours, margin, marks, random):
     across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body, so that both sides are alike
     up = x * math.sin(turn) - y * math.cos(turn)
 
-    def paint(colour, *depths):
-        """Colour what lies within all of these shapes: depths [64, 64] are above 0 inside."""
+    def paint(color, *depths):
+        """Color what lies within all of these shapes: depths [64, 64] are above 0 inside."""
         cover = math.prod((depth * size + 0.5).clip(0, 1) for depth in depths)  # the edge is a pixel wide
-        canvas[:] += cover[..., None] * (colour - canvas)
+        canvas[:] += cover[..., None] * (color - canvas)
 
     for root, middle, reach, narrow, skew in WINGS:
         reach, middle = reach * random.uniform(0.93, 1.05), middle + random.normal(0, 0.05)
@@ -377,8 +380,8 @@ def draw_butterfly(colours, margin, marks, random):
         if "dots" in marks:
             paint(light, wing, 0.04 - np.hypot(r - (edge + inner) / 2, r * np.sin(7 * angle) / 7))
         if "eyes" in marks:
-            for radius, colour in ((0.19, dark), (0.14, light), (0.07, dark)):
-                paint(colour, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
+            for radius, color in ((0.19, dark), (0.14, light), (0.07, dark)):
+                paint(color, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
     paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and a feeler on each side
     paint(dark / 2, 0.02 - np.abs(across - 0.5 * (up - 0.34)), up - 0.34, 0.7 - up)
     return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
@@ -533,7 +536,7 @@ def load(
 
     classes (a list, or a string with commas) and per_class are quickdraw's. Where a data set has no valid
     split, it is valid_fraction of train, the same on every call, so that runs of different seeds compare.
-    binarize makes pixels 0 or 255, a grey one 255 with the probability of its grey: "static" once and for
+    binarize makes pixels 0 or 255, a gray one 255 with the probability of its gray: "static" once and for
     all (Larochelle & Murray 2011), or "stochastic" at every look (Burda et al. 2016).
     keep_twins and drawn are arithmetic's: whether a+b and b+a are kept in one split, and the side of it
     that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
@@ -545,7 +548,7 @@ def load(
     require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
-        require(binarize is None, "arithmetic keeps its grey digits: leave --binarize out")
+        require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
         return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
     data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
     x, labels, splits, names = read(data, path, data_dir, image_size, classes, per_class)
@@ -582,7 +585,7 @@ def read_config(folder):
     return config
 
 
-def of_run(config, data_dir=None, data=None):
+def load_for_run(config, data_dir=None, data=None):
     """The data set that a run was trained on, or another in its place at the same size. Raises Mistake."""
     flags = {name: config["flags"].get(name, flag.default) for name, flag in FLAGS.items()}
     if data and data != flags["data"]:

@@ -143,7 +143,7 @@ def fid(features1, features2):
     """Fréchet distance of the Gaussians of two sets (Heusel et al. 2017, eq. 6): with Inception's features,
     the FID.
 
-    With fewer images than dimensions the covariances are known by their factors, C = Aᵀ A for the centred
+    With fewer images than dimensions the covariances are known by their factors, C = Aᵀ A for the centerd
     features A [n, d] over √(n − 1), and the last trace is the sum of the singular values of A1 A2ᵀ [n, m].
     """
     few, many = sorted(map(as_float64, (features1, features2)), key=len)
@@ -222,7 +222,7 @@ def precision_recall(real, generated, k=3):
     """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3): the share of generated images
     that lie among the real ones, and of real ones among the generated; both in [0, 1].
 
-    A set's region is the union of balls around its members, each as wide as the way to its k-th neighbour.
+    A set's region is the union of balls around its members, each as wide as the way to its k-th neighbor.
     Published figures have the features of VGG-16: those of Inception are not to be held against them.
     """
     real, generated = as_float64(real), as_float64(generated)
@@ -477,7 +477,7 @@ def flags():
     add("--save-stats", metavar="F.npz", help="mean and covariance of the features, as pytorch-fid has them")
     add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
     add("--out", metavar="FILE.png", help="FID and IS as bars")
-    likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortisation gap"
+    likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortization gap"
     add("--log-likelihood", type=number(int, 50), metavar="K", help=likelihood)
     add("--scale", type=number(float, 0), default=1.0, help="of a run's latents (default 1)")
     add("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
@@ -535,7 +535,7 @@ def own_report(source, args):
 
     model = source.get("model")
     held = f"{source['folder']} holds a {source.get('kind', 'set of pictures')}"
-    known = hasattr(model, "log_weights") or not args.log_likelihood
+    known = getattr(model, "has_posterior", False) or not args.log_likelihood
     data.require(known, f"--log-likelihood is of VAEs: {held}")
     known = hasattr(model, "predict") or not args.data
     data.require(known, f"--data is for judging a classifier: {held}")
@@ -624,7 +624,7 @@ def add_real_pictures(run, args):
     import data
 
     config, folder, model = run["config"], run["folder"], run["model"]
-    dataset = data.of_run(config, args.data_dir, args.data if hasattr(model, "predict") else None)
+    dataset = data.load_for_run(config, args.data_dir, args.data if hasattr(model, "predict") else None)
     if dataset.classes != config["classes"] or list(dataset.image_shape) != config["image_shape"]:
         raise data.Mistake(f"{folder} knows other classes or sizes of picture than {dataset.name} has")
     split = getattr(dataset, args.split)
@@ -641,7 +641,7 @@ def add_real_pictures(run, args):
 def samples(run, args, seed):
     """args.n images [n, C, H, W] in [0, 1] of a run, and their labels, each class in turn; or None, if the
     model takes none."""
-    conditional = hasattr(run["model"], "embedding")
+    conditional = run["model"].conditional
     labels = torch.arange(args.n) % len(run["classes"]) if conditional else None
     torch.manual_seed(seed)
     parts = []
@@ -706,7 +706,7 @@ def report_likelihood(run, args):
     parts = zip(x.split(100), labels.split(100), strict=True)
     weights = torch.cat([log_weights(model, *part, k) for part in parts], 1)  # (K, n)
     value, effective = log_likelihood(weights)
-    (_, encoded), (_, fitted) = models.amortisation(model, x[:100], labels[:100])
+    (_, encoded), (_, fitted) = models.amortization(model, x[:100], labels[:100])
     bits = -value.mean().item() / (x[0].numel() * math.log(2)) if flags.get("binarize") else None
     found = dict(
         elbo=bound(weights, 1),
@@ -716,7 +716,7 @@ def report_likelihood(run, args):
         standard_error=(value.std() / math.sqrt(len(value))).item(),
         bits_per_dimension=bits,
         effective_samples=effective.median().item(),
-        amortisation_gap=(encoded - fitted).mean().item(),
+        amortization_gap=(encoded - fitted).mean().item(),
     )
     told = table([
         ["ELBO", f"{found['elbo']:.2f}"],
@@ -725,13 +725,13 @@ def report_likelihood(run, args):
         [f"log p(x), {k:,} samples", f"{found['log_likelihood']:.2f}"],
         ["± over images", f"{found['standard_error']:.2f}"],
         ["effective samples, median", f"{found['effective_samples']:.1f}"],
-        [f"amortisation gap, of {len(encoded)} pictures", f"{found['amortisation_gap']:.2f}"],
+        [f"amortization gap, of {len(encoded)} pictures", f"{found['amortization_gap']:.2f}"],
     ])  # fmt: skip
     found["note"] = "a density of pixels in [0, 1]"
     if bits:
         found["note"] = f"{bits:.4f} bits per dimension"
     elif model.likelihood == "bernoulli":
-        found["note"] = "grey pixels: a score, not a likelihood; see --binarize"
+        found["note"] = "gray pixels: a score, not a likelihood; see --binarize"
     title = f"{run['folder']} on {len(x):,} pictures of {run['data']}, nats/image, seed {args.seed}"
     return found, [title, *told, found["note"]]
 
@@ -742,7 +742,7 @@ def report_arithmetic(run, args):
 
     if args.data and args.data != "arithmetic":
         raise data.Mistake(f"--data is for judging a classifier, and {run['folder']} holds a {run['kind']}")
-    split, model = getattr(data.of_run(run["config"], args.data_dir), args.split), run["model"]
+    split, model = getattr(data.load_for_run(run["config"], args.data_dir), args.split), run["model"]
     data.require(len(split.x), f"arithmetic has no {args.split} queries here")
     torch.manual_seed(args.seed)  # of the digits' pictures
     with torch.inference_mode():
@@ -805,7 +805,7 @@ def report_pictures(source, real, extractor, args):
     judge, found, lines = getattr(extractor, "run", None), {}, []
     if "model" in source:
         add_real_pictures(source, args)
-        draws = hasattr(source["model"], "sample")
+        draws = source["model"].draws_samples
         kind = f"{source['folder']} holds an autoencoder ({source['kind']}), which draws no samples"
         data.require(draws or judge, f"{kind}: --features classifier:RUN judges its reconstructions")
         if judge:
@@ -830,12 +830,12 @@ def report_judged(run, judge, args):
     model, x, y, classes = run["model"], run["real"], run["labels"], run["classes"]
     found = dict(accuracy_on_real=percent(predictions(judge["model"], x)[0] == y))
     lines = [f"{run['folder']} judged by {judge['folder']}",
-             f"the judge names {found['accuracy_on_real']:.1f}% of {run['data']} as labelled"]  # fmt: skip
-    if hasattr(model, "encode"):
+             f"the judge names {found['accuracy_on_real']:.1f}% of {run['data']} as labeled"]  # fmt: skip
+    if model.has_encoder:
         named = predictions(judge["model"], reconstructions(run, args.split))[0]
         found["accuracy_on_reconstructions"] = percent(named == y)
         lines.append(f"and {found['accuracy_on_reconstructions']:.1f}% of this run's reconstructions of it")
-    if not hasattr(model, "sample"):
+    if not model.draws_samples:
         return found, lines
     images, labels = samples(run, args, args.seed)
     named, confidence = predictions(judge["model"], images)
@@ -882,8 +882,8 @@ def nan_free_mean(values):
 def reconstructions(run, split):
     """Of an auto-decoder from the latents that it keeps, else through the encoder."""
     model, x, y = run["model"], run["real"], run["labels"]
-    if hasattr(model, "kept_latents"):
-        return torch.cat([model.decode(z) for z in model.kept_latents(split).split(500)])
+    if model.has_free_latents:
+        return torch.cat([model.decode(z) for z in model.learned_latents(split).split(500)])
     return torch.cat([model.reconstruct(*part) for part in zip(x.split(500), y.split(500), strict=True)])
 
 
@@ -908,7 +908,7 @@ def compare(source, real, extractor, args):
         sets = [features(in_bytes(samples(source, args, args.seed + k)[0])) for k in range(args.sets)]
     row = dict(name=source["folder"], mark=extractor.mark, n=getattr(sets[0], "n", None))
     row["protocol"] = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
-    row["protocol"] += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbours for precision and"
+    row["protocol"] += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbors for precision and"
     row["protocol"] += f" recall; seed {args.seed}"
     if "model" in source and (args.scale != 1 or args.truncate):
         row["protocol"] += f"; latents {told_latents(args)}"
@@ -917,7 +917,7 @@ def compare(source, real, extractor, args):
     if shapes[1:] and shapes[0][1:] != shapes[1][1:]:
         row["protocol"] += f"; NOTE: pictures of {shapes[0]} and {shapes[1]}: resizing alone sets them apart"
     if isinstance(extractor, Inception) and 1 in [shape[0] for shape in shapes]:
-        row["protocol"] += "; grey pictures are repeated to three channels, unlike published numbers"
+        row["protocol"] += "; gray pictures are repeated to three channels, unlike published numbers"
     if args.save_stats:
         mu, sigma = (part.numpy() for part in moments(sets[0]))
         kept = dict(mu=mu, sigma=sigma, protocol=extractor.protocol)
@@ -1203,7 +1203,7 @@ class Graph(Block):
 
 
 class Inception(Graph):
-    """FID's Inception: uint8 [n, 3, H, W], or grey [n, 1, H, W], -> float32 features [n, 2048] for FID and
+    """FID's Inception: uint8 [n, 3, H, W], or gray [n, 1, H, W], -> float32 features [n, 2048] for FID and
     logits [n, 1008] for the Inception score.
 
     weights is a path, see inception_weights; `sha256` is that of its file. resize ("torch" or "tf1") is

@@ -4,10 +4,10 @@
     model.sample(10, labels=torch.arange(10))              # float [10, 1, 28, 28] in [0, 1]
 
 One contract lets one loop train everything:
-- `turns()` lists who steps on each batch: (name, parameter groups, loss function), one optimiser each.
+- `turns()` lists who steps on each batch: `Turn(name, param_groups, loss)`, one optimizer each.
 - A loss function takes (batch, step), step being the updates so far (infinity when evaluating: every weight
-  is at its final value), and returns (loss, parts): the scalar to minimise, and named scalars to log.
-- `monitor` names the validation term that chooses the best checkpoint.
+  is at its final value), and returns (loss, parts): the scalar to minimize, and named scalars to log.
+- Class attributes declare what a model can do, see `Model`.
 - Outside a model images are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
 - Losses are in nats per image: summed over pixels and latents, averaged over the batch.
 - `diagnose(split)`, if a model has it, is logged after each epoch; its "warning" is printed.
@@ -27,6 +27,9 @@ import torch.nn.functional as F
 # images, class numbers (or queries, answers), places in the training split (or None)
 Batch = namedtuple("Batch", "x y index")
 
+# a player of the training loop: parameter groups for its optimizer and the loss that they minimize
+Turn = namedtuple("Turn", "name param_groups loss")
+
 UNITS = {  # of every term that a model logs, where its class says nothing else
     "loss": "nats/image",
     "reconstruction": "nats/image",
@@ -42,7 +45,7 @@ UNITS = {  # of every term that a model logs, where its class says nothing else
     "reader": "%",
     "discriminator": "nats",
     "generator": "nats",
-    "told_apart": "%",
+    "discriminator_accuracy": "%",
     "spelling": "nats/character",
     "diversity": "",
 }
@@ -59,6 +62,24 @@ class ModelError(ValueError):
 
 # -----------------------------------------------------------------------------------------------------------
 # Blocks: convolutions written as data
+
+
+class Model(nn.Module):
+    """What every model declares about itself, so that other files ask and need not probe."""
+
+    task = "generation"  # or "classification", "arithmetic"
+    has_validation_loss = True  # whose term "loss" chooses the best checkpoint
+    conditional = False  # sample, encode and decode take class labels
+    has_encoder = False  # encode, reconstruct
+    has_posterior = False  # posterior, log_weights
+    has_free_latents = False  # learned_latents, in place of an encoder that is learned
+    draws_samples = False  # sample
+    units = {}  # of logged terms, where they are not those of UNITS
+    kl_warm_up = 0  # updates
+
+    def diagnose(self, split):
+        """Named numbers about a split (x uint8 [n, C, H, W], y [n]), logged after each epoch."""
+        return {}
 
 
 def parse_layers(text, numbers=(4,)):
@@ -340,15 +361,15 @@ def check_choice(name, value, choices):
 # Likelihoods, in nats for each image [B]
 
 
-def bernoulli_nats(logits, x):
+def bernoulli_nll(logits, x):
     """−log p(x | z) of pixels that are 1 with probability sigmoid(logits), [B].
 
-    On grey pixels this is a score, not a likelihood: its least value is their entropy, not 0.
+    On gray pixels this is a score, not a likelihood: its least value is their entropy, not 0.
     """
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
 
-def gaussian_nats(mean, x):
+def gaussian_nll(mean, x):
     """Squared error [B]: −log p(x | z) of a Gaussian with variance ½, less its constant D/2·ln π."""
     return (mean - x).square().flatten(1).sum(1)
 
@@ -357,20 +378,20 @@ LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Distributions over latents. `of` makes one from unconstrained numbers [..., numbers * D]; `kl` is from the
-# prior, in nats, for each image and dimension [B, D]; `prior` draws from it, [n, D].
+# Distributions over latents. `from_params` makes one from unconstrained parameters [..., n_params * D]; `kl`
+# is from the prior, in nats, for each image and dimension [B, D]; `prior` draws from it, [n, D].
 
 
 class Point:
     """One value and no doubt: what a model that is not variational knows of z [B, D]."""
 
-    numbers = 1  # for each latent
+    n_params = 1  # for each latent
 
     def __init__(self, mean):
         self.mean = mean
 
     @classmethod
-    def of(cls, numbers):
+    def from_params(cls, numbers):
         return cls(numbers)
 
     def sample(self):
@@ -388,13 +409,13 @@ class Point:
 class Gaussian:
     """Diagonal Gaussian; mean and log_variance are [B, D]. Prior N(0, I)."""
 
-    numbers = 2
+    n_params = 2
 
     def __init__(self, mean, log_variance):
         self.mean, self.log_variance = mean, log_variance
 
     @classmethod
-    def of(cls, numbers):
+    def from_params(cls, numbers):
         return cls(*numbers.chunk(2, dim=-1))
 
     def sample(self, n=None):
@@ -423,13 +444,13 @@ class Gaussian:
 class Exponential:
     """Independent exponentials; log_rate is [B, D]. Prior Exp(1)."""
 
-    numbers = 1
+    n_params = 1
 
     def __init__(self, log_rate):
         self.log_rate, self.mean = log_rate, (-log_rate).exp()
 
     @classmethod
-    def of(cls, numbers):
+    def from_params(cls, numbers):
         return cls(numbers)
 
     def sample(self):
@@ -452,13 +473,13 @@ class Exponential:
 class Uniform:
     """Independent uniforms on [start, start + width], both [B, D], inside the prior's [0, 1]."""
 
-    numbers = 2
+    n_params = 2
 
     def __init__(self, start, width):
         self.start, self.width, self.mean = start, width, start + width / 2
 
     @classmethod
-    def of(cls, numbers):
+    def from_params(cls, numbers):
         start, width = numbers.sigmoid().chunk(2, dim=-1)
         return cls(start * (1 - width), width)
 
@@ -490,8 +511,8 @@ DISTRIBUTIONS = {"gaussian": Gaussian, "exponential": Exponential, "uniform": Un
 # What all models with latents share
 
 
-class LatentModel(nn.Module):
-    """Subclasses set latent_dim, likelihood, squash (to pixels) and `raw`, the network from z."""
+class LatentModel(Model):
+    """Subclasses set latent_dim, likelihood, squash (to pixels) and `decode_logits`, the network from z."""
 
     distribution = Point  # what is known of an image's z
 
@@ -501,21 +522,21 @@ class LatentModel(nn.Module):
         if not logits and likelihood != "gaussian":
             raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
         self.likelihood = likelihood
-        self.squash = nn.Sigmoid() if logits else nn.Identity()  # to pixels
+        self.to_pixels = nn.Sigmoid() if logits else nn.Identity()  # to pixels
 
     @property
     def device(self):
         return next(self.parameters()).device
 
-    def nats(self, raw, x):
+    def negative_log_likelihood(self, raw, x):
         """−log p(x | z) for each image, [B]."""
         if self.likelihood == "bernoulli":
-            return bernoulli_nats(raw, x)
-        return gaussian_nats(self.squash(raw), x)
+            return bernoulli_nll(raw, x)
+        return gaussian_nll(self.to_pixels(raw), x)
 
     def decode(self, z, labels=None):
         """Images [B, C, H, W] in [0, 1] of latents."""
-        return self.squash(self.raw(z, labels)).clamp(0, 1)
+        return self.to_pixels(self.decode_logits(z, labels)).clamp(0, 1)
 
     @torch.no_grad()
     def reconstruct(self, x, labels=None):
@@ -529,9 +550,11 @@ class LatentModel(nn.Module):
         )
 
     def latent_loss(self, numbers, x, labels, beta):
-        """What `fit_latents` minimises, a mean over images."""
-        q = self.distribution.of(numbers)
-        return (self.nats(self.raw(q.sample(), labels), x) + beta * q.kl().sum(1)).mean()
+        """What `fit_latents` minimizes, a mean over images."""
+        q = self.distribution.from_params(numbers)
+        return (
+            self.negative_log_likelihood(self.decode_logits(q.sample(), labels), x) + beta * q.kl().sum(1)
+        ).mean()
 
     def fit_latents(self, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, tell=None):
         """Latents that explain images [n, C, H, W] best, by Adam with the network frozen and in eval mode.
@@ -546,16 +569,16 @@ class LatentModel(nn.Module):
         cudnn = torch.backends.cudnn.flags(enabled=not rnn)  # its RNNs have no gradient in eval mode
         with torch.inference_mode(False), torch.enable_grad(), cudnn:
             if start is None:
-                start = torch.randn(len(x), self.distribution.numbers * self.latent_dim, device=x.device)
+                start = torch.randn(len(x), self.distribution.n_params * self.latent_dim, device=x.device)
             numbers = start.detach().clone().requires_grad_()
-            optimiser = torch.optim.Adam([numbers], lr)
+            optimizer = torch.optim.Adam([numbers], lr)
             for epoch in range(epochs):
                 total = 0.0
                 for index in torch.randperm(len(x)).to(x.device).split(batch_size or len(x)):
                     own = None if labels is None else labels[index]
                     loss = self.latent_loss(numbers[index], x[index], own, beta)
                     (numbers.grad,) = torch.autograd.grad(loss, numbers)  # and none for the network
-                    optimiser.step()
+                    optimizer.step()
                     total += loss.item() * len(index) / len(x)
                 if tell:
                     tell(epoch + 1, total)
@@ -576,7 +599,7 @@ class Autoencoder(LatentModel):
     """
 
     objectives = ("reconstruction",)
-    monitor = "loss"
+    has_encoder = True
     defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
     networks = (make_encoder, make_decoder)
 
@@ -600,7 +623,7 @@ class Autoencoder(LatentModel):
 
         self.encoder = make_encoder(image_shape, **for_encoder)
         features, inputs = self.encoder.size + label_width, latent_dim + label_width
-        self.to_latent = nn.Linear(dense or squeeze or features, self.distribution.numbers * latent_dim)
+        self.to_latent = nn.Linear(dense or squeeze or features, self.distribution.n_params * latent_dim)
         self.from_latent = nn.Identity()
         if dense:
             self.to_latent = nn.Sequential(nn.Linear(features, dense), nn.ReLU(), self.to_latent)
@@ -615,16 +638,16 @@ class Autoencoder(LatentModel):
     def features(self, x, labels=None):
         return self.encoder(x)
 
-    def raw(self, z, labels=None):
+    def decode_logits(self, z, labels=None):
         """What the likelihood wants: logits of pixels, or the pixels themselves without a readout."""
         return self.decoder(self.from_latent(z))
 
     def turns(self):
-        return [("model", [{"params": list(self.parameters())}], self.loss)]
+        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
 
     def loss(self, batch, step):
-        raw = self.raw(self.encode(batch.x, batch.y), batch.y)
-        loss = self.nats(raw, batch.x).mean()
+        raw = self.decode_logits(self.encode(batch.x, batch.y), batch.y)
+        loss = self.negative_log_likelihood(raw, batch.x).mean()
         return loss, {"loss": loss}
 
     def encode(self, x, labels=None):
@@ -633,11 +656,11 @@ class Autoencoder(LatentModel):
 
     def diagnose(self, split):
         """Mean squared error of the reconstructions of a split (x uint8 [n, C, H, W], y [n])."""
-        errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in chunks(split)]
+        errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in batches(split)]
         return {"mse": torch.cat(errors).mean().item()}
 
 
-def chunks(split, size=500):
+def batches(split, size=500):
     """A split as (float images in [0, 1], labels), `size` at a time."""
     for start in range(0, len(split.x), size):
         yield split.batch(slice(start, start + size))
@@ -648,7 +671,7 @@ def chunks(split, size=500):
 
 
 class VAE(Autoencoder):
-    """Minimises the negative ELBO, its KL weighted by beta (Higgins et al. 2017, eq. 4), or the IWAE bound.
+    """Minimizes the negative ELBO, its KL weighted by beta (Higgins et al. 2017, eq. 4), or the IWAE bound.
 
     `kl_warm_up`: updates over which the KL's weight grows from 0 to beta. `free_bits`: nats of KL that each
     image and latent may spend at no further cost (Kingma et al. 2016, app. C.8, there per minibatch).
@@ -656,6 +679,8 @@ class VAE(Autoencoder):
     """
 
     objectives = ("elbo", "iwae")
+    has_posterior = True
+    draws_samples = True
     distribution = Gaussian
 
     def __init__(
@@ -679,7 +704,7 @@ class VAE(Autoencoder):
 
     def posterior(self, x, labels=None):
         """q(z | x)."""
-        return Gaussian.of(self.to_latent(self.features(x, labels)))
+        return Gaussian.from_params(self.to_latent(self.features(x, labels)))
 
     def loss(self, batch, step):
         if self.shift and self.training:
@@ -690,7 +715,9 @@ class VAE(Autoencoder):
             log_weights, reconstruction = self.log_weights(batch.x, batch.y, self.iwae_samples, posterior)
             loss = -iwae_bound(log_weights).mean()
         else:
-            reconstruction = self.nats(self.raw(posterior.sample(), batch.y), batch.x)
+            reconstruction = self.negative_log_likelihood(
+                self.decode_logits(posterior.sample(), batch.y), batch.x
+            )
             weight = self.beta * min(1, step / self.kl_warm_up) if self.kl_warm_up else self.beta
             loss = reconstruction.mean() + weight * kl.clamp(min=self.free_bits).sum(1).mean()
         return loss, {"loss": loss, "reconstruction": reconstruction.mean(), "kl": kl.sum(1).mean()}
@@ -700,8 +727,10 @@ class VAE(Autoencoder):
         posterior = posterior or self.posterior(x, labels)
         z = posterior.sample(k)  # (k, B, D)
         prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
-        raw = self.raw(z.flatten(0, 1), None if labels is None else labels.repeat(k))  # (k * B, C, H, W)
-        nats = self.nats(raw, x.repeat(k, 1, 1, 1)).view(k, -1)
+        raw = self.decode_logits(
+            z.flatten(0, 1), None if labels is None else labels.repeat(k)
+        )  # (k * B, C, H, W)
+        nats = self.negative_log_likelihood(raw, x.repeat(k, 1, 1, 1)).view(k, -1)
         return prior.log_prob(z) - posterior.log_prob(z) - nats, nats
 
     sample = LatentModel.sample_prior
@@ -712,7 +741,7 @@ class VAE(Autoencoder):
     def diagnose(self, split):
         """Also the KL of each latent, and how many are active: the variance of their mean over the data is
         above 0.01 (Burda et al. 2016, sec. 5.2)."""
-        posteriors = [self.posterior(x, y) for x, y in chunks(split)]
+        posteriors = [self.posterior(x, y) for x, y in batches(split)]
         kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
         means = torch.cat([posterior.mean for posterior in posteriors])
         active = (means.var(0, correction=0) > 0.01).sum().item()
@@ -728,7 +757,7 @@ def iwae_bound(log_weights):
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
-def amortisation(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
+def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
     """What a VAE loses because one encoder serves all images (Cremer et al. 2018).
 
     Returns two pairs, of the encoder and of Gaussians fitted to each image for the same decoder from the
@@ -739,8 +768,14 @@ def amortisation(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
     fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
     for numbers in (encoded, fitted):
         torch.manual_seed(0)
-        q = Gaussian.of(numbers)
-        nats = sum(model.nats(model.raw(q.sample(), labels), x) for _ in range(samples)) / samples
+        q = Gaussian.from_params(numbers)
+        nats = (
+            sum(
+                model.negative_log_likelihood(model.decode_logits(q.sample(), labels), x)
+                for _ in range(samples)
+            )
+            / samples
+        )
         found.append((numbers, (nats + q.kl().sum(1)).detach()))
     return found
 
@@ -769,6 +804,7 @@ class ConditionalVAE(VAE):
     hidden layer it can turn and scale it to fill the prior, and samples get better.
     """
 
+    conditional = True
     defaults = dict(epochs=30, batch_size=32, lr=2e-3, lr_schedule="cosine")
 
     def __init__(
@@ -791,9 +827,9 @@ class ConditionalVAE(VAE):
         features = super().features(x)
         return torch.cat([features, self.embed(labels)], 1) if self.label == "concat" else features
 
-    def raw(self, z, labels=None):
+    def decode_logits(self, z, labels=None):
         e = self.embed(labels)
-        return super().raw(torch.cat([z, e], 1) if self.label == "concat" else z + e)
+        return super().decode_logits(torch.cat([z, e], 1) if self.label == "concat" else z + e)
 
     def sample(self, n, labels=None, scale=1.0, truncate=None):
         """As of a VAE; without labels, each image is of a random class."""
@@ -803,11 +839,11 @@ class ConditionalVAE(VAE):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Auto-decoder: no encoder; each training picture owns its z, learnt with the decoder (Park et al. 2019)
+# Auto-decoder: no encoder; each training picture owns its z, learned with the decoder (Park et al. 2019)
 
 
 class AutoDecoder(LatentModel):
-    """Free latents in an embedding, with an optimiser group of their own and learning rate `latent_lr`.
+    """Free latents in an embedding, with an optimizer group of their own and learning rate `latent_lr`.
 
     Objective "nats": −log p(x | z) plus `beta` times what the prior asks for z. "report": the distance
     |x − x̂| of a batch's pixels in 0..255, over their number, plus beta times the KL's mean over images and
@@ -818,7 +854,12 @@ class AutoDecoder(LatentModel):
     """
 
     objectives = ("nats", "report")
-    monitor = None  # a new picture has no latents until some are fitted, which takes too long for each epoch
+    has_encoder = True  # that fits latents
+    has_free_latents = True
+    draws_samples = True
+    has_validation_loss = (
+        False  # a new picture has no latents until some are fitted, which takes too long for each epoch
+    )
     defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant", valid_fraction=0.0)
     networks = (make_decoder,)
 
@@ -846,7 +887,7 @@ class AutoDecoder(LatentModel):
         self.refine_epochs, self.fit_epochs, self.fit_lr = refine_epochs, fit_epochs, fit_lr
         self.fit_batch_size, self.fit_beta = fit_batch_size, beta if fit_beta is None else fit_beta
         self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
-        width = self.distribution.numbers * latent_dim
+        width = self.distribution.n_params * latent_dim
         if objective == "report":
             self.units = dict(loss="report R1", reconstruction="report R1", kl="nats, mean")
         self.latents = nn.Embedding(n_train, width)  # starts from N(0, I)
@@ -858,9 +899,9 @@ class AutoDecoder(LatentModel):
             {"params": list(self.decoder.parameters())},
             {"params": list(self.latents.parameters()), "lr": self.latent_lr},
         ]
-        return [("model", groups, self.loss)]
+        return [Turn("model", groups, self.loss)]
 
-    def raw(self, z, labels=None):
+    def decode_logits(self, z, labels=None):
         return self.decoder(z)
 
     def loss(self, batch, step):
@@ -868,13 +909,13 @@ class AutoDecoder(LatentModel):
 
     def terms(self, numbers, x, beta):
         """The objective for images x whose latents have these numbers, and its parts."""
-        q = self.distribution.of(numbers)
-        raw = self.raw(q.sample())
-        error = self.squash(raw) - x
+        q = self.distribution.from_params(numbers)
+        raw = self.decode_logits(q.sample())
+        error = self.to_pixels(raw) - x
         if self.objective == "report":  # see `units`
             reconstruction, kl = 255 * error.norm() / error.numel(), q.kl().mean()
         else:
-            reconstruction, kl = self.nats(raw, x).mean(), q.kl().sum(1).mean()
+            reconstruction, kl = self.negative_log_likelihood(raw, x).mean(), q.kl().sum(1).mean()
         loss = reconstruction + beta * kl
         price = "penalty" if self.distribution is Point else "kl"
         parts = {"loss": loss, "reconstruction": reconstruction, price: kl}
@@ -884,7 +925,7 @@ class AutoDecoder(LatentModel):
         return self.terms(numbers, x, beta)[0]
 
     @torch.no_grad()
-    def score(self, train, test, batch_size=16):
+    def evaluate_latents(self, train, test, batch_size=16):
         """The terms for the latents of the training pictures, the refined ones and those of the test
         pictures, whichever there are; means over batches of 16, which matters to `report` alone."""
         found = {}
@@ -892,8 +933,11 @@ class AutoDecoder(LatentModel):
         for name, numbers in latents.items():
             if numbers.isnan().any() or not len(numbers):
                 continue
+            split = test if name == "test" else train
             pairs = zip(
-                numbers.split(batch_size), chunks(test if name == "test" else train, batch_size), strict=True
+                numbers.split(batch_size),
+                batches(test if name == "test" else train, batch_size),
+                strict=True,
             )
             totals = found[name] = {}
             torch.manual_seed(0)  # the same noise whatever was drawn before
@@ -902,12 +946,12 @@ class AutoDecoder(LatentModel):
                     totals[term] = totals.get(term, 0.0) + value.item() * len(x) / len(numbers)
         return found
 
-    def kept_latents(self, split):
+    def learned_latents(self, split):
         """The means z [n, latent_dim] that were found for a split, the refined ones where there are any."""
         tables = {"train": [self.refined, self.latents.weight.detach()], "test": [self.test_latents]}
         for numbers in tables.get(split, []):
             if not numbers.isnan().any():
-                return self.distribution.of(numbers).mean
+                return self.distribution.from_params(numbers).mean
         raise ModelError(
             f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs", status=1
         )
@@ -915,7 +959,7 @@ class AutoDecoder(LatentModel):
     def encode(self, x, labels=None):
         """The mean z [B, latent_dim] of latents fitted to images."""
         fitted = self.fit_latents(x, self.fit_epochs, self.fit_lr, self.fit_batch_size, beta=self.fit_beta)
-        return self.distribution.of(fitted).mean
+        return self.distribution.from_params(fitted).mean
 
     def sample(self, n, labels=None, scale=1.0, truncate=None):
         """As of any model, but from a Gaussian with the mean and covariance of the training latents."""
@@ -941,7 +985,7 @@ class VariationalAutoDecoder(AutoDecoder):
 
 
 class GAN(LatentModel):
-    """Two players, each with its own optimiser. The discriminator D scores pictures, the generator G draws.
+    """Two players, each with its own optimizer. The discriminator D scores pictures, the generator G draws.
 
     `encoder_layers` are D's convolutions, without them each halves the picture and doubles the channels; G
     mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
@@ -949,12 +993,13 @@ class GAN(LatentModel):
     Remedies, each against one trouble; RESULTS.md has what each brought:
     `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9);
     on every 8th step alone but eightfold, as good and cheaper (Karras et al. 2020, sec. 3.1).
-    `he_init`: weights for which signals keep their size, see `he_normal`.
+    `he_init`: weights for which signals keep their size, see `he_normal_`.
     `decoder_norm`: batch norm in G (Radford et al. 2016).
     """
 
     objectives = ("nonsaturating",)
-    monitor = None  # neither player's loss says how good the pictures are
+    draws_samples = True
+    has_validation_loss = False  # neither player's loss says how good the pictures are
     defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant", valid_fraction=0.0)
 
     def __init__(
@@ -972,7 +1017,7 @@ class GAN(LatentModel):
         super().__init__()
         check_choice("objective", objective, self.objectives)
         self.latent_dim, self.objective = latent_dim, objective
-        self.likelihood, self.squash = "gaussian", nn.Identity()  # `raw` makes pixels
+        self.likelihood, self.to_pixels = "gaussian", nn.Identity()  # `decode_logits` makes pixels
         self.gradient_penalty = gradient_penalty
 
         layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
@@ -981,7 +1026,7 @@ class GAN(LatentModel):
         told = dict(decoder_start=decoder_start, decoder_layers=decoder_layers, decoder_norm=decoder_norm)
         self.generator = nn.Sequential(make_decoder(latent_dim, image_shape, layers, **told), nn.Tanh())
         if he_init:
-            self.apply(he_normal)
+            self.apply(he_normal_)
         self.to(memory_format=torch.channels_last)  # the same numbers, half again as fast on a CPU
 
     def turns(self):
@@ -990,8 +1035,8 @@ class GAN(LatentModel):
             return [{"params": list(network.parameters()), "betas": (0.5, 0.999)}]
 
         return [
-            ("discriminator", player(self.discriminator), self.discriminator_loss),
-            ("generator", player(self.generator), self.generator_loss),
+            Turn("discriminator", player(self.discriminator), self.discriminator_loss),
+            Turn("generator", player(self.generator), self.generator_loss),
         ]
 
     def draw(self, n):
@@ -1006,13 +1051,16 @@ class GAN(LatentModel):
         x = 2 * batch.x - 1
         with torch.no_grad():
             drawn = self.draw(len(x))
-        penalised = self.gradient_penalty and step % 8 == 0
-        if penalised:
+        penalized = self.gradient_penalty and step % 8 == 0
+        if penalized:
             x.requires_grad_()
         real, fake = self.score(x), self.score(drawn)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        parts = {"discriminator": loss, "told_apart": 50 * ((real > 0).float() + (fake < 0).float()).mean()}
-        if penalised:
+        parts = {
+            "discriminator": loss,
+            "discriminator_accuracy": 50 * ((real > 0).float() + (fake < 0).float()).mean(),
+        }
+        if penalized:
             (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
             loss = loss + 8 * self.gradient_penalty / 2 * slope.square().flatten(1).sum(1).mean()
         return loss, parts
@@ -1023,7 +1071,7 @@ class GAN(LatentModel):
 
     sample = LatentModel.sample_prior
 
-    def raw(self, z, labels=None):
+    def decode_logits(self, z, labels=None):
         return (self.generator(z) + 1) / 2
 
     def diagnose(self, split):
@@ -1040,9 +1088,9 @@ class GAN(LatentModel):
         return found
 
 
-def he_normal(layer):
+def he_normal_(layer):
     """Starts a layer so that signals keep their size on the way through ReLUs (He et al. 2015, eq. 10).
-    Torch's own weights shrink them 2.4-fold at each: all of a GAN's samples begin as one grey."""
+    Torch's own weights shrink them 2.4-fold at each: all of a GAN's samples begin as one gray."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         inputs = layer.weight[0].numel()  # that add up to one output
         if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): each output meets 1 of stride² taps
@@ -1056,12 +1104,12 @@ def he_normal(layer):
 # Classifier: judges what the others draw
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """An encoder and a linear layer. `augment` moves, blurs and dims the training pictures, so that the soft
     edges of a decoder's pictures do not fool a judge that has only seen sharp ones."""
 
     objectives = ("cross-entropy",)
-    monitor = "loss"
+    task = "classification"
     defaults = dict(epochs=20, batch_size=64, lr=2e-3, lr_schedule="cosine")
     networks = (make_encoder,)
 
@@ -1090,7 +1138,7 @@ class Classifier(nn.Module):
         return self.to_logits(self.encoder(x))  # (B, C, H, W) -> (B, n_classes)
 
     def turns(self):
-        return [("model", [{"params": list(self.parameters())}], self.loss)]
+        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
 
     def loss(self, batch, step):
         logits = self(augmented(batch.x) if self.augment and self.training else batch.x)
@@ -1116,7 +1164,7 @@ def augmented(x):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Sequence models: arithmetic learnt from examples, read and written one character at a time
+# Sequence models: arithmetic learned from examples, read and written one character at a time
 # (Sutskever et al. 2014; Zaremba & Sutskever 2014)
 
 SYMBOLS = "0123456789+- "  # a token is a symbol's place in it
@@ -1125,7 +1173,7 @@ PICTURE = (1, 28, 28)  # of a character
 READER = "16,5,2,2 32,5,2,2"  # convolutions of the classifier that reads drawn answers
 
 
-class Text2Text(nn.Module):
+class Text2Text(Model):
     """A query, tokens [B, 5] such as "12+34", to its answer, tokens [B, 3] such as "46 ".
 
     One LSTM reads the query; its last state, of both directions if `bidirectional`, is shown another LSTM 3
@@ -1136,7 +1184,7 @@ class Text2Text(nn.Module):
     """
 
     objectives = ("cross-entropy",)
-    monitor = "loss"
+    task = "arithmetic"
     units = {"loss": "nats/answer"}
     defaults = dict(epochs=40, batch_size=64, lr=1e-3, lr_schedule="constant", data="arithmetic", drawn=None)
 
@@ -1197,7 +1245,7 @@ class Text2Text(nn.Module):
         return self.write(self.states(x))
 
     def turns(self):
-        return [("model", [{"params": list(self.parameters())}], self.loss)]
+        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
 
     def loss(self, batch, step):
         logits = self(batch.x)
@@ -1293,20 +1341,23 @@ class Text2Image(Text2Text):
     def turns(self):
         own = [p for name, p in self.named_parameters() if not name.startswith("reader.")]
         reader = list(self.reader.parameters())
-        return [("reader", [{"params": reader}], self.reader_loss), ("model", [{"params": own}], self.loss)]
+        return [
+            Turn("reader", [{"params": reader}], self.reader_loss),
+            Turn("model", [{"params": own}], self.loss),
+        ]
 
     def reader_loss(self, batch, step):
-        pictures = Batch(batch.y.flatten(0, 1), results(batch.x).flatten(), None)
+        pictures = Batch(batch.y.flatten(0, 1), solve_queries(batch.x).flatten(), None)
         loss, parts = self.reader.loss(pictures, step)
         return loss, {"reader": parts["accuracy"]}
 
     def loss(self, batch, step):
         """Squared error of an answer, a Gaussian's nats less its constant, and of a pixel."""
         states = self.states(batch.x)
-        error = gaussian_nats(self.write(states), batch.y).mean()
+        error = gaussian_nll(self.write(states), batch.y).mean()
         parts = {"loss": error, "mse": error / batch.y[0].numel()}
         if self.spelling:
-            parts["spelling"] = F.cross_entropy(self.speller(states).transpose(1, 2), results(batch.x))
+            parts["spelling"] = F.cross_entropy(self.speller(states).transpose(1, 2), solve_queries(batch.x))
             parts["loss"] = error + self.spelling * parts["spelling"]
         return parts["loss"], parts
 
@@ -1321,13 +1372,13 @@ class Text2Image(Text2Text):
 
     def diagnose(self, split):
         """The drawn answers as the reader reads them, and what it names right of true pictures."""
-        read = [(self.read(self.predict(x)), self.read(y), results(x)) for x, y in chunks(split)]
+        read = [(self.read(self.predict(x)), self.read(y), solve_queries(x)) for x, y in batches(split)]
         drawn, shown, truth = (torch.cat(tokens) for tokens in zip(*read, strict=True))
         found = right(drawn, truth) | {"reader": right(shown, truth)["characters"]}
         return {name: value.item() for name, value in found.items()}
 
 
-def results(x):
+def solve_queries(x):
     """What queries, tokens [B, 5], come to: tokens [B, 3], for the reader's pictures and for spelling."""
     texts = ("".join(SYMBOLS[token] for token in query) for query in x.tolist())
     values = [sum(map(int, text.replace("-", "+-").split("+"))) for text in texts]  # 5-7 is 5 + -7
@@ -1352,7 +1403,7 @@ MODELS = {
 }
 
 
-def keywords(model):
+def constructor_defaults(model):
     """The keyword arguments of MODELS[model] with their defaults, its own and those it passes on."""
     cls = MODELS[model]
     found = {}

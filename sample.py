@@ -25,15 +25,15 @@ from data import Mistake, number, write_file
 matplotlib.use("Agg")  # files only: no window, so that it works over ssh and in tests
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-RIGHT, WRONG = "#00795A", "#C24A00"  # and a tick or a cross beside the colour
+# Okabe and Ito's colors, which color-blind readers can tell apart
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+RIGHT, WRONG = "#00795A", "#C24A00"  # and a tick or a cross beside the color
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "legend.frameon": False,
     "savefig.dpi": 120,
 }
@@ -64,15 +64,15 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
         for k in range(n_columns):
             x, y = k * (1 + gap), -r * (aspect + drop)
             picture = images[r, k].permute(1, 2, 0).cpu().numpy()  # (H, W, C)
-            grey = dict(cmap="gray", vmin=0, vmax=1) if channels == 1 else {}
+            gray = dict(cmap="gray", vmin=0, vmax=1) if channels == 1 else {}
             axes.imshow(
-                picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **grey
+                picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **gray
             )
             if captions:
                 verdict = right[r][k] if right else None
-                colour, mark = {None: ("#333333", ""), True: (RIGHT, "✓ "), False: (WRONG, "✗ ")}[verdict]
+                color, mark = {None: ("#333333", ""), True: (RIGHT, "✓ "), False: (WRONG, "✗ ")}[verdict]
                 text = mark + captions[r][k]
-                axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=colour, fontsize=7)
+                axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=color, fontsize=7)
         if rows:
             axes.text(-0.1, -r * (aspect + drop) - aspect / 2, rows[r], ha="right", va="center")
     for k, name in enumerate(columns or ()):
@@ -86,13 +86,13 @@ def sheet(images, title, rows=None, columns=None, captions=None, right=None):
 SPLIT_LINES = (
     ("train", "--", "train"),
     ("valid", "-", "validation"),
-    ("refined", "-.", "refining"),  # of an auto-decoder, whose latents are learnt on after training
+    ("refined", "-.", "refining"),  # of an auto-decoder, whose latents are learned on after training
     ("test_latents", ":", "fitting test"),
 )
 
 
 def curves(folders):
-    """Every term that training reports, a panel each: train dashed, validation solid, runs in colours."""
+    """Every term that training reports, a panel each: train dashed, validation solid, runs in colors."""
     logs = [read_log(folder) for folder in folders]
     place = ("epoch", "step", "split", "seconds [s]")
     trained = next(row for row in logs[0] if row["split"] == "train")
@@ -100,7 +100,7 @@ def curves(folders):
     size = 0.4 + 3.2 * len(terms), 3 if len(logs) == 1 else 3.6
     figure, panels = plt.subplots(1, len(terms), figsize=size, layout="constrained")
     for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
-        for folder, log, colour in zip(folders, logs, COLOURS * len(logs), strict=False):
+        for folder, log, color in zip(folders, logs, COLORS * len(logs), strict=False):
             for split, line, name in SPLIT_LINES:
                 rows = [
                     row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
@@ -110,7 +110,7 @@ def curves(folders):
                 points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
                 name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
                 marker = "." if len(rows) < 20 else ""  # many dots would hide the dashes
-                panel.plot(*points, line, marker=marker, color=colour, lw=1.3, ms=3, label=name)
+                panel.plot(*points, line, marker=marker, color=color, lw=1.3, ms=3, label=name)
         title, _, unit = term.partition(" [")
         panel.set(title=title.replace("kl", "KL divergence"), xlabel="epoch", ylabel=unit.rstrip("]"))
         panel.xaxis.get_major_locator().set_params(integer=True)
@@ -118,9 +118,7 @@ def curves(folders):
     if len(names) == 1:
         figure.axes[0].legend()
     else:  # a line for each run, below, where it hides no curve
-        keys = [
-            plt.Line2D([], [], color=colour) for colour, _ in zip(COLOURS * len(logs), logs, strict=False)
-        ]
+        keys = [plt.Line2D([], [], color=color) for color, _ in zip(COLORS * len(logs), logs, strict=False)]
         figure.legend(keys, names, loc="outside lower center", ncols=4)
     figure.suptitle(names[0] if len(names) == 1 else "train dashed, validation solid", fontsize=10)
     return figure
@@ -140,7 +138,7 @@ def read_log(folder):
 def snapshot(folder, model, epoch):
     """Nine samples of the same latents after every epoch, in folder/epochs."""
     torch.manual_seed(0)
-    labels = torch.arange(9, device=model.device) % model.n_classes if hasattr(model, "embedding") else None
+    labels = torch.arange(9, device=model.device) % model.n_classes if model.conditional else None
     images = model.eval().sample(9, labels).cpu().unflatten(0, (3, 3))  # (3, 3, C, H, W)
     pixels = (255 * images).byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
     path = Path(folder) / "epochs" / f"{epoch:04d}.png"
@@ -160,33 +158,33 @@ class Run:
         self.config = data.read_config(folder)
         self.model = model or models.load(self.folder / "best.pt")
         self.classes = self.config["classes"]
-        self.conditional = hasattr(self.model, "embedding")
+        self.kind = self.config["flags"]["model"]
 
     @property
     def dataset(self):
         if self._dataset is None:
-            self._dataset = data.of_run(self.config, self.data_dir)
+            self._dataset = data.load_for_run(self.config, self.data_dir)
         return self._dataset
 
-    def pictures(self, split, index):
+    def batch(self, split, index):
         """Images in [0, 1] and labels at these places of a split."""
-        return getattr(self.dataset, split).batch(index)
+        return self.dataset.split(split).batch(index)
 
-    def choose(self, split, n, seed):
+    def random_index(self, split, n, seed):
         """Places of n random pictures of a split, the same for the same seed."""
-        size, random = len(getattr(self.dataset, split).x), torch.Generator().manual_seed(seed)
+        size, random = len(self.dataset.split(split).x), torch.Generator().manual_seed(seed)
         if not size:
             raise Mistake(f"{self.folder} has no {split} pictures")
         return torch.randperm(size, generator=random)[:n]
 
     def latents(self, split, index):
         """z of pictures at these places of a split: an auto-decoder's own, else what the encoder says."""
-        if hasattr(self.model, "kept_latents"):
-            return self.model.kept_latents(split)[index]
-        return self.model.encode(*self.pictures(split, index))
+        if self.model.has_free_latents:
+            return self.model.learned_latents(split)[index]
+        return self.model.encode(*self.batch(split, index))
 
     def reconstructions(self, split, index):
-        _, labels = self.pictures(split, index)
+        _, labels = self.batch(split, index)
         return self.model.decode(self.latents(split, index), labels)
 
 
@@ -207,7 +205,7 @@ def real(run, args, judge):
     """Pictures of the data; those of a classifier's run with its own answers."""
     judge = judge or (run if isinstance(run.model, models.Classifier) else None)
     n = args.n or 8
-    images, labels = run.pictures(args.split, run.choose(args.split, n * n, args.seed))
+    images, labels = run.batch(args.split, run.random_index(args.split, n * n, args.seed))
     n = min(n, len(images))
     images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
     captions, right = judged(images, labels, judge)
@@ -244,19 +242,19 @@ def epochs(run, args, judge):
 
 def untrained(run, args, judge):
     """Test pictures, what the model made of them before training, and after."""
-    index = run.choose(args.split, args.n or 10, args.seed)
-    x, y = run.pictures(args.split, index)
+    index = run.random_index(args.split, args.n or 10, args.seed)
+    x, y = run.batch(args.split, index)
     torch.manual_seed(run.config["flags"]["seed"])
     blank = models.build(run.config["flags"]["model"], **run.model.recipe["arguments"]).eval()
-    z = run.latents(args.split, index) if hasattr(blank, "kept_latents") else blank.encode(x, y)
+    z = run.latents(args.split, index) if blank.has_free_latents else blank.encode(x, y)
     rows = torch.stack([x, blank.decode(z, y), run.reconstructions(args.split, index)])
     return sheet(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
 
 
 def scaled(run, args, judge):
     """Latents of test pictures times 0.5, 1 and 1.5."""
-    index, factors = run.choose("test", args.n or 5, args.seed), (0.5, 1.0, 1.5)
-    z, (x, y) = run.latents("test", index), run.pictures("test", index)
+    index, factors = run.random_index("test", args.n or 5, args.seed), (0.5, 1.0, 1.5)
+    z, (x, y) = run.latents("test", index), run.batch("test", index)
     rows = torch.stack([x, *(run.model.decode(factor * z, y) for factor in factors)])
     names = ["original", *(f"z x {factor:g}" for factor in factors)]
     return sheet(rows, f"scaled latents of {run.folder.name}", names)
@@ -265,33 +263,33 @@ def scaled(run, args, judge):
 def constant(run, args, judge):
     """What z = 0 and z = 1 in every dimension decode to."""
     z = torch.tensor([0.0, 1.0])[:, None].expand(2, run.model.latent_dim)
-    chosen = pick_classes(run, args.classes) or list(range(len(run.classes) if run.conditional else 1))
+    chosen = pick_classes(run, args.classes) or list(range(len(run.classes) if run.model.conditional else 1))
     rows = [run.model.decode(z[:1].expand(len(chosen), -1), torch.tensor(chosen))]
     rows.append(run.model.decode(z[1:].expand(len(chosen), -1), torch.tensor(chosen)))
-    columns = [run.classes[c] for c in chosen] if run.conditional else None
+    columns = [run.classes[c] for c in chosen] if run.model.conditional else None
     return sheet(
         torch.stack(rows), f"constant latents of {run.folder.name}", ["all zeros", "all ones"], columns
     )
 
 
-def amortisation(run, args, judge):
+def amortization(run, args, judge):
     """A VAE's encoder against distributions fitted to each test picture for the same decoder."""
-    index = run.choose(args.split, args.n or 8, args.seed)
-    x, y = run.pictures(args.split, index)
+    index = run.random_index(args.split, args.n or 8, args.seed)
+    x, y = run.batch(args.split, index)
     with torch.random.fork_rng():
-        encoded, fitted = models.amortisation(run.model, x, y)
+        encoded, fitted = models.amortization(run.model, x, y)
     rows, nats = [x], [[""] * len(x)]
     for numbers, bound in (encoded, fitted):
-        rows.append(run.model.decode(models.Gaussian.of(numbers).mean, y))
+        rows.append(run.model.decode(models.Gaussian.from_params(numbers).mean, y))
         nats.append([f"{value:.1f}" for value in bound.tolist()])
     gap = (encoded[1] - fitted[1]).mean()
-    title = f"amortisation gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
+    title = f"amortization gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
     return sheet(torch.stack(rows), title, ["original", "by the encoder", "fitted"], captions=nats)
 
 
 def by_class(run, args, judge):
     """A row of samples for each class, with the judge's label and confidence."""
-    if not run.conditional:
+    if not run.model.conditional:
         raise Mistake(f"{run.folder} is not conditional, so it cannot draw a class: --what prior")
     chosen, n = pick_classes(run, args.classes) or list(range(len(run.classes))), args.n or 10
     labels = torch.tensor(chosen).repeat_interleave(n)
@@ -307,22 +305,22 @@ def by_class(run, args, judge):
 def reconstruct(run, args, judge):
     """Originals above reconstructions, of each split."""
     rows, names = [], []
-    sizes = {split: len(getattr(run.dataset, split).x) for split in data.SPLITS}
-    if hasattr(run.model, "kept_latents"):
+    sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
+    if run.model.has_free_latents:
         sizes["valid"] = 0  # it has no latents for them
     n = min([args.n or 10, *(size for size in sizes.values() if size)])
     for split in data.SPLITS:
         if sizes[split]:
-            index = run.choose(split, n, args.seed)
-            rows += [run.pictures(split, index)[0], run.reconstructions(split, index)]
+            index = run.random_index(split, n, args.seed)
+            rows += [run.batch(split, index)[0], run.reconstructions(split, index)]
             names += [f"{split}: original", "reconstruction"]
     return sheet(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
 
 
 def compare(runs, args):
     """The same test pictures as several runs reconstruct them."""
-    index = runs[0].choose(args.split, args.n or 10, args.seed)
-    rows = [runs[0].pictures(args.split, index)[0]]
+    index = runs[0].random_index(args.split, args.n or 10, args.seed)
+    rows = [runs[0].batch(args.split, index)[0]]
     for run in runs:
         if run.config["image_shape"] != runs[0].config["image_shape"]:
             raise Mistake(f"{run.folder} has pictures of another size than {runs[0].folder}")
@@ -343,7 +341,7 @@ def between_samples(run, args, judge):
 def interpolate(run, args, judge):
     """Straight lines in latent space between pairs of test pictures, which stand at the ends as they are.
     Pairs are of different classes, or of one class where the decoder is told it."""
-    if not hasattr(run.model, "encode"):
+    if not run.model.has_encoder:
         return between_samples(run, args, judge)
     n, chosen = args.n or 9, pick_classes(run, args.classes)
     labels = run.dataset.test.y
@@ -360,11 +358,11 @@ def interpolate(run, args, judge):
     rows = []
     for a in first.nonzero().flatten()[torch.randperm(int(first.sum()), generator=random)][: args.rows or 5]:
         same = labels == (ends[1] if ends else labels[a])
-        others = (same if ends or run.conditional or same.all() else ~same).nonzero().flatten()
+        others = (same if ends or run.model.conditional or same.all() else ~same).nonzero().flatten()
         b = others[torch.randint(len(others), (1,), generator=random)]
         index = torch.cat([a[None], b])
         (x, y), z, t = (
-            run.pictures("test", index),
+            run.batch("test", index),
             run.latents("test", index),
             torch.linspace(0, 1, n)[:, None],
         )
@@ -383,23 +381,23 @@ def manifold(run, args, judge):
     n, label = args.n or 11, (pick_classes(run, args.classes) or [0])[0]
     line = torch.linspace(-2 * args.scale, 2 * args.scale, n)
     z = torch.cartesian_prod(line.flip(0), line).flip(1)  # x grows to the right, y upwards
-    images = run.model.decode(z, torch.full((n * n,), label) if run.conditional else None)
+    images = run.model.decode(z, torch.full((n * n,), label) if run.model.conditional else None)
     rows = [f"{y:+.1f}" if k % 2 == 0 else "" for k, y in enumerate(line.flip(0))]
     columns = [f"{x:+.1f}" if k % 2 == 0 else "" for k, x in enumerate(line)]
-    which = f", class {run.classes[label]}" if run.conditional else ""
+    which = f", class {run.classes[label]}" if run.model.conditional else ""
     return sheet(images.unflatten(0, (n, n)), f"latent space of {run.folder.name}{which}", rows, columns)
 
 
 def answers(run, args, judge):
     """Cards of random queries of a split and their answers, drawn where the model sees or draws pictures."""
-    split = getattr(run.dataset, args.split)
-    chosen = run.choose(args.split, (args.rows or 6) * (args.n or 5), args.seed)
+    split = run.dataset.split(args.split)
+    chosen = run.random_index(args.split, (args.rows or 6) * (args.n or 5), args.seed)
     return cards(run, chosen, split, args.n or 5)
 
 
 def errors(run, args, judge):
     """Cards of queries whose answers are wrong."""
-    split, model = getattr(run.dataset, args.split), run.model
+    split, model = run.dataset.split(args.split), run.model
     parts = [split.batch(slice(start, start + 500)) for start in range(0, len(split.x), 500)]
     found = torch.cat([model.predict(x) for x, _ in parts])
     named = model.read(found) if split.drawn == "answer" else found
@@ -416,7 +414,7 @@ def query(run, args, judge):
     """The answer to --query, a dozen times where its digits are drawn."""
     tokens = data.encode_text(args.query or "12+34")[None]
     n = 5 if run.dataset.test.drawn == "query" else 1
-    own = run.dataset.test._replace(x=tokens.repeat(n, 1), y=models.results(tokens).repeat(n, 1))
+    own = run.dataset.test._replace(x=tokens.repeat(n, 1), y=models.solve_queries(tokens).repeat(n, 1))
     return cards(run, torch.arange(n), own, n)
 
 
@@ -476,7 +474,7 @@ PICTURES = {
     "interpolate": (interpolate, ("decode",), "interpolation.png"),
     "scale": (scaled, ("encode",), "scaled.png"),
     "constant": (constant, ("decode",), "constant.png"),
-    "amortisation": (amortisation, ("posterior",), "amortisation.png"),
+    "amortization": (amortization, ("posterior",), "amortization.png"),
     "manifold": (manifold, ("decode",), "manifold.png"),
     "answers": (answers, ("frames",), "answers.png"),
     "errors": (errors, ("frames",), "errors.png"),
@@ -531,7 +529,7 @@ def possible(run, what):
     function, methods, _ = PICTURES[what]
     return (
         all(hasattr(run.model, method) for method in methods)
-        and (function is not by_class or run.conditional)
+        and (function is not by_class or run.model.conditional)
         and (function is not manifold or run.model.latent_dim == 2)
         and not (function is real and is_sequence(run.model))  # a query is no picture
     )

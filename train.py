@@ -69,9 +69,9 @@ def flags():
 
 
 def add_objective_flags(parser):
-    add = adder(parser.add_argument_group("objective"), models.keywords)
+    add = adder(parser.add_argument_group("objective"), models.constructor_defaults)
     choices = "; ".join(f"{' '.join(cls.objectives)} ({name})" for name, cls in models.MODELS.items())
-    add("--objective", help=f"what is minimised: {choices}")
+    add("--objective", help=f"what is minimized: {choices}")
     add("--likelihood", choices=models.LIKELIHOODS, help="of pixels: cross-entropy or squared error")
     add("--beta", type=number(float, 0), help="weight of the KL")
     add("--kl-warm-up", type=number(int, 0), metavar="UPDATES", help="during which that weight grows from 0")
@@ -103,7 +103,7 @@ def add_objective_flags(parser):
 
 
 def add_network_flags(parser):
-    add = adder(parser.add_argument_group("networks"), models.keywords)
+    add = adder(parser.add_argument_group("networks"), models.constructor_defaults)
     add("--latent-dim", type=number(int, 1), help="size of z")
     add("--dense", type=number(int, 0), help="units of a layer on each side of z, 0 for none")
     add("--encoder", choices=models.ENCODERS, help="an RNN reads a picture row by row")
@@ -172,8 +172,11 @@ def read_flags(argv):
         return resumed_flags(args, given)
     if not args.model:
         parser.error(f"which model? --model {'|'.join(models.MODELS)}")
-    takes = models.keywords(args.model)
-    for name in given & {name for model in models.MODELS for name in models.keywords(model)} - takes.keys():
+    takes = models.constructor_defaults(args.model)
+    for name in (
+        given
+        & {name for model in models.MODELS for name in models.constructor_defaults(model)} - takes.keys()
+    ):
         parser.error(f"{dashed(name)} does nothing for --model {args.model}")
     for side, kinds in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
         kind = getattr(args, side) or takes.get(side)
@@ -186,7 +189,7 @@ def read_flags(argv):
     for name, value in (takes | models.MODELS[args.model].defaults).items():
         if name not in given and hasattr(args, name):
             setattr(args, name, value)
-    arithmetic = [name for name, cls in models.MODELS.items() if "drawn" in cls.defaults]
+    arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
     if (args.data == "arithmetic") != (args.model in arithmetic):
         pairs = f"--data arithmetic is for --model {'|'.join(arithmetic)} and they for it"
         raise Mistake(f"{pairs}: --model {args.model} cannot have --data {args.data}")
@@ -212,7 +215,7 @@ def read_last(folder):
     if not path.exists():
         raise Mistake(f"{folder} holds no last.pt, so there is no run to go on with")
     checkpoint = models.read_checkpoint(path)
-    if not checkpoint.keys() >= {"config", "state", "optimisers"}:
+    if not checkpoint.keys() >= {"config", "state", "optimizers"}:
         raise Mistake(f"{path} is a model without the state of its training, so it cannot be resumed")
     return checkpoint
 
@@ -231,24 +234,24 @@ def run(argv):
     device = pick_device(args.device)
     if last:
         torch.set_num_threads(last["config"]["threads"])  # they share out sums: other threads, other bits
-    dataset = data.of_run({"flags": vars(args)})  # older runs lack newer flags
+    dataset = data.load_for_run({"flags": vars(args)})  # older runs lack newer flags
     model = make_model(args, dataset, last).to(device)
-    optimisers = [torch.optim.Adam(groups, lr=args.lr, fused=True) for _, groups, _ in model.turns()]
+    optimizers = [torch.optim.Adam(turn.param_groups, lr=args.lr, fused=True) for turn in model.turns()]
     if last:
         folder, config, state = Path(args.resume), last["config"] | {"flags": vars(args)}, last["state"]
-        for optimiser, kept in zip(optimisers, last["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
+        for optimizer, kept in zip(optimizers, last["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
     else:
         folder, config = new_folder(args, dataset), describe(args, dataset, argv, model)
         state = dict(epoch=0, step=0, images=0, seconds=0.0, best=math.inf, best_epoch=0, history=[])
-        state["settled"] = []  # which phases after training an auto-decoder has behind it
+        state["finished_phases"] = []  # which phases after training an auto-decoder has behind it
     for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # what a kill left of a file half written
         unfinished.unlink()
     announce(config, model, dataset, device, folder)
     try:
-        fit(model, optimisers, dataset, args, config, state, folder, device)
-        if hasattr(model, "latents"):
-            settle_latents(model, optimisers, dataset, args, config, state, folder, device)
+        fit(model, optimizers, dataset, args, config, state, folder, device)
+        if model.has_free_latents:
+            fit_free_latents(model, optimizers, dataset, args, config, state, folder, device)
         finish(dataset, config, state, folder, device)
     except KeyboardInterrupt:
         if not (folder / "last.pt").exists():
@@ -261,9 +264,9 @@ def run(argv):
 def make_model(args, dataset, last):
     facts = dict(image_shape=dataset.image_shape, n_classes=len(dataset.classes))
     facts |= dict(n_train=len(dataset.train.x), n_test=len(dataset.test.x))
-    takes = models.keywords(args.model)
+    takes = models.constructor_defaults(args.model)
     arguments = {name: value for name, value in (vars(args) | facts).items() if name in takes}
-    if args.patience and not (models.MODELS[args.model].monitor and len(dataset.valid.x)):
+    if args.patience and not (models.MODELS[args.model].has_validation_loss and len(dataset.valid.x)):
         raise Mistake("--patience needs a validation loss, and there is none here")
     if last and (last["arguments"] != arguments or last["config"]["classes"] != dataset.classes):
         raise Mistake(f"the data are not those that {args.resume} was trained on")
@@ -300,7 +303,7 @@ def describe(args, dataset, argv, model):
         flags=vars(args),
         classes=dataset.classes,
         image_shape=list(dataset.image_shape),
-        units=models.UNITS | getattr(model, "units", {}),
+        units=models.UNITS | model.units,
         threads=torch.get_num_threads(),
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
         git_commit=git,
@@ -320,32 +323,31 @@ def announce(config, model, dataset, device, folder):
 # The loop
 
 
-def fit(model, optimisers, dataset, args, config, state, folder, device):
+def fit(model, optimizers, dataset, args, config, state, folder, device):
     """Trains until epochs, updates or patience are used up, and writes the run folder after each epoch."""
     train, valid = (split.to(device) for split in (dataset.train, dataset.valid))
     batches = math.ceil(len(train.x) / args.batch_size)
     total = args.steps or args.epochs * batches  # updates
     epochs = math.ceil(total / batches)
-    warm_up = math.ceil(getattr(model, "kl_warm_up", 0) / batches)  # patience counts from its end
-    monitor = model.monitor if len(valid.x) else None
-    turns = [(optimiser, loss) for optimiser, (_, _, loss) in zip(optimisers, model.turns(), strict=True)]
+    warm_up = math.ceil(model.kl_warm_up / batches)  # patience counts from its end
+    turns = [(optimizer, turn.loss) for optimizer, turn in zip(optimizers, model.turns(), strict=True)]
     console = Console(state, epochs, total, config["units"])
 
     def end_epoch(terms):
-        scores = evaluate(model, valid) if len(valid.x) and model.monitor else {}
-        if terms and not model.monitor:
+        scores = evaluate(model, valid) if len(valid.x) and model.has_validation_loss else {}
+        if terms and not model.has_validation_loss:
             terms = terms | evaluate(model, train)
         refuse_nan(scores.get("loss", 0.0), f"the validation loss after step {state['step']}", folder, state)
-        warning = (scores if model.monitor else terms).pop("warning", None)
+        warning = (scores if model.has_validation_loss else terms).pop("warning", None)
         for split, found in (("train", terms), ("valid", scores)):
             row = dict(epoch=state["epoch"], step=state["step"], split=split, seconds=state["seconds"])
             state["history"] += [row | found] if found else []
-        score = scores.get(monitor, -state["epoch"])  # where nothing is monitored the last epoch is the best
+        score = scores.get("loss", -state["epoch"])  # where nothing is monitored the last epoch is the best
         if score < state["best"]:
             state["best"], state["best_epoch"] = score, state["epoch"]
             write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
-        save_last(folder, model, optimisers, config, state)
-        if hasattr(model, "sample"):
+        save_last(folder, model, optimizers, config, state)
+        if model.draws_samples:
             sample.snapshot(folder, model, state["epoch"])
         console.epoch(state, terms, scores, warning)
 
@@ -359,8 +361,8 @@ def fit(model, optimisers, dataset, args, config, state, folder, device):
         end_epoch(train_epoch(model, turns, train, args, state, total, console, folder))
 
 
-def save_last(folder, model, optimisers, config, state):
-    last = dict(config=config, state=state, optimisers=[o.state_dict() for o in optimisers])
+def save_last(folder, model, optimizers, config, state):
+    last = dict(config=config, state=state, optimizers=[o.state_dict() for o in optimizers])
     write_file(folder / "last.pt", lambda file: models.save(file, model, **last))
     write_logs(folder, config, state)
 
@@ -375,17 +377,17 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
         batch = models.Batch(*split.batch(index), index)
         factor = (1 + math.cos(math.pi * state["step"] / total)) / 2 if args.lr_schedule == "cosine" else 1
         parts = {}
-        for optimiser, loss_function in turns:
+        for optimizer, loss_function in turns:
             with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
                 loss, terms = loss_function(batch, state["step"])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
             if args.clip:
-                weights = [p for group in optimiser.param_groups for p in group["params"]]
+                weights = [p for group in optimizer.param_groups for p in group["params"]]
                 torch.nn.utils.clip_grad_norm_(weights, args.clip)
-            optimiser.step()
+            optimizer.step()
             parts |= terms
         rows.append(torch.stack([term.detach() for term in parts.values()]))  # .item() would wait for a GPU
         sizes.append(len(index))
@@ -397,21 +399,21 @@ def train_epoch(model, turns, split, args, state, total, console, folder):
         step = state["step"] - len(rows) + row.item() + 1
         refuse_nan(math.nan, f"the training loss at step {step}", folder, state)
     state["epoch"] += 1
-    for name in state["settled"]:  # latents that were found for the network as it was
+    for name in state["finished_phases"]:  # latents that were found for the network as it was
         getattr(model, name).fill_(math.nan)
-    state["settled"] = []
+    state["finished_phases"] = []
     state["images"] += seen
     state["seconds"] += time.perf_counter() - started
     weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / seen
     return dict(zip(parts, (weights @ table).tolist(), strict=True))
 
 
-def settle_latents(model, optimisers, dataset, args, config, state, folder, device):
+def fit_free_latents(model, optimizers, dataset, args, config, state, folder, device):
     """The phases after an auto-decoder's training, each kept as soon as it ends: refine the latents of the
     training pictures, find those of the test pictures."""
     refine = ("refined", dataset.train, model.refine_epochs, model.latents.weight.detach())
     for name, split, epochs, start in (refine, ("test_latents", dataset.test, model.fit_epochs, None)):
-        if not epochs or not len(split.x) or name in state["settled"]:
+        if not epochs or not len(split.x) or name in state["finished_phases"]:
             continue
 
         def tell(epoch, loss, name=name, epochs=epochs):
@@ -430,9 +432,9 @@ def settle_latents(model, optimisers, dataset, args, config, state, folder, devi
         options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, tell=tell)
         getattr(model, name).copy_(model.fit_latents(x, epochs, model.fit_lr, **options))
         state["seconds"] += time.perf_counter() - started
-        state["settled"].append(name)
+        state["finished_phases"].append(name)
         write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
-        save_last(folder, model, optimisers, config, state)
+        save_last(folder, model, optimizers, config, state)
 
 
 def refuse_nan(value, what, folder, state):
@@ -447,13 +449,13 @@ def evaluate(model, split):
     meets the same noise in every epoch, so that no lucky draw is the best."""
     model.eval()
     torch.manual_seed(0)
-    loss_function, totals = model.turns()[-1][2], {}
+    totals = {}
     with torch.inference_mode():
-        for x, y in models.chunks(split) if model.monitor else ():
-            _, terms = loss_function(models.Batch(x, y, None), math.inf)
+        for x, y in models.batches(split) if model.has_validation_loss else ():
+            _, terms = model.loss(models.Batch(x, y, None), math.inf)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.item() * len(x) / len(split.x)
-        return totals | (model.diagnose(split) if hasattr(model, "diagnose") else {})
+        return totals | model.diagnose(split)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -529,13 +531,13 @@ def finish(dataset, config, state, folder, device):
     """The best checkpoint's final numbers in summary.json, its pictures, and a few lines on the terminal."""
     model = models.load(folder / "best.pt", device)
     scores, units = {}, config["units"]
-    for name in ("valid", "test") if model.monitor else ("train",):
+    for name in ("valid", "test") if model.has_validation_loss else ("train",):
         split = getattr(dataset, name)
         if len(split.x):
             scores[name] = evaluate(model, split.to(device))
             scores[name].pop("warning", None)
-    if hasattr(model, "latents"):
-        scores = model.score(dataset.train.to(device), dataset.test.to(device))
+    if model.has_free_latents:
+        scores = model.evaluate_latents(dataset.train.to(device), dataset.test.to(device))
     summary = dict(
         model=config["flags"]["model"],
         data=dataset.name,

@@ -1,4 +1,4 @@
-"""t-SNE: a map of points that keeps neighbours together.
+"""t-SNE: a map of points that keeps neighbors together.
 
     from tsne import TSNE
     embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d], array or tensor, as is embedding [n, 2]
@@ -12,7 +12,7 @@ are near in the map. t-SNE moves the points of the map so as to make q like p, d
 
     KL(P || Q) = sum_ij p_ij log(p_ij / q_ij),    q_ij = k_ij / Z,    k_ij = 1 / (1 + |y_i - y_j|^2),
 
-where Z is the sum of k over all pairs. The gradient has springs between neighbours and a push between all:
+where Z is the sum of k over all pairs. The gradient has springs between neighbors and a push between all:
 
     dKL / dy_i = 4 sum_j p_ij k_ij (y_i - y_j)  -  4 / Z sum_j k_ij^2 (y_i - y_j)
 
@@ -71,9 +71,9 @@ def conditional_affinities(squares, perplexity):
     return torch.cat(parts)
 
 
-def joint_affinities(neighbours, p):
+def joint_affinities(neighbors, p):
     """p_ij = (p_j|i + p_i|j) / 2n [n, n] (sec. 3.1) of the numbers of all others and p_j|i, [n, n - 1]."""
-    p = p.new_zeros(len(p), len(p)).scatter_(1, neighbours, p)
+    p = p.new_zeros(len(p), len(p)).scatter_(1, neighbors, p)
     return (p + p.T).div_(2 * len(p))
 
 
@@ -114,13 +114,13 @@ def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Affinities of neighbours alone, 3 perplexity of them, beyond which a Gaussian has little left (van der
-# Maaten 2014, sec. 4.1). The neighbours are exact: O(n^2) time, mostly matrix products, and O(n) memory
+# Affinities of neighbors alone, 3 perplexity of them, beyond which a Gaussian has little left (van der
+# Maaten 2014, sec. 4.1). The neighbors are exact: O(n^2) time, mostly matrix products, and O(n) memory
 
 
 def nearest(queries, points, k, first=None):
     """The k nearest of points [n, d] to each of queries [m, d]: numbers [m, k] and squared distances [m, k].
-    If the queries are the points from number `first` on, none is its own neighbour.
+    If the queries are the points from number `first` on, none is its own neighbor.
 
     The n distances of a query are cut into groups of 16. The k nearest are in the k groups with the least
     minima, since each other group has k groups before it: only these are searched.
@@ -151,11 +151,11 @@ def nearest(queries, points, k, first=None):
     return found, squares
 
 
-def symmetrise(neighbours, p, block=4096):
-    """p_ij = (p_j|i + p_i|j) / 2n of neighbours [n, k] and p_j|i [n, k]: row, column and value of each pair
+def symmetrize(neighbors, p, block=4096):
+    """p_ij = (p_j|i + p_i|j) / 2n of neighbors [n, k] and p_j|i [n, k]: row, column and value of each pair
     that has one, sorted by row. A block of rows at a time: sorting all would take most of the memory."""
-    n, k = neighbours.shape
-    column, p, parts = neighbours.flatten(), p.flatten(), []
+    n, k = neighbors.shape
+    column, p, parts = neighbors.flatten(), p.flatten(), []
     for start in range(0, n, block):
         own = torch.arange(start * k, min(n, start + block) * k, device=p.device)
         other = ((column >= start) & (column < start + block)).nonzero()[:, 0]
@@ -182,7 +182,7 @@ def rectangles(group, n, entries):
 class Springs:
     """exact_attraction for maps [n, 2] and affinities that have few pairs: row, column, p, sorted by row.
 
-    Points with about as many neighbours form a rectangle [points, neighbours] that the cache holds, with
+    Points with about as many neighbors form a rectangle [points, neighbors] that the cache holds, with
     p = 0 where one has fewer. Each step is one operation on all of it, in memory used again and again.
     """
 
@@ -211,7 +211,7 @@ class Springs:
 
 # -----------------------------------------------------------------------------------------------------------
 # Barnes-Hut: what is far away pushes together, as the cells of a quadtree, in O(n log n) (van der Maaten
-# 2014, sec. 4.2). A cell of some size at a distance d counts as one point at its centre of mass if
+# 2014, sec. 4.2). A cell of some size at a distance d counts as one point at its center of mass if
 # size / d < angle; else its children are asked, and in the end the points themselves. Angle 0 is exact
 
 
@@ -230,7 +230,7 @@ def morton_order(y):
 def quadtree(code, y, extent):
     """A quadtree over points y [n, 2] in Morton order, where each cell holds a slice of them.
 
-    Returns an entry for each cell, level after level, and then for each point: x and y of its centre and
+    Returns an entry for each cell, level after level, and then for each point: x and y of its center and
     how many points it holds [3, entries]; size; and child, the first of its `children` children. A cell of
     up to 8 points has these as children, and their size is 0.
     """
@@ -253,19 +253,19 @@ def quadtree(code, y, extent):
     leaf, mass = children == 0, end - start
     child, children = torch.where(leaf, cells + start, child), torch.where(leaf, mass, children)
     sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
-    centre = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
-    entries = torch.cat([centre.T, F.pad(mass, (0, len(y)), value=1)[None]]).to(y.dtype)
+    center = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
+    entries = torch.cat([center.T, F.pad(mass, (0, len(y)), value=1)[None]]).to(y.dtype)
     return entries, *(F.pad(values, (0, len(y))) for values in (size, child, children))
 
 
 def sources(tree, low, high, angle):
     """What pushes tiles, boxes from low to high [tiles, 2]: a tile and an entry of the tree for each pair,
-    sorted by tile. A cell's distance is that of its centre from the box, less than from a point in there."""
+    sorted by tile. A cell's distance is that of its center from the box, less than from a point in there."""
     (x, y, _), size, child, children = tree
     tile, cell, found = torch.arange(len(low), device=low.device), 0 * child[: len(low)], []
     while len(tile):
-        centre = torch.stack([x.take(cell), y.take(cell)], 1)
-        below, above = low.index_select(0, tile) - centre, centre - high.index_select(0, tile)
+        center = torch.stack([x.take(cell), y.take(cell)], 1)
+        below, above = low.index_select(0, tile) - center, center - high.index_select(0, tile)
         outside = torch.maximum(below, above).clamp_(min=0)
         far = size.take(cell) <= angle * outside.square().sum(1).sqrt()
         found.append((tile[far].int(), cell[far]))
@@ -284,7 +284,7 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     code, order, extent = morton_order(y)
     points = y[order]
     tree = quadtree(code, points, extent)
-    # tiles of neighbours along the curve share their sources; the last is filled up with points before it
+    # tiles of neighbors along the curve share their sources; the last is filled up with points before it
     fill = (torch.arange(-len(y) % tile_size, device=y.device) + len(y) - tile_size).clamp_(min=0)
     targets = torch.cat([points, points[fill]]).view(-1, tile_size, 2)
     push, potential = torch.empty_like(targets), torch.empty_like(targets[..., 0])
@@ -423,7 +423,7 @@ class TSNE:
     """A map of points by t-SNE, with scikit-learn's names and habits.
 
     n_components     of the map. All but 2 take the exact method, of up to 10,000 points
-    perplexity       how many neighbours a point has, as it were. Less than the number of points
+    perplexity       how many neighbors a point has, as it were. Less than the number of points
     early_exaggeration  how many times as strong springs are at first: 100 iterations, or a fifth if fewer
     learning_rate    of the gradient with its factor 4. "auto": n / 4, over the exaggeration while that lasts
                      (after Belkina et al. 2019)
@@ -558,14 +558,14 @@ class TSNE:
         if method == "auto":
             method = "exact" if n < FEW or self.n_components != 2 else "fft"
         k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
-        neighbours, p = self._nearest(x, k, first=0)
+        neighbors, p = self._nearest(x, k, first=0)
         p = conditional_affinities(p.float(), self.perplexity)
         if method == "exact":
-            p = joint_affinities(neighbours, p)
+            p = joint_affinities(neighbors, p)
             attraction, repulsion = functools.partial(exact_attraction, p), exact_repulsion
         else:
-            row, column, p = symmetrise(neighbours, p)
-            del neighbours  # or they would be there at the peak of memory
+            row, column, p = symmetrize(neighbors, p)
+            del neighbors  # or they would be there at the peak of memory
             attraction = Springs(row, column, p, n)
             repulsion = Mesh(0.3 if n < 20_000 else 0.35)
             if method == "barnes_hut":
@@ -601,9 +601,9 @@ class TSNE:
         x = as_points(X_new, "X_new").to(self._map.device)
         wanted = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == wanted, f"X_new has shape {list(x.shape)}: give [points, {wanted}]")
-        neighbours, squares = self._nearest(x, min(len(self._map), 30))
+        neighbors, squares = self._nearest(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
-        partners = self._map[neighbours]  # (m, k, n_components)
+        partners = self._map[neighbors]  # (m, k, n_components)
         places = (p * partners).sum(1, keepdim=True)
         for _ in range(50):
             weights = p / (1 + (places - partners).square().sum(2, keepdim=True))
@@ -615,9 +615,9 @@ class TSNE:
 # Command line. Our other files are imported from here on alone, so that what is above works without them
 
 TEMPLATE = Path(__file__).resolve().parent / "docs" / "map-template.html"
-# Okabe and Ito's and two more, as far apart for colour-blind readers; from the 11th class on they repeat
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
-COLOURS += ["#8A2BE2", "#692D0F"]
+# Okabe and Ito's and two more, as far apart for color-blind readers; from the 11th class on they repeat
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+COLORS += ["#8A2BE2", "#692D0F"]
 
 
 def flags():
@@ -633,7 +633,7 @@ def flags():
     add("--labels", metavar="Y.npy", help="of an array: a whole number or string for each point")
     add("-n", type=number(int, 2), help="at most so many points, chosen by --seed; of train and test each")
     add("--pca", type=number(int, 0), default=50, help="to so many dimensions before t-SNE (50; 0: never)")
-    add("--perplexity", type=number(float, 1), default=30, help="neighbours of a point, so to speak (30)")
+    add("--perplexity", type=number(float, 1), default=30, help="neighbors of a point, so to speak (30)")
     add("--method", choices=METHODS, default="auto", help="(auto: the fastest that is accurate enough)")
     add("--angle", type=number(float, 0, 1), default=0.5, help="of barnes_hut; less is more exact (0.5)")
     add("--metric", choices=METRICS[:2], default="euclidean", help="(euclidean); cosine goes without PCA")
@@ -714,27 +714,27 @@ def open_run(args):
     import models
 
     config, model = data.read_config(args.source), models.load(Path(args.source) / "best.pt").to(args.device)
-    kind, what, is_free = config["flags"]["model"], args.what or "latents", hasattr(model, "kept_latents")
-    has = what == "pixels" or (hasattr(model, "encode") and (is_free or what == "latents"))
+    kind, what, is_free = config["flags"]["model"], args.what or "latents", model.has_free_latents
+    has = what == "pixels" or (model.has_encoder and (is_free or what == "latents"))
     told = f"{args.source} holds a {kind}, which has no --what {what}: --what pixels maps its pictures"
     data.require(has, told)
-    dataset, learnt = data.of_run(config, args.data_dir), {}
+    dataset, learned = data.load_for_run(config, args.data_dir), {}
     if what == "pixels":
         return pixels_of(dataset, "test")
     parts = {split: getattr(dataset, split) for split in data.SPLITS}
     if is_free:  # not encoded but kept, and NaN until they are known
-        learnt["train"] = model.refined if what == "refined" else model.latents.weight
-        learnt = (learnt if what != "test" else {}) | dict(test=model.test_latents)
-        parts = {split: parts[split] for split, table in learnt.items() if not table.isnan().any()}
+        learned["train"] = model.refined if what == "refined" else model.latents.weight
+        learned = (learned if what != "test" else {}) | dict(test=model.test_latents)
+        parts = {split: parts[split] for split, table in learned.items() if not table.isnan().any()}
 
     def points(split, rows):
         if is_free:
-            return model.distribution.of(learnt[split][rows.to(args.device)]).mean
+            return model.distribution.from_params(learned[split][rows.to(args.device)]).mean
         batches = (parts[split].batch(few) for few in rows.split(500))
         return torch.cat([model.encode(x.to(args.device), y.to(args.device)) for x, y in batches])
 
     title = f"{'refined ' * (what == 'refined')}latents of {Path(args.source).resolve().name}"
-    return title, dataset.classes, next(iter(learnt), "test"), parts, points
+    return title, dataset.classes, next(iter(learned), "test"), parts, points
 
 
 def open_array(args):
@@ -813,7 +813,7 @@ def embed(found, args):
         new = tsne.transform(x[n:].to(args.device))
         near = torch.cat([near, nearest(new, places, near.shape[1])[0]])
         places = torch.cat([places, new])
-    right = (y[near.cpu()].mode(1).values == y).double()  # is it what most of its neighbours in the map are?
+    right = (y[near.cpu()].mode(1).values == y).double()  # is it what most of its neighbors in the map are?
     shares = [right[y == c].mean().item() for c in range(len(found["classes"]))]  # nan, if it has no points
     told += f", perplexity {args.perplexity:g}, KL {tsne.kl_divergence_:.3f} nats"
     if len(shares) > 1:
@@ -825,7 +825,7 @@ def embed(found, args):
 
 
 def draw(found):
-    """A figure of the map: classes by colour and, where they keep together, by name."""
+    """A figure of the map: classes by color and, where they keep together, by name."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -834,7 +834,7 @@ def draw(found):
     order, classes, put = found["order"], found["classes"], found["put"]
     (x, y), labels = found["embedding"][order].T, found["labels"][order]  # so that no class lies on top
     n, present = len(x) - put, np.unique(labels) if len(classes) > 1 else ()
-    is_few, shades = len(present) <= 20, np.array(COLOURS)[labels % len(COLOURS)]
+    is_few, shades = len(present) <= 20, np.array(COLORS)[labels % len(COLORS)]
     height = 0.8 + np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
     height += 0 if is_few else 0.02 * min(len(present), 100)
     figure = Figure(figsize=(6.7, height), layout="constrained")
@@ -851,7 +851,7 @@ def draw(found):
         (figure.supxlabel if is_few else axis.set_xlabel)(told, fontsize=8)
         for c in present:
             name, share, own = " ".join(classes[c].split())[:18], found["shares"][c], labels == c
-            keys.append(Line2D([], [], color=COLOURS[c % len(COLOURS)], marker="o", linestyle=""))
+            keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], marker="o", linestyle=""))
             keys[-1].set(label=f" {name} ({share:.0%})", markersize=6 if is_few else 3)
             if is_few and share > 0.5:
                 style = dict(ha="center", va="center", weight="bold", path_effects=edge)
@@ -868,7 +868,7 @@ def page(template, found):
     places, order = found["embedding"] * [1, -1], found["order"]  # y grows downwards
     places = places[order] - places.min(0)
     x, y = np.rint(places.T * 20000 / max(places.max(), 1e-30)).astype(int).tolist()
-    told = dict(x=x, y=y, colours=COLOURS, sheet=None, side=0)
+    told = dict(x=x, y=y, colors=COLORS, sheet=None, side=0)
     told |= {name: found[name] for name in ("title", "caption", "classes", "put")}
     told |= {name: found[name][order].tolist() for name in ("labels", "split", "row")}
     if found["pictures"] is not None:

@@ -44,15 +44,15 @@ def to_tensor(picture):
     return torch.from_numpy(np.array(picture))[None].float().div(255)
 
 
-def plain_epoch(model, optimiser, loader, device):
+def plain_epoch(model, optimizer, loader, device):
     model.train()
     total = 0.0
     for x, y in loader:
         x, y = x.to(device), y.to(device)
         loss, _ = model.loss(models.Batch(x, y, None), 0)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         total += loss.item() * len(x)
     return total
 

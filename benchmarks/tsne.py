@@ -9,8 +9,8 @@ Digits and clothes, in 50 principal components. Every run is a process of its ow
 table has medians of the seconds that fitting takes, and of the memory that it adds at its peak. On one
 thread they are the processor's seconds, to which other programs add little, else the wall's. Rivals run as
 they come, and again with our number of iterations, learning rates and momentum (which in scikit-learn is
-fixed). One function judges all maps: KL with the affinities of the exact 90 neighbours in float64 and every
-pair in Z, and the share of the 10 nearest neighbours that the map keeps.
+fixed). One function judges all maps: KL with the affinities of the exact 90 neighbors in float64 and every
+pair in Z, and the share of the 10 nearest neighbors that the map keeps.
 """
 
 import argparse
@@ -123,25 +123,25 @@ class Judge:
         graph = found.kneighbors_graph(mode="distance")
         distances = graph.data.reshape(len(x), 90)
         nearest = np.take_along_axis(graph.indices.reshape(len(x), 90), distances.argsort(1), 1)
-        self.neighbours = nearest[:, :10]
+        self.neighbors = nearest[:, :10]
         graph.data **= 2
         pairs = _joint_probabilities_nn(graph, 30, 0).tocoo()
         self.row, self.column, self.p = pairs.row, pairs.col, pairs.data / pairs.data.sum()
 
     def __call__(self, y):
-        """KL(P || Q) in nats, and the share of 10 neighbours kept."""
+        """KL(P || Q) in nats, and the share of 10 neighbors kept."""
         from sklearn.neighbors import NearestNeighbors
 
         y = y.astype(np.float64)
         k = 1 / (1 + ((y[self.row] - y[self.column]) ** 2).sum(1))
-        kl = (self.p * np.log(self.p / k)).sum() + np.log(normaliser(y))
+        kl = (self.p * np.log(self.p / k)).sum() + np.log(normalizer(y))
         found = NearestNeighbors(n_neighbors=10).fit(y).kneighbors(return_distance=False)
         return kl, np.mean(
-            [len(np.intersect1d(a, b)) / 10 for a, b in zip(found, self.neighbours, strict=True)]
+            [len(np.intersect1d(a, b)) / 10 for a, b in zip(found, self.neighbors, strict=True)]
         )
 
 
-def normaliser(y):
+def normalizer(y):
     """Z over every pair."""
     y = torch.from_numpy(y)
     parts = (torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist") for rows in y.split(500))

@@ -4,7 +4,7 @@ python experiments/claims.py wrong RUN --judge JUDGE     # R0: how sure is it of
 python experiments/claims.py halfway RUN --judge JUDGE   # R1: what is between a trouser and a shirt?
 python experiments/claims.py scaled RUN --judge JUDGE    # R1: is a latent times 0.5 the same garment?
 python experiments/claims.py reach RUN --term characters --at 70    # R2: in which epoch?
-python experiments/claims.py grey RUN                    # R2: how blurred are drawn answers?
+python experiments/claims.py gray RUN                    # R2: how blurred are drawn answers?
 """
 
 import json
@@ -22,7 +22,7 @@ import sample
 
 def wrong(run, args):
     """Confidence of the judge in samples that it does not name as asked, %: least, quartiles, most."""
-    data.require(run.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
+    data.require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
     labels = torch.arange(args.n) % len(run.classes)
     torch.manual_seed(args.seed)
     named, confidence = named_by(run, args, run.model.sample(args.n, labels))
@@ -69,7 +69,7 @@ def reach(run, args):
     return dict(epoch=None)
 
 
-def grey(run, args):
+def gray(run, args):
     """Share of the inked pixels, those above 0.1, that are neither nearly black nor nearly white, %."""
     data.require(isinstance(run.model, models.Text2Image), f"{run.folder} draws no answers")
     split = run.dataset.test
@@ -100,7 +100,7 @@ def seeded(args):
     return torch.Generator().manual_seed(args.seed)
 
 
-CLAIMS = {claim.__name__: claim for claim in (wrong, halfway, scaled, reach, grey)}
+CLAIMS = {claim.__name__: claim for claim in (wrong, halfway, scaled, reach, gray)}
 
 
 def command(argv):

@@ -476,7 +476,7 @@ def test_npz_with_splits_names_and_string_labels(tmp_path):
     path = npz(tmp_path, x=numbered(20), y=[1, 0] * 10, classes=["cold", "hot", "never seen"])
     dataset = data.load(path)
     assert dataset.classes == ["cold", "hot", "never seen"]
-    first = torch.from_numpy(numbered(1)[None])  # the first picture is labelled 1, wherever it went
+    first = torch.from_numpy(numbered(1)[None])  # the first picture is labeled 1, wherever it went
     for x, y in (dataset.train, dataset.valid, dataset.test):
         assert all(label == 1 for picture, label in zip(x, y, strict=True) if torch.equal(picture, first[0]))
     path = npz(tmp_path, x=numbered(3), y=["hot", "cold", "hot"], classes=["hot", "cold"])
@@ -506,7 +506,7 @@ def test_npz_mistakes(tmp_path, arrays, expected):
 
 
 def test_resizing_is_antialiased(tmp_path):
-    # one-pixel squares, grey from afar; three to one, so that each third pixel alone is black or white
+    # one-pixel squares, gray from afar; three to one, so that each third pixel alone is black or white
     board = (np.indices((63, 63)).sum(0) % 2 * 255).astype(np.uint8)
     np.save(tmp_path / "x.npy", np.stack([board] * 3))
     save(tmp_path / "folder", "x.png", board)
@@ -515,7 +515,7 @@ def test_resizing_is_antialiased(tmp_path):
         assert (x - 127.5).abs().max() < 3
 
 
-def test_image_size_crops_the_centre_and_fits_built_in_sets(tmp_path):
+def test_image_size_crops_the_center_and_fits_built_in_sets(tmp_path):
     x = np.zeros((3, 8, 16), np.uint8)
     x[:, :, 4:12] = 200
     np.save(tmp_path / "x.npy", x)
@@ -536,18 +536,18 @@ def only(path, **options):
     return data.load(path, valid_fraction=0, **options).train.x[0].numpy()
 
 
-def test_grey_pictures_have_one_channel_and_any_colour_makes_three(tmp_path):
-    grey, colour = noise(8, 8), noise(8, 8, 3)
-    save(tmp_path / "a", "1.png", grey)
-    save(tmp_path / "a", "2.PNG", np.stack([grey] * 3, -1))
+def test_gray_pictures_have_one_channel_and_any_color_makes_three(tmp_path):
+    gray, color = noise(8, 8), noise(8, 8, 3)
+    save(tmp_path / "a", "1.png", gray)
+    save(tmp_path / "a", "2.PNG", np.stack([gray] * 3, -1))
     dataset = data.load(tmp_path / "a", valid_fraction=0)
     assert dataset.image_shape == (1, 8, 8) and dataset.classes == ["a"]
-    assert all(np.array_equal(x[0], grey) for x in dataset.train.x)
-    colour[..., 1] = colour[..., 0]  # the blue alone makes it colour
-    save(tmp_path / "a", "3.bmp", colour)
+    assert all(np.array_equal(x[0], gray) for x in dataset.train.x)
+    color[..., 1] = color[..., 0]  # the blue alone makes it color
+    save(tmp_path / "a", "3.bmp", color)
     x = data.load(tmp_path / "a", valid_fraction=0).train.x
-    assert x.shape == (3, 3, 8, 8) and np.array_equal(x[2], colour.transpose(2, 0, 1))
-    assert np.array_equal(x[0], np.stack([grey] * 3))
+    assert x.shape == (3, 3, 8, 8) and np.array_equal(x[2], color.transpose(2, 0, 1))
+    assert np.array_equal(x[0], np.stack([gray] * 3))
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
@@ -670,7 +670,7 @@ def test_butterflies_are_many_varied_and_always_the_same():
     assert len(rows(x)) == 2000  # no picture twice
     np.random.seed(5)
     assert np.array_equal(data.read_butterflies(40)[0], dataset.train.x[:40])
-    # no pixel is alike in all, and a species is known by the mean colour around its middle
+    # no pixel is alike in all, and a species is known by the mean color around its middle
     assert x.float().std(0).min() > 20
     middle = [split.x[:, :, 20:40, 20:44].float().mean((2, 3)) for split in (dataset.train, dataset.test)]
     means = torch.stack([middle[0][dataset.train.y == k].mean(0) for k in range(5)])
@@ -678,7 +678,7 @@ def test_butterflies_are_many_varied_and_always_the_same():
 
 
 def test_both_sides_of_a_butterfly_are_alike(monkeypatch):
-    class Still(np.random.RandomState):  # neither moved nor turned, and in front of one colour
+    class Still(np.random.RandomState):  # neither moved nor turned, and in front of one color
         def uniform(self, low, high, size=None):
             return super().uniform(low, high, size) * (0 if np.shape(size) == (3,) else 1)
 
@@ -860,9 +860,9 @@ def test_arithmetic_mistakes():
 
 def test_a_run_from_before_a_flag_was_there_has_its_default():
     flags = {"data": "arithmetic", "data_dir": None, "valid_fraction": 0.5}
-    dataset = data.of_run({"flags": flags})
+    dataset = data.load_for_run({"flags": flags})
     assert len(dataset.valid.x) == 9000 and dataset.train.drawn is None
-    assert data.of_run({"flags": flags | {"drawn": "answer"}}).train.drawn == "answer"
+    assert data.load_for_run({"flags": flags | {"drawn": "answer"}}).train.drawn == "answer"
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ def test_effective_samples_of_one_heavy_weight_are_one():
 def test_bounds_of_a_vae_are_in_order(runs, capsys):
     (found,) = judged(capsys, runs["vae"], "--log-likelihood", "100", "-n", "20")
     assert found["elbo"] <= found["iwae_5"] <= found["iwae_50"] <= found["log_likelihood"] + 1e-6
-    assert found["amortisation_gap"] > 0 and "grey" in found["note"]
+    assert found["amortization_gap"] > 0 and "gray" in found["note"]
     assert metrics.main([runs["vae"], "--log-likelihood", "50", "-n", "5"]) == 0
     assert "IWAE, 5 samples" in capsys.readouterr().out
 
@@ -454,7 +454,7 @@ def sets(tmp_path_factory):
     for k, picture in enumerate(found["a"]):
         Image.fromarray(picture).save(folder / "a" / f"{k:03}.png")
     np.save(folder / "b.npy", found["b"])
-    np.save(folder / "colour.npy", np.stack([found["b"]] * 3, 1))
+    np.save(folder / "color.npy", np.stack([found["b"]] * 3, 1))
     np.save(folder / "one.npy", found["b"][:1])
     np.save(folder / "nan.npy", np.full((9, 7, 7), math.nan))
     np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
@@ -495,7 +495,7 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
 def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     (found,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
     row, run = found["sets"], metrics.open_run(runs["vae"])
-    real = data.of_run(run["config"]).test.x.flatten(1) / 255
+    real = data.load_for_run(run["config"]).test.x.flatten(1) / 255
     values = []
     for seed in range(3):
         torch.manual_seed(seed)
@@ -641,7 +641,7 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{small} --features classifier:{classifier}", "sizes of picture"),
     ("arithmetic --against {sets}/b.npy --features pixels", "no set of pictures"),
     ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
-    ("{sets}/colour.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
+    ("{sets}/color.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
     ("{ae} --features pixels", "draws no samples"),
     ("{vae} --features pixels --out {sets}", "Is a directory"),
@@ -699,9 +699,9 @@ def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, ca
     for split in ("train", "test"):
         (found,) = judged(capsys, runs["vad"], *judge, "--split", split)
         run = metrics.open_run(runs["vad"])
-        dataset = data.of_run(run["config"])
+        dataset = data.load_for_run(run["config"])
         kept = run["model"].latents.weight if split == "train" else run["model"].test_latents
-        images = run["model"].decode(models.Gaussian.of(kept).mean)
+        images = run["model"].decode(models.Gaussian.from_params(kept).mean)
         named = metrics.predictions(metrics.open_run(runs["classifier"])["model"], images)[0]
         wanted = 100 * (named == getattr(dataset, split).y).float().mean().item()
         assert found["accuracy_on_reconstructions"] == pytest.approx(wanted)
@@ -805,11 +805,11 @@ def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkey
 
 
 @pytest.mark.parametrize("resize", ["torch", "tf1"])
-def test_grey_is_three_equal_channels(resize):
-    grey = data.load("mnist10k").test.x[:2]
-    prepared = metrics.prepare(grey, resize)
+def test_gray_is_three_equal_channels(resize):
+    gray = data.load("mnist10k").test.x[:2]
+    prepared = metrics.prepare(gray, resize)
     assert prepared.shape == (2, 3, 299, 299)
-    assert torch.allclose(prepared, metrics.prepare(grey.expand(-1, 3, -1, -1), resize), atol=1e-6)
+    assert torch.allclose(prepared, metrics.prepare(gray.expand(-1, 3, -1, -1), resize), atol=1e-6)
     assert -1 <= prepared.min() < -0.9 and 0.9 < prepared.max() <= 1
 
 
@@ -988,14 +988,14 @@ def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path
     network = metrics.Inception(random_weights)
     features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
     assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
-    for told in (network.sha256, "resize torch", "grey", "seed 0", "NOT THE PUBLISHED ONES"):
+    for told in (network.sha256, "resize torch", "gray", "seed 0", "NOT THE PUBLISHED ONES"):
         assert told in found["sets"]["protocol"]
 
 
-def test_samples_against_statistics_are_told_to_be_grey(runs, random_weights, tmp_path, capsys):
+def test_samples_against_statistics_are_told_to_be_gray(runs, random_weights, tmp_path, capsys):
     np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     argv = [runs["vae"], "--against", str(tmp_path / "real.npz"), "--weights", str(random_weights)]
-    assert "grey" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
+    assert "gray" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
 
 
 def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypatch, refused):

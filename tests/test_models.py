@@ -20,7 +20,9 @@ from models import Batch, Gaussian, ModelError
 
 INF = math.inf
 SMALL = dict(encoder_hidden=8, decoder_hidden=8, latent_dim=4, fit_epochs=2)
-MAKERS = [name for name in models.MODELS if {"encoder", "decoder"} <= models.keywords(name).keys()]
+MAKERS = [
+    name for name in models.MODELS if {"encoder", "decoder"} <= models.constructor_defaults(name).keys()
+]
 DIGITS = np.load(data.BUILT_IN / "mnist10k.npz")
 
 
@@ -30,7 +32,7 @@ def seeded():
 
 
 def build(model, image_shape=(1, 28, 28), **options):
-    takes = models.keywords(model)
+    takes = models.constructor_defaults(model)
     n_classes = 13 if "drawn" in models.MODELS[model].defaults else 3  # arithmetic's symbols
     facts = dict(image_shape=image_shape, n_classes=n_classes, n_train=50, n_test=20) | options
     return models.build(model, **{name: value for name, value in facts.items() if name in takes})
@@ -68,7 +70,7 @@ def test_every_pair_of_networks_trains_and_keeps_the_contract(model, encoder, de
     x, y, _ = given = batch(3, image_shape)
     ((_, groups, loss_function),) = built.turns()
     loss, parts = loss_function(given, 0)
-    assert loss.shape == () and loss.isfinite() and built.monitor in parts
+    assert loss.shape == () and loss.isfinite() and "loss" in parts
     assert all(part.shape == () and part.isfinite() for part in parts.values())
     loss.backward()
     dead = [name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()]
@@ -121,7 +123,7 @@ def test_auto_decoders_train_with_every_decoder(options, decoder, image_shape):
 def test_classifier_trains_with_every_encoder(encoder, image_shape):
     model = build("classifier", image_shape, encoder=encoder, encoder_hidden=8)
     x, y, _ = given = batch(4, image_shape)
-    loss, parts = model.turns()[0][2](given, 0)
+    loss, parts = model.turns()[0].loss(given, 0)
     loss.backward()
     assert loss.isfinite() and 0 <= parts["accuracy"] <= 100
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
@@ -146,14 +148,14 @@ def test_pixels_are_scored_as_a_loop_would():
             p = 1 / (1 + math.exp(-logit))
             bernoulli[k] -= pixel * math.log(p) + (1 - pixel) * math.log(1 - p)
             gaussian[k] += (logit - pixel) ** 2
-    assert models.bernoulli_nats(raw, x).tolist() == pytest.approx(bernoulli)
-    assert models.gaussian_nats(raw, x).tolist() == pytest.approx(gaussian)
-    normal = torch.distributions.Normal(raw, 0.5**0.5)  # variance ½, as gaussian_nats says
+    assert models.bernoulli_nll(raw, x).tolist() == pytest.approx(bernoulli)
+    assert models.gaussian_nll(raw, x).tolist() == pytest.approx(gaussian)
+    normal = torch.distributions.Normal(raw, 0.5**0.5)  # variance ½, as gaussian_nll says
     density = normal.log_prob(x).flatten(1).sum(1)
-    torch.testing.assert_close(models.gaussian_nats(raw, x), -density - 48 / 2 * math.log(math.pi))
+    torch.testing.assert_close(models.gaussian_nll(raw, x), -density - 48 / 2 * math.log(math.pi))
 
 
-@pytest.mark.parametrize("nats", [models.bernoulli_nats, models.gaussian_nats])
+@pytest.mark.parametrize("nats", [models.bernoulli_nll, models.gaussian_nll])
 def test_nats_have_the_right_gradient_and_sum_over_pixels(nats):
     raw = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     x = torch.rand(2, 1, 3, 3, dtype=torch.float64)
@@ -190,9 +192,9 @@ def is_drawn_from(z, cdf):
 @KINDS
 def test_log_density_agrees_with_torch_distributions(kind):
     numbers = torch.randn(3, 10, dtype=torch.float64)
-    q, oracle = models.DISTRIBUTIONS[kind].of(numbers), oracles(numbers)[kind]
+    q, oracle = models.DISTRIBUTIONS[kind].from_params(numbers), oracles(numbers)[kind]
     inside = oracle.sample((7,))
-    assert inside.shape == (7, 3, 10 // q.numbers)
+    assert inside.shape == (7, 3, 10 // q.n_params)
     torch.testing.assert_close(q.log_prob(inside), oracle.log_prob(inside).sum(-1))
     torch.testing.assert_close(q.log_prob(inside[0]), oracle.log_prob(inside[0]).sum(-1))
     torch.testing.assert_close(q.mean, oracle.mean)
@@ -207,13 +209,13 @@ def test_log_density_agrees_with_torch_distributions(kind):
 @KINDS
 def test_kl_agrees_with_monte_carlo_of_log_densities(kind):
     """300 sets of numbers; each estimate is held against its own standard error."""
-    of, n = models.DISTRIBUTIONS[kind].of, 4000
-    numbers = 1.5 * torch.randn(300, models.DISTRIBUTIONS[kind].numbers, dtype=torch.float64)
-    z = of(numbers.expand(n, -1, -1)).sample()
+    from_params, n = models.DISTRIBUTIONS[kind].from_params, 4000
+    numbers = 1.5 * torch.randn(300, models.DISTRIBUTIONS[kind].n_params, dtype=torch.float64)
+    z = from_params(numbers.expand(n, -1, -1)).sample()
     prior = scipy.stats.norm.logpdf, scipy.stats.expon.logpdf, scipy.stats.uniform.logpdf
     prior = dict(zip(models.DISTRIBUTIONS, prior, strict=True))[kind]
-    difference = of(numbers).log_prob(z) - torch.from_numpy(prior(z.numpy())).sum(-1)
-    kl = of(numbers).kl()
+    difference = from_params(numbers).log_prob(z) - torch.from_numpy(prior(z.numpy())).sum(-1)
+    kl = from_params(numbers).kl()
     assert kl.shape == (300, 1) and (kl >= 0).all()
     error = difference.std(0) / n**0.5
     away = (difference.mean(0) - kl[:, 0]).abs()
@@ -227,8 +229,8 @@ def test_gaussian_kl_agrees_with_torch_distributions():
     numbers = torch.randn(3, 10, dtype=torch.float64)
     prior = torch.distributions.Normal(torch.zeros(5), torch.ones(5))
     expected = torch.distributions.kl_divergence(oracles(numbers)["gaussian"], prior)
-    torch.testing.assert_close(Gaussian.of(numbers).kl(), expected)
-    z = Gaussian.of(numbers).sample(40_000)
+    torch.testing.assert_close(Gaussian.from_params(numbers).kl(), expected)
+    z = Gaussian.from_params(numbers).sample(40_000)
     assert z.shape == (40_000, 3, 5)
     torch.testing.assert_close(z.std(0), oracles(numbers)["gaussian"].stddev, rtol=0.02, atol=0)
 
@@ -236,7 +238,7 @@ def test_gaussian_kl_agrees_with_torch_distributions():
 @KINDS
 def test_samples_have_the_distribution_and_its_moments(kind):
     numbers, n = torch.randn(4, 2), 20_000
-    q, oracle = models.DISTRIBUTIONS[kind].of(numbers.expand(n, -1, -1)), oracles(numbers)[kind]
+    q, oracle = models.DISTRIBUTIONS[kind].from_params(numbers.expand(n, -1, -1)), oracles(numbers)[kind]
     z = q.sample()
     assert ((z.mean(0) - oracle.mean).abs() < 5 * oracle.stddev / n**0.5).all()
     torch.testing.assert_close(z.std(0), oracle.stddev, rtol=0.05, atol=0)
@@ -262,8 +264,8 @@ def test_priors_are_drawn_as_they_are_called(kind):
 def test_any_numbers_make_a_distribution(kind):
     distribution = models.DISTRIBUTIONS[kind]
     ends = torch.tensor([-50.0, -8.0, 0.0, 8.0, 50.0])
-    numbers = torch.cartesian_prod(ends, ends)[:, : distribution.numbers].repeat(40, 1).requires_grad_()
-    q = distribution.of(numbers)
+    numbers = torch.cartesian_prod(ends, ends)[:, : distribution.n_params].repeat(40, 1).requires_grad_()
+    q = distribution.from_params(numbers)
     z = q.sample()
     for value in (z, q.mean, q.kl(), q.log_prob(z)):
         assert value.isfinite().all()
@@ -277,8 +279,10 @@ def test_any_numbers_make_a_distribution(kind):
 def test_a_point_costs_its_negative_log_density_less_the_constant():
     z = torch.randn(3, 5)
     density = torch.distributions.Normal(0.0, 1.0).log_prob(z)
-    torch.testing.assert_close(models.Point.of(z).kl(), -density - math.log(2 * math.pi) / 2)
-    assert torch.equal(models.Point.of(z).sample(), z) and torch.equal(models.Point.of(z).mean, z)
+    torch.testing.assert_close(models.Point.from_params(z).kl(), -density - math.log(2 * math.pi) / 2)
+    assert torch.equal(models.Point.from_params(z).sample(), z) and torch.equal(
+        models.Point.from_params(z).mean, z
+    )
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -386,7 +390,7 @@ def linear_vae(exact):
     """(model, x, log p(x)): pictures of 6 pixels from 2 latents; x | z ~ N(W z + b, I / 2)."""
     networks = dict(encoder_hidden=6, encoder_depth=0, decoder_hidden=2, decoder_depth=0)
     model = tiny(image_shape=(1, 2, 3), latent_dim=2, objective="iwae", likelihood="gaussian", **networks)
-    model.double().squash = nn.Identity()
+    model.double().to_pixels = nn.Identity()
     pixels = model.decoder.stack[0]
     assert isinstance(pixels, nn.Linear) and model.encoder.size == 6
     w = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0] * torch.tensor([0.8, 1.3])
@@ -523,7 +527,7 @@ def test_decoder_without_readout_returns_the_output_of_its_rnn(cell):
 def test_decoder_without_readout_makes_pixels_of_its_rows():
     options = dict(decoder="lstm", decoder_hidden=4, decoder_readout=False, likelihood="gaussian")
     model, given = tiny("ae", **options), batch(3, (1, 4, 4))
-    raw = model.raw(model.encode(given.x))
+    raw = model.decode_logits(model.encode(given.x))
     torch.testing.assert_close(model.reconstruct(given.x), raw.clamp(0, 1))
     torch.testing.assert_close(model.loss(given, 0)[0], (raw - given.x).square().sum() / 3)
     with pytest.raises(ModelError, match="--likelihood gaussian"):
@@ -603,7 +607,7 @@ def linear_decoder(model="ad", **options):
     """A model whose pixels are W z + b, without a sigmoid, with W and b."""
     network = dict(image_shape=(1, 3, 4), likelihood="gaussian", decoder_depth=0, decoder_hidden=4)
     built = tiny(model, **network, **options).double()
-    built.squash = nn.Identity()
+    built.to_pixels = nn.Identity()
     pixels = built.decoder.stack[0]
     assert isinstance(pixels, nn.Linear)
     with torch.no_grad():
@@ -672,7 +676,7 @@ def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
     with torch.inference_mode():
         inside = fit()
     assert torch.equal(inside, fit()) and not torch.equal(inside, fit(2))
-    assert inside.shape == (5, 4 * model.distribution.numbers)
+    assert inside.shape == (5, 4 * model.distribution.n_params)
 
 
 @pytest.mark.parametrize("batch_size, sizes", [(None, [11]), (0, [11]), (4, [4, 4, 3]), (50, [11])])
@@ -715,7 +719,7 @@ def test_fitted_latents_start_from_the_prior_of_their_numbers_or_where_they_are_
     model = tiny("vad", prior=kind, latent_dim=50)
     x = torch.rand(100, 1, 4, 4)
     start = model.fit_latents(x, 0, 0.1)
-    assert start.shape == (100, 50 * models.DISTRIBUTIONS[kind].numbers)
+    assert start.shape == (100, 50 * models.DISTRIBUTIONS[kind].n_params)
     assert is_drawn_from(start, "norm")
     assert torch.equal(model.fit_latents(x, 0, 0.1, start=2 * start), 2 * start)
     near = model.fit_latents(x, 3, 1e-3, start=2 * start)
@@ -729,12 +733,12 @@ def trained_vae(steps=150):
     model = build(
         "vae", (1, 14, 14), encoder="mlp", decoder="mlp", encoder_hidden=24, decoder_hidden=24, latent_dim=4
     )
-    optimiser = torch.optim.Adam(model.parameters(), 0.01)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for step in range(steps):
         loss = model.loss(Batch(x[torch.randint(400, (64,))], None, None), step)[0]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval(), x[:100]
 
 
@@ -747,14 +751,14 @@ def mean_elbo(model, numbers, x, draws=300):
     likelihood = 0.0
     with torch.no_grad():
         for _ in range(draws):
-            raw = model.raw(mean + q.stddev * torch.randn_like(mean))
+            raw = model.decode_logits(mean + q.stddev * torch.randn_like(mean))
             pixels = torch.distributions.Bernoulli(logits=raw, validate_args=False)
             likelihood += pixels.log_prob(x).flatten(1).sum(1) / draws
     return (likelihood - kl).mean().item()
 
 
 def test_latents_fitted_from_the_encoders_answer_are_better_ones():
-    """The amortisation gap: one encoder for all pictures loses something (Cremer et al. 2018)."""
+    """The amortization gap: one encoder for all pictures loses something (Cremer et al. 2018)."""
     model, x = trained_vae()
     q = model.posterior(x)
     encoded = torch.cat([q.mean, q.log_variance], 1).detach()
@@ -804,7 +808,7 @@ def test_the_loss_of_the_report_is_its_formula(model, n):
     given = batch(n)
     numbers = model.latents(given.index).detach()
     loss, parts = drawn_alike(model.loss, given, 0)
-    drawn = drawn_alike(model.distribution.of(numbers).sample)
+    drawn = drawn_alike(model.distribution.from_params(numbers).sample)
     error = 255 * model.decode(drawn).detach().numpy().astype(float) - 255 * given.x.numpy()
     distance = np.sqrt((error**2).sum()) / (n * 784)
     assert parts["reconstruction"].item() == pytest.approx(distance)
@@ -864,10 +868,10 @@ def test_training_latents_are_found_by_index(model):
 def test_free_latents_have_their_own_learning_rate():
     model = tiny("ad", latent_lr=0.3)
     ((_, groups, loss_function),) = model.turns()
-    optimiser = torch.optim.Adam(groups, lr=0.001)
+    optimizer = torch.optim.Adam(groups, lr=0.001)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     loss_function(batch(50, (1, 4, 4)), 0)[0].backward()
-    optimiser.step()
+    optimizer.step()
     for name, p in model.named_parameters():  # Adam's first step is its learning rate, whatever the slope
         step = 0.3 if name.startswith("latents") else 0.001
         assert (p - before[name]).abs().max().item() == pytest.approx(step, rel=1e-2)
@@ -918,11 +922,11 @@ def test_an_auto_decoder_scores_the_latents_that_it_has():
     splits = [
         data.Split(torch.randint(256, (n, 1, 28, 28), dtype=torch.uint8), torch.zeros(n)) for n in (40, 20)
     ]
-    assert model.score(*splits).keys() == {"train"}
+    assert model.evaluate_latents(*splits).keys() == {"train"}
     with torch.no_grad():
         model.refined.normal_()
         model.test_latents.normal_()
-    found = model.score(*splits)
+    found = model.evaluate_latents(*splits)
     tables = dict(train=model.latents.weight.detach(), refined=model.refined, test=model.test_latents)
     assert found.keys() == tables.keys()
     for name, z in tables.items():
@@ -944,13 +948,13 @@ def small_gan(image_shape=(1, 8, 8), **options):
 
 
 @pytest.mark.parametrize("size, halvings", [(28, 3), (32, 3), (64, 4)])
-@pytest.mark.parametrize("colours", [1, 3])
-def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colours, size, halvings):
-    model = build("gan", (colours, size, size))
+@pytest.mark.parametrize("colors", [1, 3])
+def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colors, size, halvings):
+    model = build("gan", (colors, size, size))
     drawn = model.draw(5)
-    assert drawn.shape == (5, colours, size, size) and drawn.abs().max() <= 1
+    assert drawn.shape == (5, colors, size, size) and drawn.abs().max() <= 1
     assert model.score(drawn).shape == (5,)
-    assert images(model.sample(4), 4, colours, size, size)
+    assert images(model.sample(4), 4, colors, size, size)
     counts = [
         sum(isinstance(layer, kind) for layer in player.modules())
         for player in (model.generator, model.discriminator)
@@ -981,14 +985,14 @@ def test_each_player_of_a_gan_steps_alone(remedy):
     model = small_gan(**remedy).train()
     players = dict(discriminator=model.discriminator, generator=model.generator)
     assert [name for name, *_ in model.turns()] == [*players]
-    optimisers = [torch.optim.Adam(groups, 0.01) for _, groups, _ in model.turns()]
-    for (name, groups, loss_function), optimiser in zip(model.turns(), optimisers, strict=True):
+    optimizers = [torch.optim.Adam(turn.param_groups, 0.01) for turn in model.turns()]
+    for (name, groups, loss_function), optimizer in zip(model.turns(), optimizers, strict=True):
         before = {key: [p.detach().clone() for p in player.parameters()] for key, player in players.items()}
         loss, parts = loss_function(batch(6, (1, 8, 8)), 0)
         assert loss.isfinite() and parts.keys() <= models.UNITS.keys()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         assert all(p.grad is not None and p.grad.any() for group in groups for p in group["params"])
         if name == "discriminator":  # which asks for no gradient of the pictures that it is shown
             assert all(p.grad is None for p in model.generator.parameters())
@@ -1014,8 +1018,11 @@ def test_losses_of_both_players_are_their_formulas():
     wanted = -(np.log(sigmoid(real)) + np.log(1 - sigmoid(fake))).mean(), -np.log(sigmoid(fake)).mean()
     assert (loss.item(), own.item()) == pytest.approx(wanted, rel=1e-4)
     assert parts["discriminator"] == loss and own_parts["generator"] == own
-    told_apart = 50 * ((real > 0).mean() + (fake < 0).mean())
-    assert parts["told_apart"].item() == pytest.approx(told_apart) and 10 < told_apart < 90
+    discriminator_accuracy = 50 * ((real > 0).mean() + (fake < 0).mean())
+    assert (
+        parts["discriminator_accuracy"].item() == pytest.approx(discriminator_accuracy)
+        and 10 < discriminator_accuracy < 90
+    )
 
 
 def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures():
@@ -1093,7 +1100,7 @@ def test_truncated_latents_are_those_of_a_truncated_normal(cut):
     assert model.sample(500, scale=3.0).std().item() == pytest.approx(3, rel=0.1)
 
 
-def centre(x):
+def center(x):
     x = x[:, 0] / x.sum((1, 2, 3))[:, None, None]
     along = torch.arange(x.shape[-1], dtype=x.dtype)
     return torch.stack([(x.sum(2) * along).sum(1), (x.sum(1) * along).sum(1)], 1)
@@ -1103,7 +1110,7 @@ def test_augmented_pictures_differ_a_little_and_keep_their_meaning():
     x = torch.from_numpy(DIGITS["x_train"][:400, None]).float() / 255
     moved = models.augmented(x)
     assert images(moved, 400, 1, 28, 28)
-    apart = (centre(moved) - centre(x)).norm(dim=1)
+    apart = (center(moved) - center(x)).norm(dim=1)
     assert apart.max() < 6 and apart.mean() > 0.5
     ink = moved.sum((1, 2, 3)) / x.sum((1, 2, 3))
     assert ink.min() > 0.3 and ink.max() < 1.6 and 0.6 < ink.mean() < 0.9
@@ -1216,7 +1223,7 @@ FACTS = {"image_shape", "n_classes", "n_train", "n_test"}  # of the data, which 
 
 @pytest.mark.parametrize("model", models.MODELS)
 def test_keywords_are_what_the_constructor_takes(model):
-    found = models.keywords(model)
+    found = models.constructor_defaults(model)
     cls, empty = models.MODELS[model], inspect.Parameter.empty
     own = inspect.signature(cls).parameters
     named = {name: p.default for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
@@ -1240,7 +1247,7 @@ def test_help_tells_each_default_and_the_parser_holds_none_of_its_own():
     actions = {action.dest: action for action in parser._actions}
     told = {}
     for model, cls in models.MODELS.items():
-        for name, value in (models.keywords(model) | cls.defaults).items():
+        for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if name not in FACTS | {"label_width", *data.FLAGS}:
                 assert actions[name].default is None, name
                 told.setdefault(name, {})

@@ -369,7 +369,7 @@ def test_reach_is_the_first_epoch_of_that_value(tmp_path, capsys, monkeypatch):
         assert claims.reach(run_, SimpleNamespace(term="characters", at=at)) == dict(epoch=epoch)
 
 
-def test_grey_is_the_share_of_inked_pixels_between():
+def test_gray_is_the_share_of_inked_pixels_between():
     images = torch.tensor([0.0, 0.05, 0.2, 0.3, 0.7, 0.9])  # two of the four above 0.1
     assert claims.between(images) == pytest.approx(0.5)
 

@@ -21,7 +21,7 @@ def drawn(monkeypatch):
         axes = figure.axes[0]
         seen["images"] = [image.get_array() for image in axes.images]
         seen["texts"] = [text.get_text() for text in axes.texts]
-        seen["colours"] = [text.get_color() for text in axes.texts]
+        seen["colors"] = [text.get_color() for text in axes.texts]
         seen["axes"] = figure.axes
         close(figure)
 
@@ -31,7 +31,7 @@ def drawn(monkeypatch):
 
 
 def as_tensor(images):
-    """Images of a sheet as [n, C, H, W]; here all are grey."""
+    """Images of a sheet as [n, C, H, W]; here all are gray."""
     return torch.stack([torch.from_numpy(np.asarray(image)) for image in images])[:, None]
 
 
@@ -46,12 +46,12 @@ def test_a_sheet_shows_each_image_once_in_reading_order_with_its_caption():
     left, bottom = zip(*[(s.get_extent()[0], s.get_extent()[2]) for s in axes.images], strict=True)
     assert left[0] < left[1] < left[2] == left[5] and bottom[0] == bottom[2] > bottom[3]
     texts = {text.get_text(): text.get_color() for text in axes.texts}
-    assert {"up", "down", "1", "2", "3", "✓ a", "✗ b", "✗ d", "✓ f"} <= texts.keys()  # not by colour alone
+    assert {"up", "down", "1", "2", "3", "✓ a", "✗ b", "✗ d", "✓ f"} <= texts.keys()  # not by color alone
     assert texts["✓ a"] == texts["✓ f"] != texts["✗ b"] == texts["✗ d"]
     plt.close(figure)
 
 
-def test_a_sheet_of_colour_keeps_its_colours():
+def test_a_sheet_of_color_keeps_its_colors():
     images = torch.rand(1, 2, 3, 5, 5)
     shown = sample.sheet(images, "").axes[0].images
     assert np.allclose(shown[1].get_array(), images[0, 1].permute(1, 2, 0))
@@ -125,7 +125,7 @@ def test_class_samples_are_marked_right_where_the_judge_agrees(run, drawn):
     assert "3" in drawn["texts"] and "5" in drawn["texts"]
 
 
-def test_the_same_seed_draws_the_same_samples_and_scale_zero_the_centre(run, drawn):
+def test_the_same_seed_draws_the_same_samples_and_scale_zero_the_center(run, drawn):
     argv = [str(run("vae")), "--what", "prior", "-n", "3"]
     images = {}
     for name, more in (("a", []), ("b", []), ("c", ["--seed", "1"]), ("zero", ["--scale", "0"])):
@@ -133,8 +133,8 @@ def test_the_same_seed_draws_the_same_samples_and_scale_zero_the_centre(run, dra
         images[name] = as_tensor(drawn["images"])
     assert torch.equal(images["a"], images["b"]) and not torch.equal(images["a"], images["c"])
     assert (images["zero"] - images["zero"][0]).abs().max() < 1e-6
-    centre = models.load(run("vae") / "best.pt").decode(torch.zeros(1, 3))
-    assert torch.allclose(images["zero"][:1], centre, atol=1e-6)
+    center = models.load(run("vae") / "best.pt").decode(torch.zeros(1, 3))
+    assert torch.allclose(images["zero"][:1], center, atol=1e-6)
 
 
 def test_interpolation_ends_at_the_reconstructions_of_the_originals_beside_it(run, drawn):
@@ -261,7 +261,7 @@ def test_an_auto_decoder_shows_the_latents_that_it_keeps(run, digits, drawn):
     for k, (split, numbers) in enumerate((("train", model.refined), ("test", model.test_latents))):
         known = getattr(dataset, split).x / 255
         index = [next(i for i, y in enumerate(known) if torch.equal(x, y)) for x in rows[2 * k]]
-        wanted = model.decode(model.distribution.of(numbers[index]).mean)
+        wanted = model.decode(model.distribution.from_params(numbers[index]).mean)
         assert torch.allclose(wanted, rows[2 * k + 1], atol=1e-6)
 
 
@@ -280,8 +280,8 @@ def test_scaled_and_constant_latents(run, drawn):
         assert torch.allclose(model.decode(torch.ones(1, 3))[0], ones, atol=1e-6)
 
 
-def test_amortisation_shows_bounds_that_fitting_lowers(run, drawn):
-    assert sample.main([str(run("vae")), "--what", "amortisation", "-n", "6"]) == 0
+def test_amortization_shows_bounds_that_fitting_lowers(run, drawn):
+    assert sample.main([str(run("vae")), "--what", "amortization", "-n", "6"]) == 0
     bounds = torch.tensor([float(text) for text in drawn["texts"] if text.replace(".", "").isdigit()])
     encoded, fitted = bounds.view(2, 6)
     assert fitted.mean() < encoded.mean()

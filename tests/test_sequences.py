@@ -86,7 +86,7 @@ def test_each_turn_reaches_all_its_weights_and_no_other(model, options, splits):
         assert all(part.shape == () and part.isfinite() for part in parts.values())
         seen += own
     assert len(seen) == len(set(seen)) == len(list(built.parameters()))
-    assert built.monitor in parts and parts["loss"] is loss
+    assert "loss" in parts and parts["loss"] is loss
     assert parts.keys() <= models.UNITS.keys()
 
 
@@ -128,20 +128,20 @@ def test_characters_and_whole_answers_are_counted():
 
 def test_results_are_the_answers_of_the_data_set(splits):
     assert models.SYMBOLS == data.ALPHABET
-    assert torch.equal(models.results(splits[None].x), splits[None].y)
+    assert torch.equal(models.solve_queries(splits[None].x), splits[None].y)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_few_answers_are_learnt_by_heart(model, splits):
+def test_a_few_answers_are_learned_by_heart(model, splits):
     built, given = tiny(model, encoder_hidden=32, decoder_hidden=32), batch(model, splits, 4)
     turns = [(torch.optim.Adam(groups, 0.02), loss) for _, groups, loss in built.turns()]
     first = built.loss(given, 0)[0].item()
     built.augment = False
     for _ in range(150):
-        for optimiser, loss_function in turns:
-            optimiser.zero_grad()
+        for optimizer, loss_function in turns:
+            optimizer.zero_grad()
             loss_function(given, 0)[0].backward()
-            optimiser.step()
+            optimizer.step()
     loss = built.loss(given, 0)[0].item()
     assert loss < 0.3 * first if model == "text2image" else loss < 0.1
     if model == "text2image":
@@ -234,7 +234,7 @@ def test_spelling_adds_the_cross_entropy_of_the_characters_and_nothing_else(spli
     model, plain = tiny("text2image", spelling=2.0), tiny("text2image")
     loss, parts = model.loss(given, 0)
     squares = (model(given.x) - given.y).square().sum() / len(given.x)
-    tokens = models.results(given.x)
+    tokens = models.solve_queries(given.x)
     named = model.speller(model.states(given.x)).log_softmax(2).gather(2, tokens[:, :, None])
     torch.testing.assert_close(loss, squares - 2 * named.mean())
     torch.testing.assert_close(parts["mse"] * given.y[0].numel(), squares)

@@ -23,8 +23,8 @@ import models
 import sample
 import train
 
-MONITORED = [name for name in PICTURED if models.MODELS[name].monitor]
-FREE = [name for name in models.MODELS if "fit_epochs" in models.keywords(name)]  # models of free latents
+MONITORED = [name for name in PICTURED if models.MODELS[name].has_validation_loss]
+FREE = [name for name in models.MODELS if "fit_epochs" in models.constructor_defaults(name)]
 ROOT = Path(train.__file__).parent
 
 
@@ -44,9 +44,9 @@ def same(a, b):
 
 
 def assert_same_run(one, other):
-    """Same weights, optimisers and history, but for the seconds that it took."""
+    """Same weights, optimizers and history, but for the seconds that it took."""
     one_last, other_last = last(one), last(other)
-    for key in ("weights", "optimisers"):
+    for key in ("weights", "optimizers"):
         assert same(one_last[key], other_last[key]), key
     assert same(torch.load(one / "best.pt"), torch.load(other / "best.pt"))
     for state in (one_last["state"], other_last["state"]):
@@ -76,7 +76,7 @@ def test_a_run_leaves_everything_behind(model, run):
     )  # every flag, given or not
     rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
     expected = [("0", "valid"), ("1", "train"), ("1", "valid"), ("2", "train"), ("2", "valid")]
-    if models.MODELS[model].monitor is None:
+    if not models.MODELS[model].has_validation_loss:
         expected = [("1", "train"), ("2", "train")]
     if model in FREE:
         expected += [("3", "refined"), ("4", "refined"), ("1", "test_latents"), ("2", "test_latents")]
@@ -100,7 +100,7 @@ def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
 
 
 @pytest.mark.parametrize("model", sorted(set(PICTURED) - set(MONITORED)))
-def test_without_a_monitor_the_last_epoch_is_the_best(model, run):
+def test_without_a_validation_loss_the_last_epoch_is_the_best(model, run):
     folder = run(model)
     state = last(folder)["state"]
     assert state["best_epoch"] == state["epoch"] == 2
@@ -124,8 +124,8 @@ def test_evaluation_meets_the_same_noise_every_time_and_weighs_every_picture_ali
         models.VAE, "encode_mean", lambda self, x: self.to_latent(self.features(x))[:, :3], raising=False
     )
     whole = train.evaluate(model, split)["loss"]
-    chunks = models.chunks
-    monkeypatch.setattr(models, "chunks", lambda split, size=7: chunks(split, size))
+    chunks = models.batches
+    monkeypatch.setattr(models, "batches", lambda split, size=7: chunks(split, size))
     assert train.evaluate(model, split)["loss"] == pytest.approx(whole, rel=1e-5)
 
 
@@ -236,7 +236,7 @@ def test_the_seed_makes_the_run(digits, tmp_path):
 def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digits, tmp_path, monkeypatch):
     argv = small(model, digits, "--lr-schedule cosine --epochs 6 --batch-size 64")
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
-    optimiser_step, steps, players = torch.optim.Adam.step, [], 2 if model == "gan" else 1
+    optimizer_step, steps, players = torch.optim.Adam.step, [], 2 if model == "gan" else 1
 
     class Killed(BaseException):
         """Like a kill it runs no handler of ours."""
@@ -245,7 +245,7 @@ def test_six_epochs_equal_three_a_kill_in_the_fourth_and_three_more(model, digit
         steps.append(1)
         if len(steps) > players * 3 * 3 + 1:  # 144 pictures are 3 batches: in the middle of the fourth epoch
             raise Killed
-        return optimiser_step(self)
+        return optimizer_step(self)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(torch.optim.Adam, "step", step_then_die)
@@ -304,14 +304,14 @@ class Killed(BaseException):
 
 
 def killed_after(steps, argv, monkeypatch):
-    """Runs a command line that dies at the optimisers' step after so many."""
-    optimiser_step, done = torch.optim.Adam.step, []
+    """Runs a command line that dies at the optimizers' step after so many."""
+    optimizer_step, done = torch.optim.Adam.step, []
 
     def step_then_die(self):
         done.append(1)
         if len(done) > steps:
             raise Killed
-        return optimiser_step(self)
+        return optimizer_step(self)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(torch.optim.Adam, "step", step_then_die)
@@ -339,7 +339,7 @@ def test_a_kill_while_latents_are_fitted_loses_nothing(
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
     killed_after(steps, [*argv, "--out", str(tmp_path / "killed")], monkeypatch)
     kept = last(tmp_path / "killed")
-    assert kept["state"]["epoch"] == 2 and kept["state"]["settled"] == settled
+    assert kept["state"]["epoch"] == 2 and kept["state"]["finished_phases"] == settled
     splits = ["train", "train"] + ["refined", "refined"] * len(settled)
     assert [row["split"] for row in kept["state"]["history"]] == splits
     assert kept["weights"]["refined"].isfinite().all() == bool(settled)
@@ -362,7 +362,7 @@ def test_more_epochs_find_the_latents_anew(model, digits, tmp_path, monkeypatch,
     more = ["--resume", str(tmp_path / "two"), "--epochs", "4"]
     killed_after(3 + 1, more, monkeypatch)  # in the fourth epoch
     kept = last(tmp_path / "two")
-    assert kept["state"]["epoch"] == 3 and kept["state"]["settled"] == []
+    assert kept["state"]["epoch"] == 3 and kept["state"]["finished_phases"] == []
     for name in ("refined", "test_latents"):  # they were those of another network
         assert kept["weights"][name].isnan().all()
     assert train.main(more) == 0
@@ -542,8 +542,8 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "empty folder": (["--model", "ae", "--data", "EMPTY"], "no readable picture"),
     "classes of digits": (["--model", "ae", "--classes", "1,2"], "--data quickdraw"),
     "all is validation": (["--model", "ae", "--valid-fraction", "1"], "[0, 1)"),
-    "labels missing": (["--model", "cvae", "--data", "UNLABELLED"], "labels of two classes"),
-    "nothing to classify": (["--model", "classifier", "--data", "UNLABELLED"], "labels of two classes"),
+    "labels missing": (["--model", "cvae", "--data", "UNLABELED"], "labels of two classes"),
+    "nothing to classify": (["--model", "classifier", "--data", "UNLABELED"], "labels of two classes"),
     "layers as words": (["--model", "ae", "--encoder-layers", "32x3"], "channels,kernel,stride,padding"),
     "too many layers": (["--model", "ae", "--encoder-layers", "4,9,9,0 4,9,9,0"], "leave nothing"),
     "decoder of another size": (["--model", "ae", "--decoder-layers", "1,3,1,1"], "data are (1, 14, 14)"),
@@ -595,11 +595,11 @@ def places(run, tmp_path, monkeypatch):
     for name in ("EMPTY", "DAMAGED", "NO_CONFIG"):
         (tmp_path / name).mkdir()
     (tmp_path / "TEXT").write_text("not a picture")
-    np.save(tmp_path / "UNLABELLED.npy", np.zeros((50, 14, 14), np.uint8))
+    np.save(tmp_path / "UNLABELED.npy", np.zeros((50, 14, 14), np.uint8))
     (tmp_path / "DAMAGED" / "config.json").write_bytes((run("ae") / "config.json").read_bytes())
     (tmp_path / "DAMAGED" / "best.pt").write_bytes((run("ae") / "best.pt").read_bytes()[:-100])
     (tmp_path / "NO_CONFIG" / "config.json").write_text('{"flags": ')
-    words = {"RUN": run("ae"), "VAE": run("vae"), "CVAE": run("cvae"), "UNLABELLED": "UNLABELLED.npy"}
+    words = {"RUN": run("ae"), "VAE": run("vae"), "CVAE": run("cvae"), "UNLABELED": "UNLABELED.npy"}
     return lambda argv: [str(words.get(arg, arg)) for arg in argv]
 
 
@@ -641,7 +641,7 @@ def test_help_tells_every_default(capsys):
     assert train.main(["--help"]) == 0
     told = " ".join(capsys.readouterr().out.split()).replace("cross- entropy", "cross-entropy")  # wrapped
     for model, cls in models.MODELS.items():
-        for name, value in (models.keywords(model) | cls.defaults).items():
+        for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if isinstance(value, int | float | str) and name not in {"label_width", *data.FLAGS}:
                 assert re.search(rf"\b{model}\b[a-z2 ]* {re.escape(str(value))}[;)]", told), (
                     model,
@@ -689,7 +689,7 @@ def test_three_pictures_are_enough_to_train(tmp_path, capsys):
     assert "note: no picture of --what real" in capsys.readouterr().err
 
 
-def test_colour_and_pictures_that_are_not_square_train(tmp_path):
+def test_color_and_pictures_that_are_not_square_train(tmp_path):
     np.save(tmp_path / "wide.npy", np.random.RandomState(0).randint(0, 256, (40, 3, 12, 20), np.uint8))
     for kind in models.DECODERS:
         argv = ["--model", "vae", "--data", str(tmp_path / "wide.npy"), "--steps", "2", "--decoder", kind]
@@ -715,4 +715,4 @@ def test_latents_that_do_not_converge_are_told_in_one_line(
 
     monkeypatch.setattr(models.AutoDecoder, "latent_loss", nowhere)
     assert "--fit-lr" in refused(train.main, small("ad", digits, "--epochs 1", tmp_path / "run"))
-    assert not last(tmp_path / "run")["state"]["settled"]  # what was trained is kept, and nothing else
+    assert not last(tmp_path / "run")["state"]["finished_phases"]

@@ -39,15 +39,15 @@ def blobs(n, d=10, centers=3, seed=0):
 
 def clusters(n, spread=20.0, dtype=torch.float64):
     """A map [n, 2] of uneven clusters, as t-SNE makes them."""
-    centres = torch.randn(max(1, n // 60), 2, dtype=dtype) * spread
-    return centres.repeat_interleave(60, 0)[:n] + torch.randn(min(n, 60 * len(centres)), 2, dtype=dtype) * 2
+    centers = torch.randn(max(1, n // 60), 2, dtype=dtype) * spread
+    return centers.repeat_interleave(60, 0)[:n] + torch.randn(min(n, 60 * len(centers)), 2, dtype=dtype) * 2
 
 
 def sparse_affinities(x, perplexity):
     """Row, column and value of the pairs that have one, in float64."""
     k = min(len(x) - 1, int(3 * perplexity))
-    neighbours, squares = tsne.nearest(x, x, k, first=0)
-    return tsne.symmetrise(neighbours, tsne.conditional_affinities(squares, perplexity))
+    neighbors, squares = tsne.nearest(x, x, k, first=0)
+    return tsne.symmetrize(neighbors, tsne.conditional_affinities(squares, perplexity))
 
 
 def dense(row, column, value, n):
@@ -113,12 +113,12 @@ def test_dense_affinities_are_those_of_scikit_learn():
 @pytest.mark.parametrize("block", [1, 7, 100])
 def test_sparse_affinities_are_the_same_in_blocks_of_any_size(block):
     random = torch.Generator().manual_seed(0)
-    neighbours = torch.rand(30, 29, generator=random).topk(5).indices  # of all numbers but a point's own
-    neighbours += neighbours >= torch.arange(30)[:, None]
+    neighbors = torch.rand(30, 29, generator=random).topk(5).indices  # of all numbers but a point's own
+    neighbors += neighbors >= torch.arange(30)[:, None]
     p = torch.rand(30, 5, generator=random, dtype=torch.float64)
-    row, column, value = tsne.symmetrise(neighbours, p, block)
+    row, column, value = tsne.symmetrize(neighbors, p, block)
     assert torch.equal(row, row.sort().values)
-    whole = torch.zeros(30, 30, dtype=torch.float64).scatter_(1, neighbours, p)
+    whole = torch.zeros(30, 30, dtype=torch.float64).scatter_(1, neighbors, p)
     torch.testing.assert_close(dense(row, column, value, 30), (whole + whole.T) / 60)
 
 
@@ -290,7 +290,7 @@ def test_permuting_the_points_permutes_the_springs():
 
 @pytest.mark.parametrize("init", ["pca", "random"])
 @pytest.mark.parametrize("method", METHODS)
-def test_neighbours_stay_together(method, init):
+def test_neighbors_stay_together(method, init):
     x = np.random.RandomState(0).randn(100, 2).astype(np.float32)
     model = TSNE(init=init, method=method, max_iter=500)
     found = model.fit_transform(x)
@@ -301,7 +301,7 @@ def test_neighbours_stay_together(method, init):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_grid_is_spread_evenly(method, seed):
-    """scikit-learn's: nearest neighbours in the map of a 2-D grid are about equally far."""
+    """scikit-learn's: nearest neighbors in the map of a 2-D grid are about equally far."""
     axis = np.linspace(0, 1, 10)
     grid = np.array(np.meshgrid(axis, axis)).reshape(2, -1).T
     found = TSNE(init="random", random_state=seed, perplexity=50, method=method, max_iter=600).fit_transform(

@@ -121,7 +121,7 @@ def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits,
 def test_latents_are_those_that_the_encoder_says(own_run, capsys, fitted):
     folder = own_run("vae")
     found, printed = mapped(capsys, folder, *SHORT)
-    dataset, model = data.of_run(data.read_config(folder)), models.load(folder / "best.pt")
+    dataset, model = data.load_for_run(data.read_config(folder)), models.load(folder / "best.pt")
     x, y = dataset.test.batch(slice(None))
     torch.testing.assert_close(fitted[0], model.posterior(x, y).mean.detach())
     assert found["labels"].tolist() == y.tolist() and "latents of vae: 40 test points" in printed
@@ -136,13 +136,13 @@ def test_latents_of_an_auto_decoder_are_those_of_each_phase(own_run, capsys, fit
     own = dict(latents=model.latents.weight, refined=model.refined, test=model.test_latents)
     for what, table in own.items():
         found, printed = mapped(capsys, folder, "--what", what, *SHORT)
-        torch.testing.assert_close(fitted[-1], model.distribution.of(table.detach()).mean)
+        torch.testing.assert_close(fitted[-1], model.distribution.from_params(table.detach()).mean)
         split = "test" if what == "test" else "train"
         assert printed.startswith("refined ") == (what == "refined")
         assert set(found["split"]) == {split} and f"latents of vad: {len(table)} {split} points\n" in printed
     mapped(capsys, folder, "--what", "refined", "--train-and-test", *SHORT)
     for seen, what in zip(fitted[-2:], ("refined", "test"), strict=True):
-        torch.testing.assert_close(seen, model.distribution.of(own[what].detach()).mean)
+        torch.testing.assert_close(seen, model.distribution.from_params(own[what].detach()).mean)
     names = {path.name for path in folder.glob("tsne*.png")}
     assert names == {"tsne.png", "tsne-refined.png", "tsne-test.png"}  # none was written over
 
@@ -150,7 +150,7 @@ def test_latents_of_an_auto_decoder_are_those_of_each_phase(own_run, capsys, fit
 def test_pixels_of_a_run_are_those_of_its_data(own_run, capsys, fitted):
     folder = own_run("classifier")
     found, printed = mapped(capsys, folder, "--what", "pixels", "--pca", "0", *SHORT)
-    test = data.of_run(data.read_config(folder)).test
+    test = data.load_for_run(data.read_config(folder)).test
     assert torch.equal(fitted[0], test.x.flatten(1).float()) and "t-SNE of 196 dimensions, perp" in printed
 
 
@@ -326,7 +326,7 @@ def test_no_name_can_end_the_script_of_the_page():
 def test_a_page_of_10_000_points_with_pictures_is_under_5_mb(name):
     x = torch.cat([getattr(data.load(name), split).x for split in data.SPLITS])
     pictures = x if len(x) == 10_000 else x.repeat(5, 3, 1, 1)
-    if name == "fashion2k":  # in false colours, with more of them than photographs have
+    if name == "fashion2k":  # in false colors, with more of them than photographs have
         pictures[:, 1], pictures[:, 2] = pictures[:, 1].flip(2), pictures[:, 2].flip(1)
     n = len(pictures)
     assert n == 10_000
@@ -377,7 +377,7 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
     result = in_browser(
         page,
         """
-        const colour = (k) => [...pen.getImageData(across(k), down(k), 1, 1).data];
+        const color = (k) => [...pen.getImageData(across(k), down(k), 1, 1).data];
         const text = (name) => find(name).textContent, place = () => [across(20), down(20)];
         const legend = [...document.querySelectorAll("#legend button")];
         const since = (x, y) => [across(20) - x, down(20) - y];
@@ -386,17 +386,17 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
         result.legend = legend.map((key) => key.textContent), result.hacked = window.hacked ?? null;
         result.size = [map.clientWidth, map.clientHeight];
         result.places = data.x.map((_, k) => [across(k), down(k)]);
-        result.colours = [297, 298, 299].map(colour);
+        result.colors = [297, 298, 299].map(color);
         result.hovers = [3, 20, 299].map((k) => {
           hit("pointermove", across(k), down(k));
           const shade = find("#card canvas").getContext("2d").getImageData(56, 56, 1, 1).data[0];
           return [card.style.display, text("#card span"), shade];
         });
         legend[1].click(), hit("pointermove", across(297), down(297));
-        result.hidden = colour(297), result.unseen = text("#card span");
+        result.hidden = color(297), result.unseen = text("#card span");
         result.pressed = legend.map((key) => key.getAttribute("aria-pressed"));
-        legend[0].click(), result.again = colour(297);
-        legend[0].click(), result.none = colour(298), legend[0].click();
+        legend[0].click(), result.again = color(297);
+        legend[0].click(), result.none = color(298), legend[0].click();
         const { scale } = view, top = map.getBoundingClientRect().y;
         map.dispatchEvent(new WheelEvent("wheel", { deltaY: -400, clientX: x, clientY: y + top }));
         result.zoomed = [view.scale / scale, ...since(x, y)];
@@ -405,7 +405,7 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
         hit("pointerdown", 100, 100), hit("pointermove", 130, 90);
         hit("pointerup", 130, 90), hit("pointermove", 5, 5);
         result.moved = since(...before);
-        zoom(20, ...place()), result.close = colour(20);
+        zoom(20, ...place()), result.close = color(20);
         const zoomed = view.scale;
         dispatchEvent(new Event("resize")), result.kept = view.scale / zoomed;
         document.querySelectorAll("#tools button")[2].click(), result.home = since(x, y);
@@ -421,11 +421,11 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
     assert scale[0] == pytest.approx(scale[1], rel=1e-3)
     np.testing.assert_allclose(places, places.min(0) + scale * (embedding - embedding.min(0)), atol=0.1)
     assert (places > 0).all() and (places < result["size"]).all()
-    assert result["colours"] == [[*bytes.fromhex(tsne.COLOURS[c][1:]), 255] for c in range(3)]
+    assert result["colors"] == [[*bytes.fromhex(tsne.COLORS[c][1:]), 255] for c in range(3)]
     for k, (display, text, shade) in zip((3, 20, 299), result["hovers"], strict=True):
         assert display == "block" and text == f"{HOSTILE[k % 3]} ({'test' if k >= 290 else 'train'} {k})"
         assert shade == pytest.approx(255 * k / 299, abs=4)
-    assert result["hidden"] == [0, 0, 0, 0] != result["again"] == result["colours"][0]
+    assert result["hidden"] == [0, 0, 0, 0] != result["again"] == result["colors"][0]
     assert result["none"] == [0, 0, 0, 0]
     assert result["pressed"] == [None, "false", "true", "true"] and not result["unseen"].startswith(
         HOSTILE[0]
