@@ -4,13 +4,18 @@
     python sample.py runs/vae-mnist10k runs/cvae-mnist10k --what curves
     python sample.py runs/vae-mnist10k --what interpolate --out walk.png
 
-Without --what it draws all that the model can. Pictures land in the run folder unless --out names a file.
+Without --what it draws every picture that the model supports, in the run folder unless --out names a file.
+The file goes from a run (`Run`) to a grid of images (`image_grid`), to one function for each picture, to the
+table `PICTURES`, which says what each of them needs of a model.
 """
 
 import csv
 import math
 import sys
 import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -20,14 +25,13 @@ from PIL import Image
 
 import data
 import models
-from data import Mistake, number, write_file
+from data import Mistake, number, require, write_file
 
-matplotlib.use("Agg")  # files only: no window, so that it works over ssh and in tests
+matplotlib.use("Agg")  # writes files and opens no window, so that it works over ssh and in tests
 import matplotlib.pyplot as plt
 
 # Okabe and Ito's colors, which color-blind readers can tell apart
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-RIGHT, WRONG = "#00795A", "#C24A00"  # and a tick or a cross beside the color
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -37,128 +41,31 @@ STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 120,
 }
+CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the text, and its color
+    True: ("✓ ", "#00795A"),
+    False: ("✗ ", "#C24A00"),
+    None: ("", "#333333"),
+}
 
 
 # -----------------------------------------------------------------------------------------------------------
-# One kind of picture: a sheet of small images
-
-
-def sheet(images, title, rows=None, columns=None, captions=None, right=None):
-    """A figure of images [R, K, C, H, W] in [0, 1], with names of rows and columns, a caption under each
-    and `right` [R, K] framing each with a tick or a cross."""
-    n_rows, n_columns, channels, height, width = images.shape
-    aspect, gap = height / width, 0.08
-    side = max(0.45, min(0.75, 8 / n_columns))  # inches of one image, for about 8 inches in all
-    side = side if aspect >= 0.9 else 1.6  # a strip of characters
-    lines = 1 + captions[0][0].count("\n") if captions else 0
-    drop = gap + 0.15 * lines / side  # room below each image, in image widths
-    left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # inches, for the rows' names
-    wide = max(left + n_columns * side * (1 + gap) + 0.1, 2.6)
-    title = textwrap.wrap(title, int(12 * wide))  # of 12 characters in an inch
-    top = 0.18 + 0.17 * max(1, len(title)) + (0.2 if columns else 0)
-    size = (wide, top + n_rows * side * (aspect + drop) + 0.1)
-    figure = plt.figure(figsize=size)
-    axes = figure.add_axes([left / size[0], 0, 1 - left / size[0], 1 - top / size[1]])
-    axes.set_axis_off()
-    for r in range(n_rows):
-        for k in range(n_columns):
-            x, y = k * (1 + gap), -r * (aspect + drop)
-            picture = images[r, k].permute(1, 2, 0).cpu().numpy()  # (H, W, C)
-            gray = dict(cmap="gray", vmin=0, vmax=1) if channels == 1 else {}
-            axes.imshow(
-                picture.squeeze(2) if channels == 1 else picture, extent=(x, x + 1, y - aspect, y), **gray
-            )
-            if captions:
-                verdict = right[r][k] if right else None
-                color, mark = {None: ("#333333", ""), True: (RIGHT, "✓ "), False: (WRONG, "✗ ")}[verdict]
-                text = mark + captions[r][k]
-                axes.text(x + 0.5, y - aspect - 0.04, text, ha="center", va="top", color=color, fontsize=7)
-        if rows:
-            axes.text(-0.1, -r * (aspect + drop) - aspect / 2, rows[r], ha="right", va="center")
-    for k, name in enumerate(columns or ()):
-        axes.text(k * (1 + gap) + 0.5, 0.08, name, ha="center", va="bottom")
-    axes.set_xlim(-0.02, n_columns * (1 + gap))
-    axes.set_ylim(-n_rows * (aspect + drop), 0.02)
-    figure.text(0.5, 1 - 0.05 / size[1], "\n".join(title), ha="center", va="top", fontsize=10)
-    return figure
-
-
-SPLIT_LINES = (
-    ("train", "--", "train"),
-    ("valid", "-", "validation"),
-    ("refined", "-.", "refining"),  # of an auto-decoder, whose latents are learned on after training
-    ("test_latents", ":", "fitting test"),
-)
-
-
-def curves(folders):
-    """Every term that training reports, a panel each: train dashed, validation solid, runs in colors."""
-    logs = [read_log(folder) for folder in folders]
-    place = ("epoch", "step", "split", "seconds [s]")
-    trained = next(row for row in logs[0] if row["split"] == "train")
-    terms = [name for name in trained if name not in place and trained[name]]
-    size = 0.4 + 3.2 * len(terms), 3 if len(logs) == 1 else 3.6
-    figure, panels = plt.subplots(1, len(terms), figsize=size, layout="constrained")
-    for panel, term in zip([panels] if len(terms) == 1 else panels, terms, strict=True):
-        for folder, log, color in zip(folders, logs, COLORS * len(logs), strict=False):
-            for split, line, name in SPLIT_LINES:
-                rows = [
-                    row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)
-                ]
-                if not rows:
-                    continue
-                points = [[float(row[column]) for row in rows] for column in ("epoch", term)]
-                name = f"{Path(folder).name}, {name}" if len(logs) > 1 else name
-                marker = "." if len(rows) < 20 else ""  # many dots would hide the dashes
-                panel.plot(*points, line, marker=marker, color=color, lw=1.3, ms=3, label=name)
-        title, _, unit = term.partition(" [")
-        panel.set(title=title.replace("kl", "KL divergence"), xlabel="epoch", ylabel=unit.rstrip("]"))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-    names = [Path(folder).name for folder in folders]
-    if len(names) == 1:
-        figure.axes[0].legend()
-    else:  # a line for each run, below, where it hides no curve
-        keys = [plt.Line2D([], [], color=color) for color, _ in zip(COLORS * len(logs), logs, strict=False)]
-        figure.legend(keys, names, loc="outside lower center", ncols=4)
-    figure.suptitle(names[0] if len(names) == 1 else "train dashed, validation solid", fontsize=10)
-    return figure
-
-
-def read_log(folder):
-    """The rows of log.csv, at least one epoch's; the untrained model's, of epoch 0, has no train row."""
-    path = Path(folder) / "log.csv"
-    if not path.exists():
-        raise Mistake(f"{folder} holds no log.csv: is it a run folder?")
-    rows = list(csv.DictReader(path.read_text().splitlines()))
-    if not any(row["split"] == "train" for row in rows):
-        raise Mistake(f"{path} holds no finished epoch yet: nothing to draw")
-    return rows
-
-
-def snapshot(folder, model, epoch):
-    """Nine samples of the same latents after every epoch, in folder/epochs."""
-    torch.manual_seed(0)
-    labels = torch.arange(9, device=model.device) % model.n_classes if model.conditional else None
-    images = model.eval().sample(9, labels).cpu().unflatten(0, (3, 3))  # (3, 3, C, H, W)
-    pixels = (255 * images).byte().permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
-    path = Path(folder) / "epochs" / f"{epoch:04d}.png"
-    path.parent.mkdir(exist_ok=True)
-    write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
-
-
-# -----------------------------------------------------------------------------------------------------------
-# What can be drawn of a run: each function takes the run and the flags, and returns a figure
+# A run
 
 
 class Run:
-    """A run folder and its model; the data set is read when a picture asks for it."""
+    """A run folder and its model in eval mode; the data set is read when it is first asked for.
+
+    `config` is what config.json holds, `kind` the model's name in models.MODELS, `classes` the class names.
+    """
 
     def __init__(self, folder, data_dir=None, model=None, dataset=None):
-        self.folder, self.data_dir, self._dataset = Path(folder), data_dir, dataset
+        self.folder = Path(folder)
+        self.data_dir = data_dir  # where to look for the data set, if not where training found it
         self.config = data.read_config(folder)
-        self.model = model or models.load(self.folder / "best.pt")
-        self.classes = self.config["classes"]
         self.kind = self.config["flags"]["model"]
+        self.classes = self.config["classes"]
+        self.model = model or models.load(self.folder / "best.pt")
+        self._dataset = dataset
 
     @property
     def dataset(self):
@@ -167,323 +74,663 @@ class Run:
         return self._dataset
 
     def batch(self, split, index):
-        """Images in [0, 1] and labels at these places of a split."""
+        """Images x [B, C, H, W] in [0, 1] and labels y [B] at the places `index` [B] of a split."""
         return self.dataset.split(split).batch(index)
 
     def random_index(self, split, n, seed):
-        """Places of n random pictures of a split, the same for the same seed."""
-        size, random = len(self.dataset.split(split).x), torch.Generator().manual_seed(seed)
-        if not size:
-            raise Mistake(f"{self.folder} has no {split} pictures")
-        return torch.randperm(size, generator=random)[:n]
+        """Places of n random examples of a split, or of all if it has fewer; the same for the same seed."""
+        size = len(self.dataset.split(split).x)
+        require(size > 0, f"{self.folder} has no {split} pictures")
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(size, generator=generator)[:n]
 
     def latents(self, split, index):
-        """z of pictures at these places of a split: an auto-decoder's own, else what the encoder says."""
+        """Latents [B, latent_dim] of the images at these places: learned ones, or the encoder's means."""
         if self.model.has_free_latents:
             return self.model.learned_latents(split)[index]
-        return self.model.encode(*self.batch(split, index))
+        x, y = self.batch(split, index)
+        return self.model.encode(x, y)
 
     def reconstructions(self, split, index):
-        _, labels = self.batch(split, index)
-        return self.model.decode(self.latents(split, index), labels)
+        """The images decoded from `latents`, [B, C, H, W] in [0, 1]."""
+        _, y = self.batch(split, index)
+        return self.model.decode(self.latents(split, index), y)
 
 
-def judged(images, labels, judge):
-    """Captions and, where the labels are known, rights and wrongs, by a classifier's run or None."""
-    if judge is None:
-        return None, None
-    confidence, named = judge.model.predict(images.flatten(0, 1)).max(1)
-    shape, gap = images.shape[:2], "\n" if max(len(name) for name in judge.classes) > 5 else " "
-    captions = [
-        [f"{judge.classes[c][:11]}{gap}{p:.0%}" for c, p in zip(*row, strict=True)]
-        for row in zip(named.view(shape).tolist(), confidence.view(shape).tolist(), strict=True)
-    ]
-    return captions, None if labels is None else (named.view(shape) == labels).tolist()
+def open_judge(folder, run):
+    """The classifier's run at `folder`, whose classes and image size must be those of `run`."""
+    judge = Run(folder)
+    is_classifier = judge.model.task == "classification"
+    require(is_classifier, f"--judge {folder} holds a {judge.kind}, not a classifier")
+    for key in ("classes", "image_shape"):
+        values = f"{judge.config[key]} at {folder}, {run.config[key]} at {run.folder}"
+        same = judge.config[key] == run.config[key]
+        require(same, f"--judge: its {key.replace('_', ' ')} differ from the run's: {values}")
+    return judge
 
 
-def real(run, args, judge):
-    """Pictures of the data; those of a classifier's run with its own answers."""
-    judge = judge or (run if isinstance(run.model, models.Classifier) else None)
-    n = args.n or 8
-    images, labels = run.batch(args.split, run.random_index(args.split, n * n, args.seed))
-    n = min(n, len(images))
-    images, labels = (t[: len(t) // n * n].unflatten(0, (-1, n)) for t in (images, labels))
-    captions, right = judged(images, labels, judge)
-    captions = captions or [[run.classes[c][:12] for c in row] for row in labels.tolist()]
-    by = f", named by {judge.folder.name}" if judge else ""
-    title = f"{run.dataset.name}, {args.split} pictures{by}"
-    return sheet(images, title, captions=captions, right=right)
+def read_log(folder):
+    """The rows of log.csv as dicts of strings. Mistake if no epoch of training has ended yet.
+
+    Epoch 0, the model before training, has no row of split "train".
+    """
+    path = Path(folder) / "log.csv"
+    require(path.exists(), f"{folder} holds no log.csv: is it a run folder?")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    has_epoch = any(row["split"] == "train" for row in rows)
+    require(has_epoch, f"{path} holds no finished epoch yet: nothing to draw")
+    return rows
 
 
-def prior(run, args, judge):
-    """Images decoded from the prior."""
-    n = args.n or 8
-    shape = (args.rows or n, n)
-    images = run.model.sample(math.prod(shape), scale=args.scale, truncate=args.truncate).unflatten(0, shape)
-    captions, _ = judged(images, None, judge)
-    return sheet(images, f"samples of {run.folder.name}{spread(args)}", captions=captions)
+# -----------------------------------------------------------------------------------------------------------
+# The command line's options
 
 
-def epochs(run, args, judge):
-    """Samples of the same latents after each epoch, from the run's own snapshots."""
-    paths = sorted(run.folder.glob("epochs/*.png"))
-    if not paths:
-        raise Mistake(f"{run.folder} holds no snapshots of its epochs")
-    most = args.rows or 10
-    paths = [paths[round(k)] for k in torch.linspace(0, len(paths) - 1, min(most, len(paths))).tolist()]
-    rows = []
-    for path in paths:
-        pixels = torch.from_numpy(np.array(Image.open(path))) / 255
-        pixels = pixels if pixels.dim() == 3 else pixels[:, :, None]  # (3 * H, 3 * W, C)
-        rows.append(pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1)).permute(0, 2, 4, 1, 3).flatten(0, 1))
-    names = [f"epoch {int(path.stem)}" for path in paths]
-    return sheet(torch.stack(rows), f"the same nine latents, {run.folder.name}", names)
+@dataclass
+class Options:
+    """The flags of the command line with their defaults; each picture has its own for None."""
 
-
-def untrained(run, args, judge):
-    """Test pictures, what the model made of them before training, and after."""
-    index = run.random_index(args.split, args.n or 10, args.seed)
-    x, y = run.batch(args.split, index)
-    torch.manual_seed(run.config["flags"]["seed"])
-    blank = models.build(run.config["flags"]["model"], **run.model.recipe["arguments"]).eval()
-    z = run.latents(args.split, index) if blank.has_free_latents else blank.encode(x, y)
-    rows = torch.stack([x, blank.decode(z, y), run.reconstructions(args.split, index)])
-    return sheet(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
-
-
-def scaled(run, args, judge):
-    """Latents of test pictures times 0.5, 1 and 1.5."""
-    index, factors = run.random_index("test", args.n or 5, args.seed), (0.5, 1.0, 1.5)
-    z, (x, y) = run.latents("test", index), run.batch("test", index)
-    rows = torch.stack([x, *(run.model.decode(factor * z, y) for factor in factors)])
-    names = ["original", *(f"z x {factor:g}" for factor in factors)]
-    return sheet(rows, f"scaled latents of {run.folder.name}", names)
-
-
-def constant(run, args, judge):
-    """What z = 0 and z = 1 in every dimension decode to."""
-    z = torch.tensor([0.0, 1.0])[:, None].expand(2, run.model.latent_dim)
-    chosen = pick_classes(run, args.classes) or list(range(len(run.classes) if run.model.conditional else 1))
-    rows = [run.model.decode(z[:1].expand(len(chosen), -1), torch.tensor(chosen))]
-    rows.append(run.model.decode(z[1:].expand(len(chosen), -1), torch.tensor(chosen)))
-    columns = [run.classes[c] for c in chosen] if run.model.conditional else None
-    return sheet(
-        torch.stack(rows), f"constant latents of {run.folder.name}", ["all zeros", "all ones"], columns
-    )
-
-
-def amortization(run, args, judge):
-    """A VAE's encoder against distributions fitted to each test picture for the same decoder."""
-    index = run.random_index(args.split, args.n or 8, args.seed)
-    x, y = run.batch(args.split, index)
-    with torch.random.fork_rng():
-        encoded, fitted = models.amortization(run.model, x, y)
-    rows, nats = [x], [[""] * len(x)]
-    for numbers, bound in (encoded, fitted):
-        rows.append(run.model.decode(models.Gaussian.from_params(numbers).mean, y))
-        nats.append([f"{value:.1f}" for value in bound.tolist()])
-    gap = (encoded[1] - fitted[1]).mean()
-    title = f"amortization gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
-    return sheet(torch.stack(rows), title, ["original", "by the encoder", "fitted"], captions=nats)
-
-
-def by_class(run, args, judge):
-    """A row of samples for each class, with the judge's label and confidence."""
-    if not run.model.conditional:
-        raise Mistake(f"{run.folder} is not conditional, so it cannot draw a class: --what prior")
-    chosen, n = pick_classes(run, args.classes) or list(range(len(run.classes))), args.n or 10
-    labels = torch.tensor(chosen).repeat_interleave(n)
-    images = run.model.sample(len(labels), labels, args.scale, args.truncate).unflatten(0, (len(chosen), n))
-    captions, right = judged(images, labels.view(-1, n), judge)
-    title = f"samples of {run.folder.name} by class{spread(args)}"
-    if right:
-        share = torch.tensor(right).float().mean()
-        title += f": {share:.0%} named as their class by {judge.folder.name}"
-    return sheet(images, title, [run.classes[c] for c in chosen], captions=captions, right=right)
-
-
-def reconstruct(run, args, judge):
-    """Originals above reconstructions, of each split."""
-    rows, names = [], []
-    sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
-    if run.model.has_free_latents:
-        sizes["valid"] = 0  # it has no latents for them
-    n = min([args.n or 10, *(size for size in sizes.values() if size)])
-    for split in data.SPLITS:
-        if sizes[split]:
-            index = run.random_index(split, n, args.seed)
-            rows += [run.batch(split, index)[0], run.reconstructions(split, index)]
-            names += [f"{split}: original", "reconstruction"]
-    return sheet(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
-
-
-def compare(runs, args):
-    """The same test pictures as several runs reconstruct them."""
-    index = runs[0].random_index(args.split, args.n or 10, args.seed)
-    rows = [runs[0].batch(args.split, index)[0]]
-    for run in runs:
-        if run.config["image_shape"] != runs[0].config["image_shape"]:
-            raise Mistake(f"{run.folder} has pictures of another size than {runs[0].folder}")
-        rows.append(run.reconstructions(args.split, index))
-    return sheet(torch.stack(rows), "reconstructions", ["original", *(run.folder.name for run in runs)])
-
-
-def between_samples(run, args, judge):
-    """Straight lines between pairs of latents from the prior, for a model without an encoder."""
-    n, t = args.n or 5, torch.linspace(0, 1, args.n or 5)[:, None]
-    rows = []
-    for _ in range(args.rows or 5):
-        z = args.scale * run.model.distribution.prior(2, run.model.latent_dim, args.truncate)
-        rows.append(run.model.decode((1 - t) * z[0] + t * z[1]))
-    return sheet(torch.stack(rows), f"{n} steps between latents of {run.folder.name}{spread(args)}")
-
-
-def interpolate(run, args, judge):
-    """Straight lines in latent space between pairs of test pictures, which stand at the ends as they are.
-    Pairs are of different classes, or of one class where the decoder is told it."""
-    if not run.model.has_encoder:
-        return between_samples(run, args, judge)
-    n, chosen = args.n or 9, pick_classes(run, args.classes)
-    labels = run.dataset.test.y
-    ends = chosen if chosen and len(chosen) == 2 else None
-    if args.classes and not ends and args.what:
-        raise Mistake(f"--what interpolate takes two classes, --classes A,B, not {args.classes}")
-    for end in ends or ():
-        if not (labels == end).any():
-            raise Mistake(f"{run.folder}: no test picture is of class {run.classes[end]}")
-    if not len(labels):
-        raise Mistake(f"{run.folder} has no test pictures")
-    first = labels == ends[0] if ends else torch.ones_like(labels, dtype=torch.bool)
-    random = torch.Generator().manual_seed(args.seed)
-    rows = []
-    for a in first.nonzero().flatten()[torch.randperm(int(first.sum()), generator=random)][: args.rows or 5]:
-        same = labels == (ends[1] if ends else labels[a])
-        others = (same if ends or run.model.conditional or same.all() else ~same).nonzero().flatten()
-        b = others[torch.randint(len(others), (1,), generator=random)]
-        index = torch.cat([a[None], b])
-        (x, y), z, t = (
-            run.batch("test", index),
-            run.latents("test", index),
-            torch.linspace(0, 1, n)[:, None],
-        )
-        y = torch.where(t[:, 0] < 0.5, y[0], y[1])
-        rows.append(torch.cat([x[:1], run.model.decode((1 - t) * z[0] + t * z[1], y), x[1:]]))
-    columns = ["original", *[""] * n, "original"]
-    return sheet(torch.stack(rows), f"interpolations of {run.folder.name}", columns=columns)
-
-
-def manifold(run, args, judge):
-    """What a two-dimensional latent space decodes to, over ±2·scale, where most of the prior lies."""
-    if run.model.latent_dim != 2:
-        raise Mistake(
-            f"{run.folder} has {run.model.latent_dim} latents: --what manifold needs --latent-dim 2"
-        )
-    n, label = args.n or 11, (pick_classes(run, args.classes) or [0])[0]
-    line = torch.linspace(-2 * args.scale, 2 * args.scale, n)
-    z = torch.cartesian_prod(line.flip(0), line).flip(1)  # x grows to the right, y upwards
-    images = run.model.decode(z, torch.full((n * n,), label) if run.model.conditional else None)
-    rows = [f"{y:+.1f}" if k % 2 == 0 else "" for k, y in enumerate(line.flip(0))]
-    columns = [f"{x:+.1f}" if k % 2 == 0 else "" for k, x in enumerate(line)]
-    which = f", class {run.classes[label]}" if run.model.conditional else ""
-    return sheet(images.unflatten(0, (n, n)), f"latent space of {run.folder.name}{which}", rows, columns)
-
-
-def answers(run, args, judge):
-    """Cards of random queries of a split and their answers, drawn where the model sees or draws pictures."""
-    split = run.dataset.split(args.split)
-    chosen = run.random_index(args.split, (args.rows or 6) * (args.n or 5), args.seed)
-    return cards(run, chosen, split, args.n or 5)
-
-
-def errors(run, args, judge):
-    """Cards of queries whose answers are wrong."""
-    split, model = run.dataset.split(args.split), run.model
-    parts = [split.batch(slice(start, start + 500)) for start in range(0, len(split.x), 500)]
-    found = torch.cat([model.predict(x) for x, _ in parts])
-    named = model.read(found) if split.drawn == "answer" else found
-    wrong = (named != split.y).any(1).nonzero().flatten()
-    if not len(wrong):
-        raise Mistake(f"{run.folder} answers every {args.split} query rightly: no error to show")
-    few = wrong[torch.randperm(len(wrong))[: (args.rows or 6) * (args.n or 5)]]
-    x, y = (torch.cat(side)[few] for side in zip(*parts, strict=True))  # the very pictures it erred on
-    title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
-    return cards(run, few, split, args.n or 5, title, (x, y))
-
-
-def query(run, args, judge):
-    """The answer to --query, a dozen times where its digits are drawn."""
-    tokens = data.encode_text(args.query or "12+34")[None]
-    n = 5 if run.dataset.test.drawn == "query" else 1
-    own = run.dataset.test._replace(x=tokens.repeat(n, 1), y=models.solve_queries(tokens).repeat(n, 1))
-    return cards(run, torch.arange(n), own, n)
-
-
-def cards(run, index, split, columns, title="answers", shown=None):
-    """A sheet of queries with the answers given: as pictures, an answer below the true one, and as text.
-    `shown` are the queries and answers as the model meets them, if they are drawn already."""
-    (x, y), model = shown or split.batch(index), run.model
-    found = model.predict(x)
-    named = model.read(found) if split.drawn == "answer" else found
-    if split.drawn:
-        strips = [x] if split.drawn == "query" else [y, found]
-        pictures = torch.cat([part.movedim(1, 3).flatten(3) for part in strips], 2)  # (B, 1, H, 5 or 3 * W)
-    else:
-        pictures = torch.ones(len(x), 1, 1, 25)  # nothing but the line below it
-    told = zip(
-        *(map(data.decode_text, rows) for rows in (split.x[index], named, split.y[index])), strict=True
-    )
-    captions = [f"{q.strip()} = {a.strip()}" + (f", not {t.strip()}" if a != t else "") for q, a, t in told]
-    right, blanks = (named == split.y[index]).all(1).tolist(), -len(x) % columns
-    pictures = torch.cat([pictures, torch.ones(blanks, *pictures.shape[1:])]).unflatten(0, (-1, columns))
-    captions, right = captions + [""] * blanks, right + [None] * blanks
-    rows = [slice(k, k + columns) for k in range(0, len(captions), columns)]
-    title = f"{run.folder.name}: {title}" + (
-        ", drawn below the true ones" if split.drawn == "answer" else ""
-    )
-    return sheet(pictures, title, captions=[captions[k] for k in rows], right=[right[k] for k in rows])
-
-
-def spread(args):
-    """How the latents were drawn, for a title, where it is not plainly N(0, I)."""
-    scale = f", latents x {args.scale:g}" if args.scale != 1 else ""
-    return scale + (f", cut off at ±{args.truncate:g}" if args.truncate else "")
+    runs: tuple = ()
+    what: str | None = None
+    n: int | None = None
+    rows: int | None = None
+    query: str = "12+34"
+    classes: str | None = None
+    judge: str | None = None
+    split: str = "test"
+    scale: float = 1.0
+    truncate: float | None = None
+    seed: int = 0
+    data_dir: str | None = None
+    out: str | None = None
 
 
 def pick_classes(run, text):
-    """Class numbers from names or numbers with commas between; None from None."""
-    known = {
-        name: k
-        for k, name in reversed([*enumerate(run.classes), *enumerate(map(str, range(len(run.classes))))])
-    }
-    chosen = [name.strip() for name in text.split(",")] if text else []
-    for name in chosen:
-        if name not in known:
-            raise Mistake(f"{run.folder} has no class {name!r}: choose from {', '.join(run.classes)}")
-    return [known[name] for name in chosen] or None
+    """Class numbers of "dog,cat" or "1,0"; None without a text."""
+    if not text:
+        return None
+    by_number = {str(k): k for k in range(len(run.classes))}
+    by_name = {name: k for k, name in enumerate(run.classes)}
+    known = by_number | by_name  # a class that is named "3" comes before class number 3
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        require(name in known, f"{run.folder} has no class {name!r}: choose from {', '.join(run.classes)}")
+    return [known[name] for name in names]
 
 
-# name: (function, methods that the model must have, file name)
-PICTURES = {
-    "curves": (None, (), "loss.png"),
-    "real": (real, (), "real.png"),
-    "prior": (prior, ("sample",), "samples.png"),
-    "class": (by_class, ("sample",), "classes.png"),
-    "epochs": (epochs, ("sample",), "epochs.png"),
-    "reconstruct": (reconstruct, ("encode",), "reconstructions.png"),
-    "untrained": (untrained, ("encode",), "untrained.png"),
-    "interpolate": (interpolate, ("decode",), "interpolation.png"),
-    "scale": (scaled, ("encode",), "scaled.png"),
-    "constant": (constant, ("decode",), "constant.png"),
-    "amortization": (amortization, ("posterior",), "amortization.png"),
-    "manifold": (manifold, ("decode",), "manifold.png"),
-    "answers": (answers, ("frames",), "answers.png"),
-    "errors": (errors, ("frames",), "errors.png"),
-    "query": (query, ("frames",), "query.png"),
+def describe_latents(scale, truncate):
+    """How latents were drawn, as in "latents x 0.5, cut off at ±1"; "" for plain samples of the prior."""
+    changes = []
+    if scale != 1:
+        changes.append(f"x {scale:g}")
+    if truncate is not None:
+        changes.append(f"cut off at ±{truncate:g}")
+    return f"latents {', '.join(changes)}" if changes else ""
+
+
+def add_latents(title, options):
+    """The title, followed by how the latents were drawn if that is unusual."""
+    description = describe_latents(options.scale, options.truncate)
+    return f"{title}, {description}" if description else title
+
+
+# -----------------------------------------------------------------------------------------------------------
+# A figure of small images
+
+
+def image_grid(images, title, rows=None, columns=None, captions=None, correct=None):
+    """A figure of images [R, K, C, H, W] in [0, 1].
+
+    `rows` and `columns` are names beside and above the images, `captions` [R][K] are texts below them;
+    `correct` [R][K] marks a caption with a tick (True), a cross (False) or nothing (None).
+    """
+    n_rows, n_columns, _, height, width = images.shape
+
+    # inside the axes the unit is an image's width, and the first image has its upper left corner at (0, 0)
+    aspect = height / width
+    image_width = max(0.45, min(0.75, 8 / n_columns))  # inches, so that a row takes about 8 if it can
+    if aspect < 0.9:
+        image_width = 1.6  # a strip of several characters
+    caption_lines = 1 + captions[0][0].count("\n") if captions else 0
+    gap = 0.08
+    below = gap + 0.15 * caption_lines / image_width  # 0.15 inches for each line of a caption
+    x_step = 1 + gap  # from an image to the next one on its right
+    y_step = aspect + below  # from an image to the next one below
+
+    # the figure around the axes, in inches
+    left = 0.12 + 0.085 * max(len(name) for name in rows) if rows else 0.0  # 0.085 for each letter
+    figure_width = max(left + n_columns * image_width * x_step + 0.1, 2.6)
+    title_lines = textwrap.wrap(title, int(12 * figure_width))  # 12 letters to an inch
+    top = 0.18 + 0.17 * max(1, len(title_lines))
+    if columns:
+        top += 0.2
+    figure_height = top + n_rows * image_width * y_step + 0.1
+
+    figure = plt.figure(figsize=(figure_width, figure_height))
+    figure.text(0.5, 1 - 0.05 / figure_height, "\n".join(title_lines), ha="center", va="top", fontsize=10)
+    left_share = left / figure_width
+    axes = figure.add_axes([left_share, 0, 1 - left_share, 1 - top / figure_height])
+    axes.set_axis_off()
+    for r in range(n_rows):
+        for k in range(n_columns):
+            show_image(axes, images[r, k], k * x_step, -r * y_step)
+            if captions:
+                sign, color = CAPTION_STYLES[correct[r][k] if correct else None]
+                place = dict(x=k * x_step + 0.5, y=-r * y_step - aspect - 0.04, ha="center", va="top")
+                axes.text(**place, s=sign + captions[r][k], color=color, fontsize=7)
+    for r, name in enumerate(rows or []):
+        axes.text(-0.1, -r * y_step - aspect / 2, name, ha="right", va="center")
+    for k, name in enumerate(columns or []):
+        axes.text(k * x_step + 0.5, 0.08, name, ha="center", va="bottom")
+    axes.set_xlim(-0.02, n_columns * x_step)
+    axes.set_ylim(-n_rows * y_step, 0.02)
+    return figure
+
+
+def show_image(axes, image, x, y):
+    """Draw an image [C, H, W], one unit wide, with its upper left corner at (x, y)."""
+    channels, height, width = image.shape
+    extent = (x, x + 1, y - height / width, y)
+    pixels = image.permute(1, 2, 0).cpu().numpy()  # (H, W, C)
+    if channels == 1:
+        axes.imshow(pixels.squeeze(2), extent=extent, cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(pixels, extent=extent)
+
+
+def judge_images(images, labels, judge):
+    """The judge's name for each image [R, K, C, H, W] and its confidence, as captions for `image_grid`, and
+    whether they agree with labels [R, K]. None and None without a judge; None for the latter without labels.
+    """
+    if judge is None:
+        return None, None
+    confidence, predicted = judge.model.predict(images.flatten(0, 1)).max(1)
+    separator = "\n" if max(len(name) for name in judge.classes) > 5 else " "
+    captions = [
+        f"{judge.classes[c][:11]}{separator}{p:.0%}"
+        for c, p in zip(predicted.tolist(), confidence.tolist(), strict=True)
+    ]
+    correct = None
+    if labels is not None:
+        correct = (predicted.view(labels.shape) == labels).tolist()
+    return in_rows(captions, images.shape[1]), correct
+
+
+def in_rows(items, n):
+    """A list as a list of rows of n items."""
+    return [items[start : start + n] for start in range(0, len(items), n)]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Curves: the logged terms of one run or several. A function of one run takes (run, options, judge), a
+# function of several takes (runs, options); both return a figure.
+
+LINES = {  # a split of log.csv: its line's style and name
+    "train": ("--", "train"),
+    "valid": ("-", "validation"),
+    "refined": ("-.", "refining"),  # an auto-decoder's latents after training
+    "test_latents": (":", "fitting test"),
 }
 
 
-AFTER_TRAINING = ("curves", "real", "prior", "class", "epochs", "reconstruct", "interpolate", "manifold")
-AFTER_TRAINING += ("answers", "errors")
+def curves(run, options, judge):
+    """Each logged term in a panel of its own, training dashed and validation solid."""
+    return compare_curves([run], options)
+
+
+def compare_curves(runs, options):
+    """The same for several runs, each in a color of its own."""
+    logs = [read_log(run.folder) for run in runs]
+    not_terms = ("epoch", "step", "split", "seconds [s]")
+    train_row = next(row for row in logs[0] if row["split"] == "train")
+    terms = [name for name, value in train_row.items() if value and name not in not_terms]
+
+    height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below
+    size = (0.4 + 3.2 * len(terms), height)
+    figure, axes = plt.subplots(1, len(terms), figsize=size, layout="constrained", squeeze=False)
+    for panel, term in zip(axes[0], terms, strict=True):
+        for run, log, color in zip(runs, logs, cycle(COLORS), strict=False):
+            prefix = f"{run.folder.name}, " if len(runs) > 1 else ""
+            plot_term(panel, log, term, color, prefix)
+        name, _, unit = term.partition(" [")  # a column is called "loss [nats/image]"
+        panel.set_title("KL divergence" if name == "kl" else name)
+        panel.set_xlabel("epoch")
+        panel.set_ylabel(unit.rstrip("]"))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+
+    if len(runs) == 1:
+        axes[0, 0].legend()
+        figure.suptitle(runs[0].folder.name, fontsize=10)
+    else:  # one entry for each run, below the panels so that it covers no curve
+        names = [run.folder.name for run in runs]
+        samples = [plt.Line2D([], [], color=color) for _, color in zip(runs, cycle(COLORS), strict=False)]
+        figure.legend(samples, names, loc="outside lower center", ncols=4)
+        figure.suptitle("train dashed, validation solid", fontsize=10)
+    return figure
+
+
+def plot_term(panel, log, term, color, prefix):
+    """One line for each split whose rows have the term. Epoch 0, before training, would dwarf the others."""
+    for split, (line_style, name) in LINES.items():
+        rows = [row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)]
+        if not rows:
+            continue
+        epochs = [float(row["epoch"]) for row in rows]
+        values = [float(row[term]) for row in rows]
+        marker = "." if len(rows) < 20 else ""  # more dots would hide the dashes
+        style = dict(marker=marker, color=color, linewidth=1.3, markersize=3, label=prefix + name)
+        panel.plot(epochs, values, line_style, **style)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Pictures of data and samples
+
+
+def real(run, options, judge):
+    """A square of the run's data; a classifier's with its own answers."""
+    if judge is None and run.model.task == "classification":
+        judge = run
+    n = options.n or 8
+    index = run.random_index(options.split, n * n, options.seed)
+    n = min(n, len(index))
+    index = index[: len(index) // n * n]  # whole rows
+    x, y = run.batch(options.split, index)
+    images = x.unflatten(0, (-1, n))
+    labels = y.unflatten(0, (-1, n))
+    captions, correct = judge_images(images, labels, judge)
+    title = f"{run.dataset.name}, {options.split} pictures"
+    if judge:
+        title += f", named by {judge.folder.name}"
+    else:
+        captions = [[run.classes[c][:12] for c in row] for row in labels.tolist()]
+    return image_grid(images, title, captions=captions, correct=correct)
+
+
+def prior(run, options, judge):
+    """Images decoded from samples of the prior."""
+    n = options.n or 8
+    shape = (options.rows or n, n)
+    images = run.model.sample(math.prod(shape), scale=options.scale, truncate=options.truncate)
+    images = images.unflatten(0, shape)
+    captions, _ = judge_images(images, None, judge)
+    return image_grid(images, add_latents(f"samples of {run.folder.name}", options), captions=captions)
+
+
+def by_class(run, options, judge):
+    """A row of samples of each class, with the judge's name for each and its confidence."""
+    n = options.n or 10
+    classes = pick_classes(run, options.classes) or list(range(len(run.classes)))
+    labels = torch.tensor(classes).repeat_interleave(n)
+    images = run.model.sample(len(labels), labels, options.scale, options.truncate)
+    images = images.unflatten(0, (-1, n))
+    captions, correct = judge_images(images, labels.unflatten(0, (-1, n)), judge)
+    title = add_latents(f"samples of {run.folder.name} by class", options)
+    if judge:
+        share = torch.tensor(correct).float().mean()
+        title += f": {share:.0%} named as their class by {judge.folder.name}"
+    rows = [run.classes[c] for c in classes]
+    return image_grid(images, title, rows, captions=captions, correct=correct)
+
+
+def snapshot(folder, model, epoch):
+    """Nine samples from the same latents, 3 x 3 in one picture, as folder/epochs/<epoch>.png."""
+    torch.manual_seed(0)
+    labels = torch.arange(9, device=model.device) % model.n_classes if model.conditional else None
+    images = model.eval().sample(9, labels).cpu()  # (9, C, H, W)
+    pixels = (255 * images).byte().unflatten(0, (3, 3))  # (3, 3, C, H, W)
+    pixels = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
+    path = Path(folder) / "epochs" / f"{epoch:04d}.png"
+    path.parent.mkdir(exist_ok=True)
+    write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
+
+
+def epochs(run, options, judge):
+    """The snapshots of up to 10 epochs, evenly spread from the first to the last, a row for each."""
+    paths = sorted(run.folder.glob("epochs/*.png"))
+    require(len(paths) > 0, f"{run.folder} holds no snapshots of its epochs")
+    n = min(options.rows or 10, len(paths))
+    paths = [paths[round(place)] for place in torch.linspace(0, len(paths) - 1, n).tolist()]
+    rows = []
+    for path in paths:
+        pixels = torch.from_numpy(np.array(Image.open(path))) / 255
+        if pixels.dim() == 2:  # gray
+            pixels = pixels[:, :, None]
+        images = pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1))  # (3 * H, 3 * W, C) -> (3, H, 3, W, C)
+        rows.append(images.permute(0, 2, 4, 1, 3).flatten(0, 1))  # (9, C, H, W)
+    names = [f"epoch {int(path.stem)}" for path in paths]
+    return image_grid(torch.stack(rows), f"the same nine latents, {run.folder.name}", names)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Pictures of reconstructions
+
+
+def reconstruct(run, options, judge):
+    """Originals above their reconstructions, of each split."""
+    sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
+    if run.model.has_free_latents:
+        sizes["valid"] = 0  # such a model learns no latents for them
+    splits = [split for split in data.SPLITS if sizes[split] > 0]
+    n = min(options.n or 10, *(sizes[split] for split in splits))
+    rows = []
+    names = []
+    for split in splits:
+        index = run.random_index(split, n, options.seed)
+        x, _ = run.batch(split, index)
+        rows += [x, run.reconstructions(split, index)]
+        names += [f"{split}: original", "reconstruction"]
+    return image_grid(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
+
+
+def compare_reconstructions(runs, options):
+    """The same pictures as several runs reconstruct them, a row for each run."""
+    first = runs[0]
+    index = first.random_index(options.split, options.n or 10, options.seed)
+    x, _ = first.batch(options.split, index)
+    rows = [x]
+    for run in runs:
+        same_size = run.config["image_shape"] == first.config["image_shape"]
+        require(same_size, f"{run.folder} has pictures of another size than {first.folder}")
+        rows.append(run.reconstructions(options.split, index))
+    return image_grid(torch.stack(rows), "reconstructions", ["original", *(run.folder.name for run in runs)])
+
+
+def untrained(run, options, judge):
+    """Pictures, and their reconstructions by the model before and after training."""
+    index = run.random_index(options.split, options.n or 10, options.seed)
+    x, y = run.batch(options.split, index)
+    torch.manual_seed(run.config["flags"]["seed"])  # the weights that training began with
+    initial = models.build(run.kind, **run.model.recipe["arguments"]).eval()
+    z = run.latents(options.split, index) if initial.has_free_latents else initial.encode(x, y)
+    rows = torch.stack([x, initial.decode(z, y), run.reconstructions(options.split, index)])
+    return image_grid(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
+
+
+def amortization(run, options, judge):
+    """The encoder's posteriors against Gaussians fitted to each picture for the same decoder (Cremer et al.
+    2018). How much lower the −ELBO of the latter is, is the amortization gap."""
+    index = run.random_index(options.split, options.n or 8, options.seed)
+    x, y = run.batch(options.split, index)
+    with torch.random.fork_rng():
+        encoded, fitted = models.amortization(run.model, x, y)  # each: parameters [B, 2 * D], −ELBO [B]
+    rows = [x]
+    captions = [[""] * len(x)]
+    for params, negative_elbo in (encoded, fitted):
+        rows.append(run.model.decode(models.Gaussian.from_params(params).mean, y))
+        captions.append([f"{value:.1f}" for value in negative_elbo.tolist()])
+    gap = (encoded[1] - fitted[1]).mean()
+    title = f"amortization gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
+    names = ["original", "by the encoder", "fitted"]
+    return image_grid(torch.stack(rows), title, names, captions=captions)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Pictures of the latent space
+
+
+def scaled(run, options, judge):
+    """Test pictures, and what their latents times 0.5, 1 and 1.5 decode to."""
+    index = run.random_index("test", options.n or 5, options.seed)
+    z = run.latents("test", index)
+    x, y = run.batch("test", index)
+    factors = (0.5, 1.0, 1.5)
+    rows = torch.stack([x, *(run.model.decode(factor * z, y) for factor in factors)])
+    names = ["original", *(f"z x {factor:g}" for factor in factors)]
+    return image_grid(rows, f"scaled latents of {run.folder.name}", names)
+
+
+def constant(run, options, judge):
+    """What z = 0 and z = 1 in every dimension decode to, for each class if the model is conditional."""
+    n_columns = len(run.classes) if run.model.conditional else 1
+    classes = pick_classes(run, options.classes) or list(range(n_columns))
+    zeros = torch.zeros(len(classes), run.model.latent_dim)
+    labels = torch.tensor(classes)
+    rows = torch.stack([run.model.decode(zeros, labels), run.model.decode(zeros + 1, labels)])
+    columns = [run.classes[c] for c in classes] if run.model.conditional else None
+    return image_grid(rows, f"constant latents of {run.folder.name}", ["all zeros", "all ones"], columns)
+
+
+def interpolate(run, options, judge):
+    """Straight lines between the latents of two test pictures, which stand at both ends as they are.
+
+    The pictures of a pair are of two classes, those of --classes A,B if given; where the decoder is
+    conditional they are of the same class, since it would otherwise change in the middle of the line.
+    """
+    if not run.model.has_encoder:
+        return interpolate_samples(run, options)
+    n = options.n or 9
+    t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
+    rows = []
+    for index in choose_pairs(run, options):
+        x, y = run.batch("test", index)
+        z = run.latents("test", index)  # (2, D)
+        labels = torch.where(t[:, 0] < 0.5, y[0], y[1])
+        between = run.model.decode((1 - t) * z[0] + t * z[1], labels)
+        rows.append(torch.cat([x[:1], between, x[1:]]))
+    columns = ["original", *[""] * n, "original"]
+    return image_grid(torch.stack(rows), f"interpolations of {run.folder.name}", columns=columns)
+
+
+def choose_pairs(run, options):
+    """Places [2] in the test split of the two pictures of each pair, see `interpolate`."""
+    y = run.dataset.test.y
+    classes = pick_classes(run, options.classes)
+    if classes and len(classes) != 2:
+        wanted = "--what interpolate takes two classes, --classes A,B"
+        require(options.what is None, f"{wanted}, not {options.classes}")
+        classes = None  # they were meant for the other pictures that are drawn
+    for c in classes or []:
+        require((y == c).any(), f"{run.folder}: no test picture is of class {run.classes[c]}")
+    require(len(y) > 0, f"{run.folder} has no test pictures")
+
+    generator = torch.Generator().manual_seed(options.seed)
+    firsts = (y == classes[0]).nonzero()[:, 0] if classes else torch.arange(len(y))
+    firsts = firsts[torch.randperm(len(firsts), generator=generator)][: options.rows or 5]
+    pairs = []
+    for first in firsts:
+        if classes:
+            is_partner = y == classes[1]
+        else:
+            is_partner = y == y[first]
+            if not run.model.conditional and not is_partner.all():
+                is_partner = ~is_partner
+        partners = is_partner.nonzero()[:, 0]
+        second = partners[torch.randint(len(partners), (1,), generator=generator)]
+        pairs.append(torch.cat([first[None], second]))
+    return pairs
+
+
+def interpolate_samples(run, options):
+    """Straight lines between two samples of the prior, for a model without an encoder."""
+    n = options.n or 5
+    t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
+    rows = []
+    for _ in range(options.rows or 5):
+        z = options.scale * run.model.distribution.prior(2, run.model.latent_dim, options.truncate)  # (2, D)
+        rows.append(run.model.decode((1 - t) * z[0] + t * z[1]))
+    title = f"{n} steps between latents of {run.folder.name}"
+    return image_grid(torch.stack(rows), add_latents(title, options))
+
+
+def manifold(run, options, judge):
+    """What a grid over two latents decodes to, each from −2 to 2 times --scale; under N(0, 1) 95% of the
+    values lie within ±2. A conditional model is asked for the first of --classes."""
+    n = options.n or 11
+    line = torch.linspace(-2 * options.scale, 2 * options.scale, n)
+    z = torch.cartesian_prod(line.flip(0), line).flip(1)  # z[0] grows to the right, z[1] upwards
+    title = f"latent space of {run.folder.name}"
+    labels = None
+    if run.model.conditional:
+        classes = pick_classes(run, options.classes) or [0]
+        labels = torch.full((n * n,), classes[0])
+        title += f", class {run.classes[classes[0]]}"
+    images = run.model.decode(z, labels).unflatten(0, (n, n))
+    columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # every other one
+    rows = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line.flip(0))]
+    return image_grid(images, title, rows, columns)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Pictures of arithmetic: cards of queries and answers, as text and, where they are drawn, as pictures
+
+
+def answers(run, options, judge):
+    """Random queries of a split and their answers."""
+    n_columns = options.n or 5
+    index = run.random_index(options.split, (options.rows or 6) * n_columns, options.seed)
+    split = run.dataset.split(options.split)
+    return answer_cards(run, split, index, split.batch(index), n_columns, "answers")
+
+
+def errors(run, options, judge):
+    """Random queries of a split whose answers are wrong."""
+    split = run.dataset.split(options.split)
+    batches = list(models.batches(split))
+    predicted = torch.cat([answer_tokens(run.model, split, run.model.predict(x)) for x, _ in batches])
+    wrong = (predicted != split.y).any(1).nonzero()[:, 0]
+    all_right = f"{run.folder} answers every {options.split} query correctly: no error to show"
+    require(len(wrong) > 0, all_right)
+    n_columns = options.n or 5
+    index = wrong[torch.randperm(len(wrong))[: (options.rows or 6) * n_columns]]
+    x = torch.cat([x for x, _ in batches])[index]  # in the very handwriting that was misread
+    y = torch.cat([y for _, y in batches])[index]
+    title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
+    return answer_cards(run, split, index, (x, y), n_columns, title)
+
+
+def query(run, options, judge):
+    """The answer to --query; five answers where the query is drawn, each time in other handwriting."""
+    tokens = data.encode_text(options.query)[None]  # (1, 5)
+    n = 5 if run.dataset.test.drawn == "query" else 1
+    answer = models.solve_queries(tokens)  # (1, 3)
+    split = run.dataset.test._replace(x=tokens.repeat(n, 1), y=answer.repeat(n, 1))
+    index = torch.arange(n)
+    return answer_cards(run, split, index, split.batch(index), n, "answers")
+
+
+def answer_cards(run, split, index, batch, n_columns, title):
+    """Queries at the places `index` [B] of a split, with the model's answers. `batch` has queries and true
+    answers in the form that the model takes, tokens or pictures."""
+    x, y = batch
+    prediction = run.model.predict(x)
+    predicted = answer_tokens(run.model, split, prediction)
+    if split.drawn == "query":
+        images = side_by_side(x)
+    elif split.drawn == "answer":
+        images = torch.cat([side_by_side(y), side_by_side(prediction)], 2)  # the true one above
+        title += ", drawn below the true ones"
+    else:
+        images = torch.ones(len(x), 1, 1, 25)  # a thin white strip above the text
+    captions = []
+    for question, answer, truth in zip(split.x[index], predicted, split.y[index], strict=True):
+        question, answer, truth = (data.decode_text(tokens) for tokens in (question, answer, truth))
+        correction = f", not {truth.strip()}" if answer != truth else ""
+        captions.append(f"{question.strip()} = {answer.strip()}{correction}")
+    correct = (predicted == split.y[index]).all(1).tolist()
+
+    n_blanks = -len(x) % n_columns  # that fill the last row
+    images = torch.cat([images, torch.ones(n_blanks, *images.shape[1:])])
+    captions = in_rows(captions + [""] * n_blanks, n_columns)
+    correct = in_rows(correct + [None] * n_blanks, n_columns)
+    images = images.unflatten(0, (-1, n_columns))
+    return image_grid(images, f"{run.folder.name}: {title}", captions=captions, correct=correct)
+
+
+def answer_tokens(model, split, prediction):
+    """Tokens [B, 3] of a model's predictions; drawn ones are read by the classifier inside the model."""
+    return model.read(prediction) if split.drawn == "answer" else prediction
+
+
+def side_by_side(characters):
+    """Pictures of characters [B, n, C, H, W] as strips [B, C, H, n * W]."""
+    return characters.movedim(1, 3).flatten(3)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The table of pictures: what each needs of a model
+
+
+@dataclass
+class Requirement:
+    """Which models can draw a picture, as a test of a model and as words that follow "needs"."""
+
+    is_met: Callable
+    text: str
+
+
+ANY_MODEL = Requirement(lambda model: True, "any model")
+IMAGE_MODEL = Requirement(lambda model: model.task != "arithmetic", "a model of images")
+DECODER = Requirement(lambda model: model.task == "generation", "a model that decodes latents")
+ENCODER = Requirement(lambda model: model.has_encoder, "a model with an encoder")
+POSTERIOR = Requirement(lambda model: model.has_posterior, "a model with a posterior, such as a VAE")
+SAMPLES = Requirement(lambda model: model.draws_samples, "a model that draws samples")
+CONDITIONAL = Requirement(lambda model: model.conditional, "a conditional model")
+TWO_LATENTS = Requirement(lambda model: DECODER.is_met(model) and model.latent_dim == 2, "--latent-dim 2")
+ARITHMETIC = Requirement(lambda model: model.task == "arithmetic", "a model of arithmetic")
+
+
+@dataclass
+class Picture:
+    """One choice of --what."""
+
+    draw: Callable  # (run, options, judge) -> figure
+    filename: str
+    needs: Requirement
+    after_training: bool = True  # train.py draws it when a run ends
+    compare: Callable | None = None  # (runs, options) -> figure of several runs
+
+
+PICTURES = {
+    "curves": Picture(curves, "loss.png", ANY_MODEL, compare=compare_curves),
+    "real": Picture(real, "real.png", IMAGE_MODEL),
+    "prior": Picture(prior, "samples.png", SAMPLES),
+    "class": Picture(by_class, "classes.png", CONDITIONAL),
+    "epochs": Picture(epochs, "epochs.png", SAMPLES),
+    "reconstruct": Picture(reconstruct, "reconstructions.png", ENCODER, compare=compare_reconstructions),
+    "untrained": Picture(untrained, "untrained.png", ENCODER, after_training=False),
+    "interpolate": Picture(interpolate, "interpolation.png", DECODER),
+    "scale": Picture(scaled, "scaled.png", ENCODER, after_training=False),
+    "constant": Picture(constant, "constant.png", DECODER, after_training=False),
+    "amortization": Picture(amortization, "amortization.png", POSTERIOR, after_training=False),
+    "manifold": Picture(manifold, "manifold.png", TWO_LATENTS),
+    "answers": Picture(answers, "answers.png", ARITHMETIC),
+    "errors": Picture(errors, "errors.png", ARITHMETIC),
+    "query": Picture(query, "query.png", ARITHMETIC, after_training=False),
+}
+
+
+def draw(what, runs, options, judge=None):
+    """Draw one picture of a run, or of several, into its file; returns the path."""
+    picture = PICTURES[what]
+    for run in runs:
+        refusal = f"{run.folder} holds a {run.kind}, which cannot draw --what {what}"
+        require(picture.needs.is_met(run.model), f"{refusal}: that needs {picture.needs.text}")
+    filename = picture.filename if len(runs) == 1 else "comparison.png"
+    path = Path(options.out) if options.out else runs[0].folder / filename
+    torch.manual_seed(options.seed)
+    with plt.rc_context(STYLE), torch.inference_mode():
+        several = len(runs) > 1
+        figure = picture.compare(runs, options) if several else picture.draw(runs[0], options, judge)
+        ending = path.suffix[1:].lower() or "png"
+        known = ending in figure.canvas.get_supported_filetypes()
+        require(known, f"--out {path}: no picture format has the ending .{ending}; write .png or .pdf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda file: figure.savefig(file, format=ending))
+        plt.close(figure)
+    return path
+
+
+def draw_run(folder, model, dataset):
+    """Draw the pictures of a run whose training has just ended; returns their paths."""
+    run = Run(folder, model=model, dataset=dataset)
+    paths = []
+    for what, picture in PICTURES.items():
+        if picture.after_training and picture.needs.is_met(model):
+            try:
+                paths.append(draw(what, [run], Options()))
+            except Mistake as mistake:  # no test pictures, for example; the run itself is complete
+                print(f"note: no picture of --what {what}: {mistake}", file=sys.stderr)
+    return paths
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -491,115 +738,44 @@ AFTER_TRAINING += ("answers", "errors")
 
 
 def flags():
+    """The parser of the command line. It fills an `Options`, which has the defaults."""
     parser = data.Parser(prog="sample.py", description=__doc__)
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folders; more than one for curves and reconstruct"
-    )
-    parser.add_argument(
-        "--what", choices=PICTURES, help="which picture (default: all that the model can draw)"
-    )
-    parser.add_argument("-n", type=number(int, 1, 100), help="images in a row")
-    parser.add_argument("--query", metavar="TEXT", help='of --what query, such as "12+34"')
-    parser.add_argument("--rows", type=number(int, 1, 100), help="rows of images")
-    parser.add_argument("--classes", metavar="A,B", help="which classes, by name or number")
-    parser.add_argument("--judge", metavar="RUN", help="a classifier's run, which names what it sees")
-    parser.add_argument(
-        "--split", choices=data.SPLITS, default="test", help="of real pictures (default test)"
-    )
-    parser.add_argument("--scale", type=number(float, 0), default=1.0, help="of the latents (default 1)")
-    parser.add_argument("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
-    parser.add_argument(
-        "--seed", type=number(int, 0, 2**31), default=0, help="of latents and choices (default 0)"
-    )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="where whole data sets are, if not where training had them"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="picture file (default: named after --what, in the run folder)"
-    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders; more than one for curves and reconstruct")
+    add("--what", choices=PICTURES, help="which picture (default: all that the model can draw)")
+    add("-n", type=number(int, 1, 100), help="images in a row")
+    add("--rows", type=number(int, 1, 100), help="rows of images")
+    add("--query", metavar="TEXT", help=f'of --what query (default "{Options.query}")')
+    add("--classes", metavar="A,B", help="which classes, by name or number")
+    add("--judge", metavar="RUN", help="a classifier's run, which names the images")
+    add("--split", choices=data.SPLITS, help=f"of real pictures (default {Options.split})")
+    add("--scale", type=number(float, 0), help=f"factor of the latents (default {Options.scale:g})")
+    limit = "largest size of a latent drawn from the prior, in standard deviations (default: no limit)"
+    add("--truncate", type=number(float, 0, above=True), help=limit)
+    add("--seed", type=number(int, 0, 2**31), help=f"of latents and choices (default {Options.seed})")
+    add("--data-dir", metavar="DIR", help="where whole data sets are (default: where training found them)")
+    add("--out", metavar="FILE", help="picture file (default: in the run folder, named after --what)")
     return parser
 
 
-def is_sequence(model):
-    return isinstance(model, models.Text2Text)
-
-
-def possible(run, what):
-    """Whether the model can draw that."""
-    function, methods, _ = PICTURES[what]
-    return (
-        all(hasattr(run.model, method) for method in methods)
-        and (function is not by_class or run.model.conditional)
-        and (function is not manifold or run.model.latent_dim == 2)
-        and not (function is real and is_sequence(run.model))  # a query is no picture
-    )
-
-
-def draw(what, runs, args, judge=None):
-    """Draws one kind of picture into its file; returns the path."""
-    function, methods, name = PICTURES[what]
-    run, name = runs[0], name if len(runs) == 1 else "comparison.png"
-    path = Path(args.out) if args.out else run.folder / name
-    if not all(hasattr(run.model, method) for method in methods) or (
-        what == "real" and is_sequence(run.model)
-    ):
-        raise Mistake(
-            f"{run.folder} holds a {run.config['flags']['model']}, which cannot draw --what {what}"
-        )
-    torch.manual_seed(args.seed)
-    with plt.rc_context(STYLE), torch.inference_mode():
-        if what == "curves":
-            figure = curves([run.folder for run in runs])
-        else:
-            figure = function(run, args, judge) if len(runs) == 1 else compare(runs, args)
-        kind = path.suffix[1:].lower() or "png"
-        if kind not in figure.canvas.get_supported_filetypes():
-            raise Mistake(f"--out {path}: no picture format has the ending .{kind}; write .png or .pdf")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, lambda file: figure.savefig(file, format=kind))
-        plt.close(figure)
-    return path
-
-
-def draw_run(folder, model, dataset):
-    """All pictures of a run that has just ended; returns their paths."""
-    args, run, paths = flags().parse_args([str(folder)]), Run(folder, model=model, dataset=dataset), []
-    for what in AFTER_TRAINING:
-        if possible(run, what):
-            try:
-                paths.append(draw(what, [run], args))
-            except Mistake as mistake:  # as for want of test pictures: the run is done all the same
-                print(f"note: no picture of --what {what}: {mistake}", file=sys.stderr)
-    return paths
-
-
-def open_judge(folder, run):
-    """The classifier's run at folder, which must know the run's classes and size of picture."""
-    judge = Run(folder)
-    if not isinstance(judge.model, models.Classifier):
-        raise Mistake(f"--judge {folder} holds a {judge.config['flags']['model']}, not a classifier")
-    for what in ("classes", "image_shape"):
-        if judge.config[what] != run.config[what]:
-            told = f"{judge.config[what]} at {folder}, {run.config[what]} at {run.folder}"
-            raise Mistake(f"--judge: its {what.replace('_', ' ')} differ from the run's: {told}")
-    return judge
+def command(argv):
+    options = flags().parse_args(argv, Options())
+    runs = [Run(folder, options.data_dir) for folder in options.runs]
+    comparable = [what for what, picture in PICTURES.items() if picture.compare]
+    fits = len(runs) == 1 or options.what in comparable
+    require(fits, f"several runs share a picture only with --what {' or '.join(comparable)}")
+    require(options.what or not options.out, "--out names one file: say which picture with --what")
+    judge = open_judge(options.judge, runs[0]) if options.judge else None
+    names = [options.what]
+    if options.what is None:
+        names = [what for what, picture in PICTURES.items() if picture.needs.is_met(runs[0].model)]
+    for what in names:
+        print(draw(what, runs, options, judge))
 
 
 def main(argv=None):
     """Runs the command line; returns its exit status."""
     return data.run_command("sample.py", command, argv, models.ModelError)
-
-
-def command(argv):
-    args = flags().parse_args(argv)
-    runs = [Run(folder, args.data_dir) for folder in args.runs]
-    if len(runs) > 1 and args.what not in ("curves", "reconstruct"):
-        raise Mistake("several runs share a picture only with --what curves or reconstruct")
-    judge = open_judge(args.judge, runs[0]) if args.judge else None
-    if args.out and not args.what:
-        raise Mistake("--out names one file: say which picture with --what")
-    for what in [args.what] if args.what else [what for what in PICTURES if possible(runs[0], what)]:
-        print(draw(what, runs, args, judge))
 
 
 if __name__ == "__main__":
