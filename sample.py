@@ -4,13 +4,12 @@
     python sample.py runs/vae-mnist10k runs/cvae-mnist10k --what curves
     python sample.py runs/vae-mnist10k --what interpolate --out walk.png
 
-Without --what it draws every picture that the model supports, in the run folder unless --out names a file.
-The file goes from a run (`Run`) to a grid of images (`image_grid`), to one function for each picture, to the
-table `PICTURES`, which says what each of them needs of a model.
+Without --what it draws every picture that the model supports. Files go to the run folder unless --out names
+another. In this file: a run (`Run`), a grid of images (`image_grid`), one function for each picture, and the
+table `PICTURES`, which says what each picture needs of a model.
 """
 
 import csv
-import math
 import sys
 import textwrap
 from collections.abc import Callable
@@ -85,7 +84,7 @@ class Run:
         return torch.randperm(size, generator=generator)[:n]
 
     def latents(self, split, index):
-        """Latents [B, latent_dim] of the images at these places: learned ones, or the encoder's means."""
+        """Latents [B, latent_dim] of the images at these places: learned ones, else the encoder's."""
         if self.model.has_free_latents:
             return self.model.learned_latents(split)[index]
         x, y = self.batch(split, index)
@@ -123,12 +122,12 @@ def read_log(folder):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The command line's options
+# Options, and what they say
 
 
 @dataclass
 class Options:
-    """The flags of the command line with their defaults; each picture has its own for None."""
+    """The flags of the command line with their defaults. What None means depends on the picture."""
 
     runs: tuple = ()
     what: str | None = None
@@ -215,9 +214,8 @@ def image_grid(images, title, rows=None, columns=None, captions=None, correct=No
         for k in range(n_columns):
             show_image(axes, images[r, k], k * x_step, -r * y_step)
             if captions:
-                sign, color = CAPTION_STYLES[correct[r][k] if correct else None]
-                place = dict(x=k * x_step + 0.5, y=-r * y_step - aspect - 0.04, ha="center", va="top")
-                axes.text(**place, s=sign + captions[r][k], color=color, fontsize=7)
+                is_correct = correct[r][k] if correct else None
+                show_caption(axes, captions[r][k], is_correct, k * x_step + 0.5, -r * y_step - aspect - 0.04)
     for r, name in enumerate(rows or []):
         axes.text(-0.1, -r * y_step - aspect / 2, name, ha="right", va="center")
     for k, name in enumerate(columns or []):
@@ -238,9 +236,15 @@ def show_image(axes, image, x, y):
         axes.imshow(pixels, extent=extent)
 
 
+def show_caption(axes, caption, is_correct, x, y):
+    """Write a caption centered below (x, y)."""
+    sign, color = CAPTION_STYLES[is_correct]
+    axes.text(x, y, sign + caption, ha="center", va="top", color=color, fontsize=7)
+
+
 def judge_images(images, labels, judge):
-    """The judge's name for each image [R, K, C, H, W] and its confidence, as captions for `image_grid`, and
-    whether they agree with labels [R, K]. None and None without a judge; None for the latter without labels.
+    """Captions and `correct` of `image_grid` for images [R, K, C, H, W]: which class the judge names and how
+    confident it is, and whether that agrees with labels [R, K]. Each is None where the judge or labels are.
     """
     if judge is None:
         return None, None
@@ -262,10 +266,10 @@ def in_rows(items, n):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Curves: the logged terms of one run or several. A function of one run takes (run, options, judge), a
-# function of several takes (runs, options); both return a figure.
+# Curves. From here on each function makes one kind of picture and returns its figure. It takes a run, the
+# options, and the run of a classifier or None; where several runs share a picture, the runs and the options.
 
-LINES = {  # a split of log.csv: its line's style and name
+LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
     "train": ("--", "train"),
     "valid": ("-", "validation"),
     "refined": ("-.", "refining"),  # an auto-decoder's latents after training
@@ -303,15 +307,15 @@ def compare_curves(runs, options):
         figure.suptitle(runs[0].folder.name, fontsize=10)
     else:  # one entry for each run, below the panels so that it covers no curve
         names = [run.folder.name for run in runs]
-        samples = [plt.Line2D([], [], color=color) for _, color in zip(runs, cycle(COLORS), strict=False)]
-        figure.legend(samples, names, loc="outside lower center", ncols=4)
+        handles = [plt.Line2D([], [], color=color) for _, color in zip(runs, cycle(COLORS), strict=False)]
+        figure.legend(handles, names, loc="outside lower center", ncols=4)
         figure.suptitle("train dashed, validation solid", fontsize=10)
     return figure
 
 
 def plot_term(panel, log, term, color, prefix):
     """One line for each split whose rows have the term. Epoch 0, before training, would dwarf the others."""
-    for split, (line_style, name) in LINES.items():
+    for split, (line_style, name) in LINE_STYLES.items():
         rows = [row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)]
         if not rows:
             continue
@@ -332,11 +336,11 @@ def real(run, options, judge):
         judge = run
     n = options.n or 8
     index = run.random_index(options.split, n * n, options.seed)
-    n = min(n, len(index))
-    index = index[: len(index) // n * n]  # whole rows
     x, y = run.batch(options.split, index)
-    images = x.unflatten(0, (-1, n))
-    labels = y.unflatten(0, (-1, n))
+    n = min(n, len(x))
+    n_shown = len(x) // n * n  # whole rows
+    images = x[:n_shown].unflatten(0, (-1, n))
+    labels = y[:n_shown].unflatten(0, (-1, n))
     captions, correct = judge_images(images, labels, judge)
     title = f"{run.dataset.name}, {options.split} pictures"
     if judge:
@@ -349,9 +353,9 @@ def real(run, options, judge):
 def prior(run, options, judge):
     """Images decoded from samples of the prior."""
     n = options.n or 8
-    shape = (options.rows or n, n)
-    images = run.model.sample(math.prod(shape), scale=options.scale, truncate=options.truncate)
-    images = images.unflatten(0, shape)
+    n_rows = options.rows or n
+    images = run.model.sample(n_rows * n, scale=options.scale, truncate=options.truncate)
+    images = images.unflatten(0, (n_rows, n))
     captions, _ = judge_images(images, None, judge)
     return image_grid(images, add_latents(f"samples of {run.folder.name}", options), captions=captions)
 
@@ -411,7 +415,7 @@ def reconstruct(run, options, judge):
     if run.model.has_free_latents:
         sizes["valid"] = 0  # such a model learns no latents for them
     splits = [split for split in data.SPLITS if sizes[split] > 0]
-    n = min(options.n or 10, *(sizes[split] for split in splits))
+    n = min([options.n or 10, *(sizes[split] for split in splits)])
     rows = []
     names = []
     for split in splits:
@@ -432,7 +436,8 @@ def compare_reconstructions(runs, options):
         same_size = run.config["image_shape"] == first.config["image_shape"]
         require(same_size, f"{run.folder} has pictures of another size than {first.folder}")
         rows.append(run.reconstructions(options.split, index))
-    return image_grid(torch.stack(rows), "reconstructions", ["original", *(run.folder.name for run in runs)])
+    names = ["original"] + [run.folder.name for run in runs]
+    return image_grid(torch.stack(rows), "reconstructions", names)
 
 
 def untrained(run, options, judge):
@@ -474,27 +479,28 @@ def scaled(run, options, judge):
     z = run.latents("test", index)
     x, y = run.batch("test", index)
     factors = (0.5, 1.0, 1.5)
-    rows = torch.stack([x, *(run.model.decode(factor * z, y) for factor in factors)])
-    names = ["original", *(f"z x {factor:g}" for factor in factors)]
-    return image_grid(rows, f"scaled latents of {run.folder.name}", names)
+    rows = [x] + [run.model.decode(factor * z, y) for factor in factors]
+    names = ["original"] + [f"z x {factor:g}" for factor in factors]
+    return image_grid(torch.stack(rows), f"scaled latents of {run.folder.name}", names)
 
 
 def constant(run, options, judge):
     """What z = 0 and z = 1 in every dimension decode to, for each class if the model is conditional."""
     n_columns = len(run.classes) if run.model.conditional else 1
     classes = pick_classes(run, options.classes) or list(range(n_columns))
-    zeros = torch.zeros(len(classes), run.model.latent_dim)
     labels = torch.tensor(classes)
-    rows = torch.stack([run.model.decode(zeros, labels), run.model.decode(zeros + 1, labels)])
+    zeros = run.model.decode(torch.zeros(len(classes), run.model.latent_dim), labels)
+    ones = run.model.decode(torch.ones(len(classes), run.model.latent_dim), labels)
     columns = [run.classes[c] for c in classes] if run.model.conditional else None
-    return image_grid(rows, f"constant latents of {run.folder.name}", ["all zeros", "all ones"], columns)
+    title = f"constant latents of {run.folder.name}"
+    return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
 
 
 def interpolate(run, options, judge):
-    """Straight lines between the latents of two test pictures, which stand at both ends as they are.
+    """Images along a straight line between the latents of two test pictures, which stand at its ends.
 
-    The pictures of a pair are of two classes, those of --classes A,B if given; where the decoder is
-    conditional they are of the same class, since it would otherwise change in the middle of the line.
+    The two are of --classes A,B; without it, of different classes, or of the same class for a conditional
+    model, so that the label does not change halfway. A model without an encoder has samples at the ends.
     """
     if not run.model.has_encoder:
         return interpolate_samples(run, options)
@@ -512,7 +518,7 @@ def interpolate(run, options, judge):
 
 
 def choose_pairs(run, options):
-    """Places [2] in the test split of the two pictures of each pair, see `interpolate`."""
+    """Pairs of test pictures for `interpolate`, each as the two places [2] in the split."""
     y = run.dataset.test.y
     classes = pick_classes(run, options.classes)
     if classes and len(classes) != 2:
@@ -530,10 +536,10 @@ def choose_pairs(run, options):
     for first in firsts:
         if classes:
             is_partner = y == classes[1]
-        else:
+        elif run.model.conditional or (y == y[first]).all():
             is_partner = y == y[first]
-            if not run.model.conditional and not is_partner.all():
-                is_partner = ~is_partner
+        else:
+            is_partner = y != y[first]
         partners = is_partner.nonzero()[:, 0]
         second = partners[torch.randint(len(partners), (1,), generator=generator)]
         pairs.append(torch.cat([first[None], second]))
@@ -541,7 +547,7 @@ def choose_pairs(run, options):
 
 
 def interpolate_samples(run, options):
-    """Straight lines between two samples of the prior, for a model without an encoder."""
+    """Images along a straight line between two samples of the prior."""
     n = options.n or 5
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
     rows = []
@@ -565,7 +571,7 @@ def manifold(run, options, judge):
         labels = torch.full((n * n,), classes[0])
         title += f", class {run.classes[classes[0]]}"
     images = run.model.decode(z, labels).unflatten(0, (n, n))
-    columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # every other one
+    columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # label every other
     rows = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line.flip(0))]
     return image_grid(images, title, rows, columns)
 
@@ -578,8 +584,8 @@ def answers(run, options, judge):
     """Random queries of a split and their answers."""
     n_columns = options.n or 5
     index = run.random_index(options.split, (options.rows or 6) * n_columns, options.seed)
-    split = run.dataset.split(options.split)
-    return answer_cards(run, split, index, split.batch(index), n_columns, "answers")
+    examples = subset(run.dataset.split(options.split), index)
+    return answer_cards(run, examples, examples.batch(slice(None)), n_columns, "answers")
 
 
 def errors(run, options, judge):
@@ -588,45 +594,39 @@ def errors(run, options, judge):
     batches = list(models.batches(split))
     predicted = torch.cat([answer_tokens(run.model, split, run.model.predict(x)) for x, _ in batches])
     wrong = (predicted != split.y).any(1).nonzero()[:, 0]
-    all_right = f"{run.folder} answers every {options.split} query correctly: no error to show"
-    require(len(wrong) > 0, all_right)
+    require(len(wrong) > 0, f"{run.folder} answers every {options.split} query correctly: no error to show")
     n_columns = options.n or 5
     index = wrong[torch.randperm(len(wrong))[: (options.rows or 6) * n_columns]]
     x = torch.cat([x for x, _ in batches])[index]  # in the very handwriting that was misread
     y = torch.cat([y for _, y in batches])[index]
     title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
-    return answer_cards(run, split, index, (x, y), n_columns, title)
+    return answer_cards(run, subset(split, index), (x, y), n_columns, title)
 
 
 def query(run, options, judge):
     """The answer to --query; five answers where the query is drawn, each time in other handwriting."""
     tokens = data.encode_text(options.query)[None]  # (1, 5)
+    solution = models.solve_queries(tokens)  # (1, 3)
     n = 5 if run.dataset.test.drawn == "query" else 1
-    answer = models.solve_queries(tokens)  # (1, 3)
-    split = run.dataset.test._replace(x=tokens.repeat(n, 1), y=answer.repeat(n, 1))
-    index = torch.arange(n)
-    return answer_cards(run, split, index, split.batch(index), n, "answers")
+    examples = run.dataset.test._replace(x=tokens.repeat(n, 1), y=solution.repeat(n, 1))
+    return answer_cards(run, examples, examples.batch(slice(None)), n, "answers")
 
 
-def answer_cards(run, split, index, batch, n_columns, title):
-    """Queries at the places `index` [B] of a split, with the model's answers. `batch` has queries and true
-    answers in the form that the model takes, tokens or pictures."""
+def answer_cards(run, examples, batch, n_columns, title):
+    """A card for each query with the model's answer. `examples` is a split of the queries and true answers;
+    `batch` holds both as the model meets them: tokens, or pictures where they are drawn."""
     x, y = batch
     prediction = run.model.predict(x)
-    predicted = answer_tokens(run.model, split, prediction)
-    if split.drawn == "query":
+    predicted = answer_tokens(run.model, examples, prediction)
+    if examples.drawn == "query":
         images = side_by_side(x)
-    elif split.drawn == "answer":
+    elif examples.drawn == "answer":
         images = torch.cat([side_by_side(y), side_by_side(prediction)], 2)  # the true one above
         title += ", drawn below the true ones"
     else:
         images = torch.ones(len(x), 1, 1, 25)  # a thin white strip above the text
-    captions = []
-    for question, answer, truth in zip(split.x[index], predicted, split.y[index], strict=True):
-        question, answer, truth = (data.decode_text(tokens) for tokens in (question, answer, truth))
-        correction = f", not {truth.strip()}" if answer != truth else ""
-        captions.append(f"{question.strip()} = {answer.strip()}{correction}")
-    correct = (predicted == split.y[index]).all(1).tolist()
+    captions = [answer_caption(*tokens) for tokens in zip(examples.x, predicted, examples.y, strict=True)]
+    correct = (predicted == examples.y).all(1).tolist()
 
     n_blanks = -len(x) % n_columns  # that fill the last row
     images = torch.cat([images, torch.ones(n_blanks, *images.shape[1:])])
@@ -634,6 +634,19 @@ def answer_cards(run, split, index, batch, n_columns, title):
     correct = in_rows(correct + [None] * n_blanks, n_columns)
     images = images.unflatten(0, (-1, n_columns))
     return image_grid(images, f"{run.folder.name}: {title}", captions=captions, correct=correct)
+
+
+def answer_caption(query, predicted, solution):
+    """Tokens of a query, the model's answer and the true one as text, such as "12+34 = 45, not 46"."""
+    text = f"{data.decode_text(query).strip()} = {data.decode_text(predicted).strip()}"
+    if (predicted != solution).any():
+        text += f", not {data.decode_text(solution).strip()}"
+    return text
+
+
+def subset(split, index):
+    """The examples of a split at the places `index` [B]."""
+    return split._replace(x=split.x[index], y=split.y[index])
 
 
 def answer_tokens(model, split, prediction):
