@@ -278,12 +278,12 @@ LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
 
 
 def curves(run, options, judge):
-    """Each logged term in a panel of its own, training dashed and validation solid."""
+    """A panel for each logged term, with dashed lines for training and solid ones for validation."""
     return compare_curves([run], options)
 
 
 def compare_curves(runs, options):
-    """The same for several runs, each in a color of its own."""
+    """The same for several runs, each in its own color."""
     logs = [read_log(run.folder) for run in runs]
     not_terms = ("epoch", "step", "split", "seconds [s]")
     train_row = next(row for row in logs[0] if row["split"] == "train")
@@ -330,8 +330,9 @@ def plot_term(panel, log, term, color, prefix):
 # Pictures of data and samples
 
 
-def real(run, options, judge):
-    """A square of the run's data; a classifier's with its own answers."""
+def real_pictures(run, options, judge):
+    """A square of images from the run's data, with their classes or what the judge says. A classifier is its
+    own judge."""
     if judge is None and run.model.task == "classification":
         judge = run
     n = options.n or 8
@@ -350,7 +351,7 @@ def real(run, options, judge):
     return image_grid(images, title, captions=captions, correct=correct)
 
 
-def prior(run, options, judge):
+def prior_samples(run, options, judge):
     """Images decoded from samples of the prior."""
     n = options.n or 8
     n_rows = options.rows or n
@@ -360,8 +361,8 @@ def prior(run, options, judge):
     return image_grid(images, add_latents(f"samples of {run.folder.name}", options), captions=captions)
 
 
-def by_class(run, options, judge):
-    """A row of samples of each class, with the judge's name for each and its confidence."""
+def class_samples(run, options, judge):
+    """A row of samples of each class, with what the judge says of each."""
     n = options.n or 10
     classes = pick_classes(run, options.classes) or list(range(len(run.classes)))
     labels = torch.tensor(classes).repeat_interleave(n)
@@ -388,8 +389,8 @@ def snapshot(folder, model, epoch):
     write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
 
 
-def epochs(run, options, judge):
-    """The snapshots of up to 10 epochs, evenly spread from the first to the last, a row for each."""
+def epoch_samples(run, options, judge):
+    """A row for each epoch's snapshot, or of more than 10 (--rows) for evenly spaced ones, ends included."""
     paths = sorted(run.folder.glob("epochs/*.png"))
     require(len(paths) > 0, f"{run.folder} holds no snapshots of its epochs")
     n = min(options.rows or 10, len(paths))
@@ -409,7 +410,7 @@ def epochs(run, options, judge):
 # Pictures of reconstructions
 
 
-def reconstruct(run, options, judge):
+def reconstructions(run, options, judge):
     """Originals above their reconstructions, of each split."""
     sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
     if run.model.has_free_latents:
@@ -440,7 +441,7 @@ def compare_reconstructions(runs, options):
     return image_grid(torch.stack(rows), "reconstructions", names)
 
 
-def untrained(run, options, judge):
+def untrained_reconstructions(run, options, judge):
     """Pictures, and their reconstructions by the model before and after training."""
     index = run.random_index(options.split, options.n or 10, options.seed)
     x, y = run.batch(options.split, index)
@@ -451,9 +452,9 @@ def untrained(run, options, judge):
     return image_grid(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
 
 
-def amortization(run, options, judge):
-    """The encoder's posteriors against Gaussians fitted to each picture for the same decoder (Cremer et al.
-    2018). How much lower the −ELBO of the latter is, is the amortization gap."""
+def amortization_gap(run, options, judge):
+    """The encoder's posteriors against Gaussians fitted to each picture for the same decoder. The difference
+    of their ELBOs is the amortization gap (Cremer et al. 2018)."""
     index = run.random_index(options.split, options.n or 8, options.seed)
     x, y = run.batch(options.split, index)
     with torch.random.fork_rng():
@@ -473,7 +474,7 @@ def amortization(run, options, judge):
 # Pictures of the latent space
 
 
-def scaled(run, options, judge):
+def scaled_latents(run, options, judge):
     """Test pictures, and what their latents times 0.5, 1 and 1.5 decode to."""
     index = run.random_index("test", options.n or 5, options.seed)
     z = run.latents("test", index)
@@ -484,7 +485,7 @@ def scaled(run, options, judge):
     return image_grid(torch.stack(rows), f"scaled latents of {run.folder.name}", names)
 
 
-def constant(run, options, judge):
+def constant_latents(run, options, judge):
     """What z = 0 and z = 1 in every dimension decode to, for each class if the model is conditional."""
     n_columns = len(run.classes) if run.model.conditional else 1
     classes = pick_classes(run, options.classes) or list(range(n_columns))
@@ -496,14 +497,14 @@ def constant(run, options, judge):
     return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
 
 
-def interpolate(run, options, judge):
+def interpolations(run, options, judge):
     """Images along a straight line between the latents of two test pictures, which stand at its ends.
 
     The two are of --classes A,B; without it, of different classes, or of the same class for a conditional
     model, so that the label does not change halfway. A model without an encoder has samples at the ends.
     """
     if not run.model.has_encoder:
-        return interpolate_samples(run, options)
+        return sample_interpolations(run, options)
     n = options.n or 9
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
     rows = []
@@ -518,7 +519,7 @@ def interpolate(run, options, judge):
 
 
 def choose_pairs(run, options):
-    """Pairs of test pictures for `interpolate`, each as the two places [2] in the split."""
+    """Pairs of test pictures for `interpolations`, each as the two places [2] in the split."""
     y = run.dataset.test.y
     classes = pick_classes(run, options.classes)
     if classes and len(classes) != 2:
@@ -546,7 +547,7 @@ def choose_pairs(run, options):
     return pairs
 
 
-def interpolate_samples(run, options):
+def sample_interpolations(run, options):
     """Images along a straight line between two samples of the prior."""
     n = options.n or 5
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
@@ -558,7 +559,7 @@ def interpolate_samples(run, options):
     return image_grid(torch.stack(rows), add_latents(title, options))
 
 
-def manifold(run, options, judge):
+def latent_plane(run, options, judge):
     """What a grid over two latents decodes to, each from −2 to 2 times --scale; under N(0, 1) 95% of the
     values lie within ±2. A conditional model is asked for the first of --classes."""
     n = options.n or 11
@@ -580,7 +581,7 @@ def manifold(run, options, judge):
 # Pictures of arithmetic: cards of queries and answers, as text and, where they are drawn, as pictures
 
 
-def answers(run, options, judge):
+def random_answers(run, options, judge):
     """Random queries of a split and their answers."""
     n_columns = options.n or 5
     index = run.random_index(options.split, (options.rows or 6) * n_columns, options.seed)
@@ -588,7 +589,7 @@ def answers(run, options, judge):
     return answer_cards(run, examples, examples.batch(slice(None)), n_columns, "answers")
 
 
-def errors(run, options, judge):
+def wrong_answers(run, options, judge):
     """Random queries of a split whose answers are wrong."""
     split = run.dataset.split(options.split)
     batches = list(models.batches(split))
@@ -603,7 +604,7 @@ def errors(run, options, judge):
     return answer_cards(run, subset(split, index), (x, y), n_columns, title)
 
 
-def query(run, options, judge):
+def query_answers(run, options, judge):
     """The answer to --query; five answers where the query is drawn, each time in other handwriting."""
     tokens = data.encode_text(options.query)[None]  # (1, 5)
     solution = models.solve_queries(tokens)  # (1, 3)
@@ -695,20 +696,20 @@ class Picture:
 
 PICTURES = {
     "curves": Picture(curves, "loss.png", ANY_MODEL, compare=compare_curves),
-    "real": Picture(real, "real.png", IMAGE_MODEL),
-    "prior": Picture(prior, "samples.png", SAMPLES),
-    "class": Picture(by_class, "classes.png", CONDITIONAL),
-    "epochs": Picture(epochs, "epochs.png", SAMPLES),
-    "reconstruct": Picture(reconstruct, "reconstructions.png", ENCODER, compare=compare_reconstructions),
-    "untrained": Picture(untrained, "untrained.png", ENCODER, after_training=False),
-    "interpolate": Picture(interpolate, "interpolation.png", DECODER),
-    "scale": Picture(scaled, "scaled.png", ENCODER, after_training=False),
-    "constant": Picture(constant, "constant.png", DECODER, after_training=False),
-    "amortization": Picture(amortization, "amortization.png", POSTERIOR, after_training=False),
-    "manifold": Picture(manifold, "manifold.png", TWO_LATENTS),
-    "answers": Picture(answers, "answers.png", ARITHMETIC),
-    "errors": Picture(errors, "errors.png", ARITHMETIC),
-    "query": Picture(query, "query.png", ARITHMETIC, after_training=False),
+    "real": Picture(real_pictures, "real.png", IMAGE_MODEL),
+    "prior": Picture(prior_samples, "samples.png", SAMPLES),
+    "class": Picture(class_samples, "classes.png", CONDITIONAL),
+    "epochs": Picture(epoch_samples, "epochs.png", SAMPLES),
+    "reconstruct": Picture(reconstructions, "reconstructions.png", ENCODER, compare=compare_reconstructions),
+    "untrained": Picture(untrained_reconstructions, "untrained.png", ENCODER, after_training=False),
+    "interpolate": Picture(interpolations, "interpolation.png", DECODER),
+    "scale": Picture(scaled_latents, "scaled.png", ENCODER, after_training=False),
+    "constant": Picture(constant_latents, "constant.png", DECODER, after_training=False),
+    "amortization": Picture(amortization_gap, "amortization.png", POSTERIOR, after_training=False),
+    "manifold": Picture(latent_plane, "manifold.png", TWO_LATENTS),
+    "answers": Picture(random_answers, "answers.png", ARITHMETIC),
+    "errors": Picture(wrong_answers, "errors.png", ARITHMETIC),
+    "query": Picture(query_answers, "query.png", ARITHMETIC, after_training=False),
 }
 
 
@@ -779,10 +780,8 @@ def command(argv):
     require(fits, f"several runs share a picture only with --what {' or '.join(comparable)}")
     require(options.what or not options.out, "--out names one file: say which picture with --what")
     judge = open_judge(options.judge, runs[0]) if options.judge else None
-    names = [options.what]
-    if options.what is None:
-        names = [what for what, picture in PICTURES.items() if picture.needs.is_met(runs[0].model)]
-    for what in names:
+    possible = [what for what, picture in PICTURES.items() if picture.needs.is_met(runs[0].model)]
+    for what in [options.what] if options.what else possible:
         print(draw(what, runs, options, judge))
 
 

@@ -572,7 +572,7 @@ OTHERS = {
     "sample: damaged config": (sample, ["NO_CONFIG"], "config.json is damaged"),
     "sample: unknown picture": (sample, ["RUN", "--what", "poem"], "invalid choice: 'poem'"),
     "sample: nothing to sample": (sample, ["RUN", "--what", "prior"], "cannot draw --what prior"),
-    "sample: no classes": (sample, ["VAE", "--what", "class"], "is not conditional"),
+    "sample: no classes": (sample, ["VAE", "--what", "class"], "needs a conditional model"),
     "sample: three latents": (sample, ["VAE", "--what", "manifold"], "needs --latent-dim 2"),
     "sample: unknown class": (sample, ["CVAE", "--what", "class", "--classes", "cat"], "no class 'cat'"),
     "sample: judge is no classifier": (
