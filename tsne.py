@@ -30,6 +30,7 @@ import json
 import math
 import sys
 import textwrap
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,8 +103,8 @@ def joint_affinities(neighbors, p):
 
 
 def exact_attraction(p, y, want_log_term=True):
-    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and, if wanted, the part of the KL
-    divergence that depends on p, sum_ij p_ij log(1 + |y_i - y_j|^2)."""
+    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and, if wanted, a term of the KL
+    divergence, sum_ij p_ij log(1 + |y_i - y_j|^2)."""
     attraction = torch.empty_like(y)
     log_term = 0.0
     for i in range(0, len(y), 128):
@@ -159,38 +160,38 @@ def nearest_neighbors(queries, points, k, first=None):
 
     If the queries are themselves points, those from index `first` on, none is its own neighbor.
 
-    The n distances of a query are cut into 16 groups of n / 16 columns, and the minimum over the groups is
-    taken in each column. The k nearest points lie in the k columns with the least minima, since any other
-    column has k columns before it with a nearer point each. So only those k columns are searched.
+    The n distances of a query are laid out in 16 rows and n / 16 columns. The k nearest points lie in the k
+    columns with the least minima: for a point in any other column, each of these k columns holds a nearer
+    one. So only k columns are searched.
     """
     n = len(points)
-    groups = 16 if 16 * k < n else 1
-    width = math.ceil(n / groups)
-    padding = width * groups - n
+    n_rows = 16 if 16 * k < n else 1
+    width = math.ceil(n / n_rows)
+    padding = width * n_rows - n
     block = min(256, 1 + (1 << 24) // (k * points.shape[1]))
     transposed = F.pad(points, (0, 0, 0, padding)).T.contiguous()
     squared_norms = F.pad(points.square().sum(1), (0, padding), value=math.inf)
-    buffer = points.new_empty(block, width * groups)  # used again by every block: new memory is slow
-    group_starts = width * torch.arange(groups, device=points.device)
+    buffer = points.new_empty(block, width * n_rows)  # used again by every block: new memory is slow
+    row_starts = width * torch.arange(n_rows, device=points.device)
     squares = queries.new_empty(len(queries), k)
     neighbors = torch.empty_like(squares, dtype=torch.long)
     for start in range(0, len(queries), block):
-        rows = queries[start : start + block]
+        batch = queries[start : start + block]
         # |p|^2 - 2qp, which orders the points as their distance does
-        scores = torch.addmm(squared_norms, rows, transposed, alpha=-2, out=buffer[: len(rows)])
+        scores = torch.addmm(squared_norms, batch, transposed, alpha=-2, out=buffer[: len(batch)])
         if first is not None:
             scores.diagonal(first + start).fill_(math.inf)
-        columns = scores.view(-1, groups, width).amin(1).topk(k, largest=False, sorted=False).indices
-        candidates = (columns[:, :, None] + group_starts).flatten(1)  # (block, k * groups)
+        columns = scores.view(-1, n_rows, width).amin(1).topk(k, largest=False, sorted=False).indices
+        candidates = (columns[:, :, None] + row_starts).flatten(1)  # (block, k * n_rows)
         nearest = scores.gather(1, candidates).topk(k, largest=False, sorted=False).indices
         nearest = candidates.gather(1, nearest)
         # the scores have lost digits, so the distances are computed again from differences
-        exact = (rows[:, None] - points[nearest]).square_().sum(2)
+        exact = (batch[:, None] - points[nearest]).square_().sum(2)
         neighbors[start : start + block] = nearest
         squares[start : start + block] = exact
-        rounding = torch.finfo(rows.dtype).eps * rows.square().sum(1)
+        rounding = torch.finfo(batch.dtype).eps * batch.square().sum(1)
         is_unreliable = rounding > 1e-4 * exact.amax(1)  # the lost digits may have changed the order
-        if rows.dtype == torch.float32 and is_unreliable.any():
+        if batch.dtype == torch.float32 and is_unreliable.any():
             return nearest_neighbors(queries.double(), points.double(), k, first)
     return neighbors, squares
 
@@ -204,11 +205,9 @@ def symmetrize(neighbors, p, block=4096):
     n, k = neighbors.shape
     targets = neighbors.flatten()
     p = p.flatten()
-    rows = []
-    columns = []
-    values = []
+    parts = []
     for start in range(0, n, block):
-        # pairs (i, j) whose i is in the block, and pairs (j, i) whose i is
+        # the rows i of this block collect p_j|i from pairs (i, j), and p_i|j from pairs (j, i)
         outgoing = torch.arange(start * k, min(n, start + block) * k, device=p.device)
         incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
         key_outgoing = outgoing // k * n + targets[outgoing]  # i * n + j
@@ -217,10 +216,9 @@ def symmetrize(neighbors, p, block=4096):
         key, pair = torch.unique_consecutive(key, return_inverse=True)
         terms = p[torch.cat([outgoing, incoming])[order]]
         value = p.new_zeros(len(key)).index_add_(0, pair, terms)
-        rows.append((key // n).int())
-        columns.append((key % n).int())
-        values.append(value.div_(2 * n))
-    return torch.cat(rows), torch.cat(columns), torch.cat(values)
+        parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
+    row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
+    return row, column, value
 
 
 def padded_blocks(group, n_groups, max_entries):
@@ -299,7 +297,7 @@ def morton_order(y):
     low = y.amin(0).double()
     extent = (y - low).max().item() * (1 + 1e-6) + 1e-30
     code = ((y - low) / extent * 2**MAX_LEVEL).long()
-    # interleave the bits of x and y: first of all, a 0 goes between any two bits of each coordinate
+    # to interleave the bits of x and y, a 0 is put between any two bits of each coordinate
     for shift in (16, 8, 4, 2, 1):
         mask = sum((1 << shift) - 1 << place for place in range(0, 64, 2 * shift))
         code = (code | code << shift) & mask  # the upper half of every 2 * shift bits moves up
@@ -329,10 +327,12 @@ def build_quadtree(code, y, extent):
         # the points of a cell of the last level coincide, so it is one body whatever the angle
         size = y.new_full((len(start),), 0 if is_last else extent / 2**level)
         is_split = (end - start > 8) & (not is_last)
-        # the points of a quadrant begin where its name would stand among the names that points have
+        # the leading bits of a code name its cell, and two more bits one of the four quadrants, 0 to 3; a
+        # binary search finds where in the sorted codes each quadrant begins
         bits_below = max(0, 2 * (MAX_LEVEL - level - 1))
-        names = (code[start[is_split], None] >> bits_below + 2) * 4 + torch.arange(5, device=code.device)
-        borders = torch.searchsorted(code >> bits_below, names)  # (split cells, 5)
+        cell_name = code[start[is_split], None] >> bits_below + 2
+        quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
+        borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
         lower = borders[:, :-1]
         upper = borders[:, 1:]
         is_filled = upper > lower
@@ -363,8 +363,8 @@ def build_quadtree(code, y, extent):
 def interaction_list(tree, low, high, angle):
     """Which entries of the tree repel the points in each tile, a box from low to high, [tiles, 2].
 
-    Returns a tile and an entry [pairs] for each interaction, sorted by tile. A cell's distance is that of its
-    center of mass from the box, so it is never more than that from a point in the box.
+    Returns a tile and an entry for each interaction, [pairs], sorted by tile. The distance of a cell is that
+    of its center of mass from the box, which is at most that from any point in the box.
     """
     x, y, _ = tree.bodies
     tile = torch.arange(len(low), device=low.device)
@@ -405,9 +405,8 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
     tile, entry = interaction_list(tree, targets.amin(1), targets.amax(1), angle)
     for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
-        x_source, y_source, mass = (
-            values.take(entry.take(pairs)) for values in tree.bodies
-        )  # (tiles, width)
+        sources = entry.take(pairs)  # (tiles, width)
+        x_source, y_source, mass = (values.take(sources) for values in tree.bodies)
         mass = mass * is_pair
         # relative to the middle of the tile, coordinates are small and lose no digits
         middle = targets[tiles].median(1).values
@@ -448,7 +447,7 @@ SPLINE = torch.tensor(SPLINE) / 6
 
 
 def round_up_by_6_percent(value):
-    """The next power of 1.06, so that a map that grows slowly keeps its mesh for a while."""
+    """The next power of 1.06, so that a map that grows slowly keeps its mesh for many iterations."""
     return 1.06 ** math.ceil(math.log(value, 1.06))
 
 
@@ -461,8 +460,8 @@ def fast_fft_size(size):
 
 
 def kernel_transform(size, h, offset, like):
-    """The real FFT of 1 / (1 + r^2) - offset at the nodes of a periodic mesh of spacing h, divided by the
-    square of the spline's: the spline smooths twice, onto the nodes and from them."""
+    """The real FFT of 1 / (1 + r^2) - offset on a periodic mesh of spacing h, divided by the square of the
+    spline's FFT, which undoes the smoothing by the spline, onto the nodes and from them."""
     step_x, step_y = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
     x = torch.minimum(step_x, size[0] - step_x).mul_(h).square_()
     y = torch.minimum(step_y, size[1] - step_y).mul_(h).square_()
@@ -496,10 +495,10 @@ class MeshRepulsion:
         if not is_small_enough:
             return barnes_hut_repulsion(y)
         n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
-        # an FFT is periodic: there is room for the map twice, or for the map and a distance of 32, at which
-        # the kernel is so weak that its next copy does not matter
+        # an FFT is periodic, so that the map is followed by its copy: at a distance of the map's own width,
+        # or of 32, where the kernel is so weak that the copy does not matter
         size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map all kernels are near 1, and all digits are in their difference from it
+        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of its difference
         offset = float(max(extent) < 1)
         if self.transform_key != (size, h, offset):
             self.transform_key = (size, h, offset)
@@ -526,9 +525,10 @@ class MeshRepulsion:
         return gradient.div_(-2 * h), z
 
     def convolve(self, charge, size):
-        """The potential at the nodes [nodes, size[1]], as far as there are points, of the charge there.
+        """The potential at the nodes that points reach, of charges at these nodes, [n_nodes[0], size[1]].
 
-        The FFTs take one axis after the other: most of what the second one would see is empty or unused."""
+        The FFTs take one axis after the other, since most of the padded mesh is empty or not needed.
+        """
         spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
         return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1])
 
@@ -553,8 +553,8 @@ def as_points(X, name="X"):
 
 
 def principal_axes(x, n_components):
-    """The directions [d, n_components], or as many as there are, in which centered points x [n, d] vary most.
-    The largest entry of each is positive, so that all runs agree on the sign."""
+    """The directions [d, n_components], or as many as there are, in which centered points x [n, d] vary
+    most. The largest entry of each is positive, so that all runs agree on the sign."""
     with torch.random.fork_rng():
         torch.manual_seed(0)  # of the random subspace that is iterated, so that no [d, d] matrix is needed
         axes = torch.pca_lowrank(x, min(n_components + 8, *x.shape), center=False, niter=10)[2]
@@ -570,13 +570,9 @@ def pca(x, n_components):
     return F.pad(scores, (0, n_components - scores.shape[1]))
 
 
-@dataclass
-class Forces:
-    """What moves the points of a map."""
-
-    attraction: Callable  # of a map y [n, c] and want_log_term, as exact_attraction without p
-    repulsion: Callable  # of a map y [n, c], as exact_repulsion
-    negative_entropy: torch.Tensor  # sum_ij p_ij log p_ij, the part of the KL that no map changes
+# What moves the points of a map y [n, c]: attraction(y, want_log_term) and repulsion(y) return what
+# exact_attraction and exact_repulsion do; sum_ij p_ij log p_ij is the part of the KL that no map changes
+Forces = namedtuple("Forces", "attraction repulsion negative_entropy")
 
 
 class TSNE:
@@ -599,8 +595,8 @@ class TSNE:
     method           "exact", "barnes_hut", "fft", or "auto", the fastest
     angle            of barnes_hut: a smaller one is slower and more accurate
 
-    fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats, as
-    the method approximates it; n_iter_; and learning_rate_, its value in the last iterations. Wrong input
+    fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats,
+    as the method approximates it; n_iter_; and learning_rate_, its value in the last iterations. Wrong input
     raises TSNEError, a ValueError.
     """
 
@@ -652,8 +648,7 @@ class TSNE:
 
     def fit(self, X, y=None):
         x = as_points(X)
-        self._check_parameters(len(x))
-        self._check_points(x)
+        self._check(x)
         self._set_scale(x)
         embedding = self._initial_map(x)
         forces = self._forces(x)
@@ -671,8 +666,9 @@ class TSNE:
         """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] from the
         training points if the metric is "precomputed". The map itself does not change.
 
-        Each new point has affinities p_j to its 30 nearest training points at perplexity 10, and is placed at
-        a minimum of sum_j p_j log(1 + |y - y_j|^2), where attractions balance, by iterated weighted means.
+        Each new point has affinities p_j to its 30 nearest training points at perplexity 10. Iterated
+        weighted means find its place y, a minimum of sum_j p_j log(1 + |y - y_j|^2), where their attractions
+        cancel.
         """
         require(self._map is not None, "there is no map yet: call fit first")
         x = as_points(X_new, "X_new").to(self._map.device)
@@ -688,18 +684,15 @@ class TSNE:
         places = places[:, 0]
         return places if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
 
-    def _check_parameters(self, n):
+    def _check(self, x):
+        n = len(x)
+        limit = f"for up to {EXACT_LIMIT:,} points"
         require(n > 1, f"X has {n} points: a map takes two or more")
 
-        components = self.n_components
-        is_count = isinstance(components, int) and components > 0
-        require(is_count, f"n_components {components!r}: give a whole number from 1")
+        c = self.n_components
+        require(isinstance(c, int) and c > 0, f"n_components {c!r}: give a whole number from 1")
         is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
-        limit = f"for up to {EXACT_LIMIT:,} points"
-        require(
-            components == 2 or is_exact, f"n_components {components}: give 2; more are for 'exact', {limit}"
-        )
-
+        require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
         perplexity = self.perplexity
         fits = 1 <= perplexity < n
         require(fits, f"perplexity {perplexity!r}: give 1 or more, but less than the {n} points")
@@ -712,21 +705,18 @@ class TSNE:
         require(0 <= self.angle <= 1, f"angle {self.angle!r}: give 0 to 1")
         require(self.metric in METRICS, f"metric {self.metric!r}: give {' or '.join(METRICS)}")
         require(self.method in METHODS, f"method {self.method!r}: give {' or '.join(METHODS)}")
-        can_run = self.method != "exact" or n <= EXACT_LIMIT
-        require(can_run, f"method 'exact': give another; this is {limit}")
+        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
 
         if isinstance(self.init, str):
             require(self.init in ("pca", "random"), f"init {self.init!r}: give pca, random or a map")
             can_start = self.init == "random" or self.metric != "precomputed"
             require(can_start, "init 'pca': give random or a map: distances have no PCA")
-
-    def _check_points(self, x):
         if self.metric == "precomputed":
-            are_distances = x.shape == (len(x), len(x)) and bool((x >= 0).all())
+            are_distances = x.shape == (n, n) and bool((x >= 0).all())
             require(are_distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up")
         if self.metric == "cosine":
-            have_directions = bool(x.any(1).all())
-            require(have_directions, "X has a point at 0, which has no direction for metric='cosine'")
+            have_direction = bool(x.any(1).all())
+            require(have_direction, "X has a point at 0, which has no direction for metric='cosine'")
 
     def _set_scale(self, x):
         """Sets the center and the scale that bring the points into the range of float32."""
@@ -744,17 +734,17 @@ class TSNE:
         else:
             random.manual_seed(self.random_state)
         noise = torch.randn(len(x), self.n_components, generator=random).to(x.device)
-        if isinstance(self.init, str) and self.init == "random":
+        if not isinstance(self.init, str):
+            y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
+            require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
+            fits = y.abs().max().item() < 1e15
+            require(fits, "init reaches 1e15, whose squares overflow in float32: scale it")
+            return y
+        if self.init == "random":
             return 1e-4 * noise
-        if isinstance(self.init, str):
-            y = pca((x - self._center) / self._scale, self.n_components)
-            y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
-            return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
-        y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
-        require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
-        fits = y.abs().max().item() < 1e15
-        require(fits, "init reaches 1e15, where squares leave float32: scale it")
-        return y
+        y = pca((x - self._center) / self._scale, self.n_components)
+        y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
+        return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
     def _neighbors(self, x, k, of_training=False):
         """The index of the k nearest training points of x [m, d], and squared distances to them, [m, k].
@@ -781,7 +771,7 @@ class TSNE:
         return neighbors, squares
 
     def _forces(self, x):
-        """The Forces between training points x [n, d], by the method."""
+        """The Forces between training points x [n, d], as the chosen method computes them."""
         n = len(x)
         method = self.method
         if method == "auto":
@@ -805,8 +795,8 @@ class TSNE:
         return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
 
     def _descend(self, y, forces, last, exaggeration, momentum):
-        """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and a gain
-        for each coordinate, which grows where the gradient keeps its sign (Jacobs 1988)."""
+        """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
+        a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
         auto_rate = len(y) / 4 / exaggeration
         self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
         velocity = torch.zeros_like(y)
@@ -820,9 +810,8 @@ class TSNE:
             gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
             gradient.mul_(gain)
             velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
-            y += velocity.clamp_(
-                -5, 5
-            )  # a bound on the step, or a large learning rate would make y overflow
+            # the bound on the step keeps the map together at any learning rate
+            y += velocity.clamp_(-5, 5)
             if not is_check:
                 continue
             kl = (forces.negative_entropy + kl).item()
@@ -853,11 +842,7 @@ def flags():
 
     parser = Parser(prog="tsne.py", description=__doc__)
     add = parser.add_argument
-    add(
-        "source",
-        metavar="SOURCE",
-        help="a run, a .npy or .npz of shape [n, ...], an image folder or a data set",
-    )
+    add("source", metavar="SOURCE", help="a run, .npy or .npz of shape [n, ...], image folder or data set")
     what = "of a run: latents, the refined or test latents of an auto-decoder, or the pixels of its data"
     add("--what", choices=("latents", "refined", "test", "pixels"), help=what)
     add("--split", choices=(*SPLITS, "all"), help="(test of runs, train of auto-decoders, else all)")
@@ -867,17 +852,10 @@ def flags():
     add("--pca", type=number(int, 0), default=50, help="dimensions after PCA, before t-SNE (50; 0: no PCA)")
     add("--perplexity", type=number(float, 1), default=30, help="effective number of neighbors (30)")
     add("--method", choices=METHODS, default="auto", help="(auto: the fastest that is accurate enough)")
-    add(
-        "--angle",
-        type=number(float, 0, 1),
-        default=0.5,
-        help="of barnes_hut; smaller is more accurate (0.5)",
-    )
+    add("--angle", type=number(float, 0, 1), default=0.5, help="of barnes_hut; smaller is more exact (0.5)")
     add("--metric", choices=METRICS[:2], default="euclidean", help="(euclidean); cosine is without PCA")
     add("--max-iter", type=number(int, 1), help="iterations (500, or 700 for fewer than 5,000 points)")
-    add(
-        "--seed", type=number(int, 0, 2**31), default=0, help="of the points that -n picks, and of t-SNE (0)"
-    )
+    add("--seed", type=number(int, 0, 2**31), default=0, help="of -n and of t-SNE (0)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     add("--html", action="store_true", help="also write a page to zoom into, with pictures")
     add("--out", metavar="FILE.png", help="(tsne.png in the run or here); .npz and .html go beside it")
@@ -909,12 +887,14 @@ def command(argv):
 
     arrays = data.open_arrays(path) if is_array else {}
     if is_run:
-        source = run_source(sample.Run(path, args.data_dir), args.what or "latents", args.device)
+        run = sample.Run(path, args.data_dir)
+        run.model.to(args.device)
+        source = run_source(run, args.what or "latents")
     elif is_array and ("x" in arrays or args.labels):
         require("x" in arrays, f"{path} holds {', '.join(arrays)}: call the points x")
         pictures = None
         if may_be_pictures(arrays["x"]):
-            with contextlib.suppress(data.Mistake):  # they are no pictures, and are mapped without
+            with contextlib.suppress(data.Mistake):  # then they are features
                 pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
         if args.labels:
             arrays["y"] = data.open_arrays(args.labels).get("x", np.empty(0))
@@ -974,8 +954,7 @@ class Source:
     name: str  # "latents of vae-mnist10k", for the title
     classes: list  # class names; [""] without labels
     default_split: str  # a split, or "all"
-    labels: dict  # of each split: class numbers int64 [n]
-    pictures: dict  # of each split: uint8 [n, C, H, W], or None
+    splits: dict  # {name: (pictures uint8 [n, C, H, W] or None, class numbers int64 [n])}
     read: Callable  # read(split, rows) returns the points [rows, ...]
 
 
@@ -983,94 +962,79 @@ def pixel_source(dataset, default_split):
     """The pixels of a data set."""
     require(dataset.name != "arithmetic", "arithmetic is queries: only pictures and arrays have a map")
     splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-    pictures = {name: split.x for name, split in splits.items()}
-    labels = {name: split.y for name, split in splits.items()}
 
     def read(split, rows):
-        return pictures[split][rows]
+        return splits[split].x[rows]
 
-    return Source(f"pixels of {dataset.name}", dataset.classes, default_split, labels, pictures, read)
+    return Source(f"pixels of {dataset.name}", dataset.classes, default_split, splits, read)
 
 
-def run_source(run, what, device):
-    """The latents of a run, where each distribution is represented by its mean, or the pixels of its data."""
-    model = run.model.to(device)
+def run_source(run, what):
+    """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
     if what == "pixels":
         return pixel_source(run.dataset, "test")
+    model = run.model
     has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
     message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
     require(has_latents, message)
+    prefix = "refined latents" if what == "refined" else "latents"
+    name = f"{prefix} of {run.folder.resolve().name}"
     splits = {"train": run.dataset.train, "valid": run.dataset.valid, "test": run.dataset.test}
-    default_split = "test"
 
     def encode(split, rows):
         batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
-        return torch.cat([model.encode(x.to(device), y.to(device)) for x, y in batches])
+        return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
+
+    if not model.has_free_latents:
+        return Source(name, run.classes, "test", splits, encode)
+
+    tables = {"train": model.latents.weight, "test": model.test_latents}
+    if what == "refined":
+        tables["train"] = model.refined
+    if what == "test":
+        del tables["train"]
+    # a table holds NaN until its latents are learned
+    splits = {split: splits[split] for split, table in tables.items() if not table.isnan().any()}
 
     def look_up(split, rows):
-        return model.distribution.from_params(tables[split][rows.to(device)]).mean
+        return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
 
-    if model.has_free_latents:
-        tables = {"test": model.test_latents}
-        if what != "test":
-            tables["train"] = model.refined if what == "refined" else model.latents.weight
-            default_split = "train"
-        is_known = {
-            name: not table.isnan().any() for name, table in tables.items()
-        }  # NaN before it is fitted
-        splits = {name: split for name, split in splits.items() if is_known.get(name)}
-    return Source(
-        name=f"{'refined latents' if what == 'refined' else 'latents'} of {run.folder.resolve().name}",
-        classes=run.classes,
-        default_split=default_split,
-        labels={name: split.y for name, split in splits.items()},
-        pictures={name: split.x for name, split in splits.items()},
-        read=look_up if model.has_free_latents else encode,
-    )
+    default_split = "test" if what == "test" else "train"
+    return Source(name, run.classes, default_split, splits, look_up)
 
 
 def array_source(name, arrays, labels_path, pictures):
-    """Points x [n, ...] and, where there are any, labels y [n] of a dict of arrays. The only split is "row"."""
+    """Points x [n, ...] and, if there are any, labels y [n] of a dict of arrays, as one split, "row"."""
     x = np.atleast_1d(arrays["x"])
     y = arrays.get("y", np.full(len(x), ""))
     fits = y.shape == x.shape[:1] and y.dtype.kind in "iubU"
     problem = f"{labels_path} has labels of shape {list(y.shape)}, {y.dtype}"
     require(fits, f"{problem}: give a whole number or a string to each of {len(x):,} points")
-    classes, class_numbers = np.unique(y, return_inverse=True)
+    names, class_numbers = np.unique(y, return_inverse=True)
+    splits = {"row": (pictures, torch.from_numpy(class_numbers))}
 
     def read(split, rows):
         return x[rows.numpy()]
 
-    labels = {"row": torch.from_numpy(class_numbers)}
-    return Source(name, [str(label) for label in classes], "all", labels, {"row": pictures}, read)
+    return Source(name, [str(label) for label in names], "all", splits, read)
 
 
 def may_be_pictures(x):
-    """Rows of 14 * 14 and more numbers may be the pixels of a square; shorter ones are rather features."""
+    """Rows of at least 14 * 14 numbers may be the pixels of a square; shorter ones are features."""
     return x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14)
-
-
-@dataclass
-class Count:
-    """How many points of a group were selected: of "train", of "test", or of all splits together, ""."""
-
-    group: str
-    selected: int
-    total: int
 
 
 @dataclass
 class Points:
     """The selected points."""
 
+    title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
+    classes: list  # class names
     x: torch.Tensor  # [n, d]
     labels: np.ndarray  # class numbers [n]
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
-    classes: list
-    source_name: str
-    counts: list  # of Count
 
 
 def select(source, args):
@@ -1080,40 +1044,44 @@ def select(source, args):
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
     elif split == "all":
-        groups = {"": list(source.labels)}
-    counts = []
-    selected = []  # a split and the rows that are taken of it
-    for group, splits in groups.items():
-        sizes = [len(source.labels.get(split, ())) for split in splits]
-        total = sum(sizes)
-        require(total > 0, f"there are no {group or 'such'} points, or no latents of them were saved")
+        groups = {"": list(source.splits)}
+    sizes = []  # "300 of 1,000 train"
+    parts = []
+    for group, names in groups.items():
+        totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
+        n = sum(totals)
+        require(n > 0, f"there are no {group or 'such'} points, or no latents of them were saved")
+        is_selected = torch.zeros(n, dtype=torch.bool)
         random = torch.Generator().manual_seed(args.seed)
-        is_selected = torch.zeros(total, dtype=torch.bool)
-        is_selected[torch.randperm(total, generator=random)[: args.n]] = True
-        counts.append(Count(group, int(is_selected.sum()), total))
-        for split, mask in zip(splits, is_selected.split(sizes), strict=True):
+        is_selected[torch.randperm(n, generator=random)[: args.n]] = True
+        n_selected = int(is_selected.sum())
+        size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
+        sizes.append(f"{size} {group}".strip())
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
             if mask.any():
-                selected.append((split, mask.nonzero()[:, 0]))
-    pictures = [source.pictures[split] for split, _ in selected]
-    has_pictures = pictures[0] is not None
+                parts.append(read_points(source, name, mask.nonzero()[:, 0], args.seed))
+    has_pictures = parts[0].pictures is not None
     return Points(
-        x=torch.cat([read_points(source, split, rows, args.seed) for split, rows in selected]),
-        labels=np.concatenate([source.labels[split][rows].numpy() for split, rows in selected]),
-        split=np.concatenate([np.repeat(split, len(rows)) for split, rows in selected]),
-        row=np.concatenate([rows.numpy() for _, rows in selected]),
-        pictures=torch.cat([source.pictures[s][rows] for s, rows in selected]) if has_pictures else None,
+        title=f"{source.name}: {' and '.join(sizes)} points",
         classes=source.classes,
-        source_name=source.name,
-        counts=counts,
+        x=torch.cat([part.x for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        split=np.concatenate([part.split for part in parts]),
+        row=np.concatenate([part.row for part in parts]),
+        pictures=torch.cat([part.pictures for part in parts]) if has_pictures else None,
     )
 
 
 @torch.no_grad()
 def read_points(source, split, rows, seed):
-    """The points [rows, d] at these rows of a split, each flattened."""
-    torch.manual_seed(seed)  # of an encoder's input, where dynamic binarization samples it
+    """The Points at these rows of one split."""
+    torch.manual_seed(seed)  # of the data, where dynamic binarization samples pixels each time they are read
     x = source.read(split, rows)
-    return as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
+    x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
+    pictures, labels = source.splits[split]
+    pictures = None if pictures is None else pictures[rows]
+    name = np.repeat(split, len(rows))
+    return Points(source.name, source.classes, x, labels[rows].numpy(), name, rows.numpy(), pictures)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1130,9 +1098,7 @@ class Map:
     dimensions: list  # of the data, and after PCA if there was one
     perplexity: float
     kl: float  # nats
-    is_correct: (
-        np.ndarray
-    )  # float64 [n]: 1 if most of the 10 nearest points in the map are of its class, or 0
+    is_correct: np.ndarray  # float64 [n]: 1 if most of a point's 10 neighbors in the map are of its class
 
     @property
     def n_fitted(self):
@@ -1152,15 +1118,7 @@ class Map:
         return np.append(order, np.arange(self.n_fitted, len(self.embedding)))
 
     @property
-    def title(self):
-        sizes = []
-        for count in self.points.counts:
-            total = f" of {count.total:,}" if count.selected < count.total else ""
-            sizes.append(f"{count.selected:,}{total} {count.group}".strip())
-        return f"{self.points.source_name}: {' and '.join(sizes)} points"
-
-    @property
-    def caption(self):
+    def caption_lines(self):
         """One line about t-SNE and, if there are classes, one about how well they are separated."""
         dimensions = f"{self.dimensions[0]} dimensions"
         if len(self.dimensions) > 1:
@@ -1225,14 +1183,14 @@ def as_arrays(tsne_map):
         "split": points.split,
         "row": points.row,
         "classes": points.classes,
-        "title": tsne_map.title,
-        "caption": "; ".join(tsne_map.caption),
+        "title": tsne_map.points.title,
+        "caption": "; ".join(tsne_map.caption_lines),
     }
 
 
 def report(tsne_map):
     """The lines about a map that the command prints."""
-    lines = [tsne_map.title, "; ".join(tsne_map.caption)]
+    lines = [tsne_map.points.title, "; ".join(tsne_map.caption_lines)]
     classes = tsne_map.points.classes
     if len(classes) > 1:
         for name, accuracy in zip(classes, tsne_map.class_accuracy, strict=True):
@@ -1266,8 +1224,8 @@ def draw(tsne_map):
     axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
 
     with rc_context({"text.parse_math": False}):  # the name of a class may hold a $
-        figure.suptitle(textwrap.fill(tsne_map.title, 90), fontsize=10)
-        caption = "\n".join(tsne_map.caption)
+        figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
+        caption = "\n".join(tsne_map.caption_lines)
         if has_classes:
             caption += ", of each class in the legend"
         if has_few_classes:
@@ -1284,7 +1242,7 @@ def short_name(name):
 
 
 def name_regions(axis, tsne_map, classes):
-    """Writes the name of each class over its median, if most of its points have neighbors of their class."""
+    """Writes the name of a class at the median of its points, if over half of them are correct."""
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=3, foreground="white")]
@@ -1327,8 +1285,8 @@ def page(template, tsne_map, thumbnails=None):
         "colors": COLORS,
         "atlas": None if thumbnails is None else picture_atlas(thumbnails[order]),
         "side": 0 if thumbnails is None else thumbnails.shape[2],
-        "title": tsne_map.title,
-        "caption": "; ".join(tsne_map.caption),
+        "title": tsne_map.points.title,
+        "caption": "; ".join(tsne_map.caption_lines),
         "classes": points.classes,
         "n_placed": tsne_map.n_placed,
         "labels": points.labels[order].tolist(),
