@@ -292,15 +292,18 @@ def map_of(embedding, labels, classes, n_placed=0, **fields):
 def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed):
     random = np.random.RandomState(0)
     names = [*HOSTILE, *[f"AFRICAN GIANT SWALLOWTAIL {k}" for k in range(300)]][:n_classes]
+    labels = np.arange(600) % n_classes
+    rank = np.arange(600) // n_classes  # of a point in its class
+    share = labels / max(n_classes - 1, 1)  # from 0% of the first class to 100% of the last
     title = "pixels of $name: 12,345 of 67,890 train and 12,345 of 67,890 test points"
     figure = tsne.draw(
         map_of(
             embedding=random.normal(0, 1, (600, 2)) * [40, 25],
-            labels=np.arange(600) % n_classes,
+            labels=labels,
             classes=names if n_classes > 1 else [""],
             n_placed=n_placed,
             title=title,
-            is_correct=(random.rand(600) < 0.7).astype(float),
+            is_correct=(rank + 1 <= share * (600 // n_classes)).astype(float),
         )
     )
     figure.set_dpi(120)
