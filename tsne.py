@@ -155,8 +155,8 @@ def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
 
 
 def nearest_neighbors(queries, points, k, first=None):
-    """Of each of the queries [m, d], the index of its k nearest points [m, k] among points [n, d], in no
-    order, and the squared distances to them [m, k].
+    """The indices of the k points [n, d] nearest to each of the queries [m, d], unsorted, and the squared
+    distances to them, both [m, k].
 
     If the queries are themselves points, those from index `first` on, none is its own neighbor.
 
@@ -207,7 +207,7 @@ def symmetrize(neighbors, p, block=4096):
     p = p.flatten()
     parts = []
     for start in range(0, n, block):
-        # the rows i of this block collect p_j|i from pairs (i, j), and p_i|j from pairs (j, i)
+        # row i of this block collects p_j|i where j is a neighbor of i, and p_i|j where i is one of j
         outgoing = torch.arange(start * k, min(n, start + block) * k, device=p.device)
         incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
         key_outgoing = outgoing // k * n + targets[outgoing]  # i * n + j
@@ -222,12 +222,12 @@ def symmetrize(neighbors, p, block=4096):
 
 
 def padded_blocks(group, n_groups, max_entries):
-    """The members of many groups as a few rectangles, for operations that take whole tensors (the sliced
-    ELLPACK format of Monakov et al. 2010). group [members] names the group of each member, in order.
+    """Arranges the members of many groups in a few rectangles, a row for each group, so that one tensor
+    operation can treat many groups (the sliced ELLPACK format of Monakov et al. 2010).
 
-    Groups with about as many members go together, up to max_entries in all. Yields for each rectangle
-    groups [rows]; members [rows, width], the index of every member of each; and is_member [rows, width],
-    False at the places that only fill a shorter row.
+    group [members] is the group of each member, sorted. Groups of about the same size share a rectangle of
+    up to max_entries places. Yields for each rectangle: groups [rows]; the index of their members
+    [rows, width]; and a mask [rows, width], False at the places that pad a shorter row.
     """
     count = torch.bincount(group, minlength=n_groups)
     first = count.cumsum(0) - count
@@ -246,9 +246,9 @@ def padded_blocks(group, n_groups, max_entries):
 class SparseAttraction:
     """exact_attraction for maps [n, 2] and sparse affinities: row, column, p [pairs], sorted by row.
 
-    Points with about as many neighbors form a rectangle [points, neighbors] that fits the processor's cache;
-    the places that fill a row have p = 0. Each step is one operation on a whole rectangle, and its results
-    go into memory that all rectangles use in turn.
+    Points with about the same number of neighbors share a rectangle [points, neighbors] that fits the
+    processor's cache, padded with p = 0. All rectangles use the same memory in turn, since to
+    allocate it anew takes a large part of the time.
     """
 
     def __init__(self, row, column, p, n):
@@ -495,10 +495,10 @@ class MeshRepulsion:
         if not is_small_enough:
             return barnes_hut_repulsion(y)
         n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
-        # an FFT is periodic, so that the map is followed by its copy: at a distance of the map's own width,
-        # or of 32, where the kernel is so weak that the copy does not matter
+        # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
+        # map, or 32, a distance at which the kernel is weak enough to be ignored
         size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of its difference
+        # in a small map the kernel is near 1 everywhere: float32 keeps more digits of kernel - 1
         offset = float(max(extent) < 1)
         if self.transform_key != (size, h, offset):
             self.transform_key = (size, h, offset)
@@ -747,10 +747,11 @@ class TSNE:
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
     def _neighbors(self, x, k, of_training=False):
-        """The index of the k nearest training points of x [m, d], and squared distances to them, [m, k].
+        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
+        them, both [m, k].
 
-        If x are the training points themselves, no point is its own neighbor, and x is remembered for later
-        calls.
+        With of_training, x are the training points themselves: no point is its own neighbor, and they are
+        stored for later calls.
         """
         if self.metric == "precomputed":
             distances = x / self._scale
@@ -951,6 +952,8 @@ def output_paths(args, is_run):
 
 @dataclass
 class Source:
+    """What the command line maps: points by split, with their labels and pictures."""
+
     name: str  # "latents of vae-mnist10k", for the title
     classes: list  # class names; [""] without labels
     default_split: str  # a split, or "all"
@@ -959,7 +962,7 @@ class Source:
 
 
 def pixel_source(dataset, default_split):
-    """The pixels of a data set."""
+    """The pixels of a data set, as points."""
     require(dataset.name != "arithmetic", "arithmetic is queries: only pictures and arrays have a map")
     splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
 
@@ -1004,7 +1007,8 @@ def run_source(run, what):
 
 
 def array_source(name, arrays, labels_path, pictures):
-    """Points x [n, ...] and, if there are any, labels y [n] of a dict of arrays, as one split, "row"."""
+    """Points x [n, ...] and, where there are any, labels y [n] from a dict of arrays. The only split is
+    called "row"."""
     x = np.atleast_1d(arrays["x"])
     y = arrays.get("y", np.full(len(x), ""))
     fits = y.shape == x.shape[:1] and y.dtype.kind in "iubU"
@@ -1038,7 +1042,8 @@ class Points:
 
 
 def select(source, args):
-    """The Points of a Source that the flags ask for: -n random ones of each group of splits."""
+    """The Points of a Source that the flags ask for: all, or -n random ones of train and of test each with
+    --train-and-test, and of all splits together otherwise."""
     split = args.split or source.default_split
     groups = {split: [split]}
     if args.train_and_test:
@@ -1133,7 +1138,7 @@ class Map:
 
 
 def compute_map(points, args):
-    """The Map of the points by the settings of the flags."""
+    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map."""
     x = points.x
     n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
     n = len(x) - n_placed
@@ -1199,7 +1204,7 @@ def report(tsne_map):
 
 
 def draw(tsne_map):
-    """A figure of the map: classes by color and, where they form one region, by name."""
+    """A figure of the map, in which colors show the classes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
