@@ -1,26 +1,28 @@
-"""t-SNE: a map of points that keeps neighbors together.
+"""t-SNE: a map of points in the plane that keeps neighbors together.
 
     from tsne import TSNE
-    embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d], array or tensor, as is embedding [n, 2]
+    embedding = TSNE(perplexity=30).fit_transform(X)  # X [n, d] and embedding [n, 2]: arrays or tensors
 
-    python tsne.py runs/vae-quickdraw5k --split test       # a run's latents: tsne.png and tsne.npz
+    python tsne.py runs/vae-quickdraw5k --split test       # the latents of a run: tsne.png and tsne.npz
     python tsne.py runs/vad-fashion2k --what refined --train-and-test
-    python tsne.py X.npy --labels y.npy --html             # any array; and a page to zoom into
+    python tsne.py X.npy --labels y.npy --html             # any array, and a page to zoom into
 
-A pair of points has an affinity p_ij, high if they are near in the data, and a similarity q_ij, high if they
-are near in the map. t-SNE moves the points of the map so as to make q like p, downhill on
+Each pair of points has an affinity p_ij, high if the two are near in the data, and a similarity q_ij, high
+if they are near in the map. t-SNE moves the points of the map by gradient descent on
 
     KL(P || Q) = sum_ij p_ij log(p_ij / q_ij),    q_ij = k_ij / Z,    k_ij = 1 / (1 + |y_i - y_j|^2),
 
-where Z is the sum of k over all pairs. The gradient has springs between neighbors and a push between all:
+where Z is the sum of k over all pairs. The gradient has an attractive and a repulsive part:
 
     dKL / dy_i = 4 sum_j p_ij k_ij (y_i - y_j)  -  4 / Z sum_j k_ij^2 (y_i - y_j)
 
-Few springs matter, since affinities fade fast. In the push the three methods differ: they sum it over every
-pair (exact), over the cells of a tree (barnes_hut), or over the nodes of a mesh (fft).
+Affinities fade so fast with the distance that the attraction takes only a point's nearest neighbors. The
+repulsion is between all pairs, and the three methods differ in how they sum it: over every pair (exact),
+over the cells of a tree (barnes_hut), or over the nodes of a mesh (fft).
 """
 
 import base64
+import contextlib
 import functools
 import inspect
 import io
@@ -28,417 +30,574 @@ import json
 import math
 import sys
 import textwrap
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-METRICS, METHODS = ("euclidean", "cosine", "precomputed"), ("auto", "exact", "barnes_hut", "fft")
+METRICS = ("euclidean", "cosine", "precomputed")
+METHODS = ("auto", "exact", "barnes_hut", "fft")
 EXACT_LIMIT = 10_000  # points, for which the exact method takes 3 GB
-FEW = 700  # points, for which no method is faster than the exact one
-LEVELS = 30  # of a tree: the bits of two coordinates fit the 64 of a Morton code
+EXACT_IS_FASTEST = 700  # below this number of points, no method is faster than the exact one
+
+
+class TSNEError(ValueError):
+    """Data or parameters that have no map; the message is one line that says what to change."""
+
+
+def require(condition, message):
+    if not condition:
+        raise TSNEError(message)
+
 
 # -----------------------------------------------------------------------------------------------------------
-# Exact: every pair of points, in O(n^2) time and memory (van der Maaten & Hinton 2008). Read this first: the
-# other methods are approximations to it, and are tested against it
+# Exact t-SNE: every pair of points, in O(n^2) time and memory (van der Maaten & Hinton 2008). Read this
+# section first: the other two methods approximate it and are tested against it
 
 
 def squared_distances(a, b):
-    """|a_i - b_j|^2 [n, m] of points [n, c] and [m, c]; by differences, so that near points stay apart."""
-    pairs = zip(a.T.contiguous(), b.T.contiguous(), strict=True)
-    return functools.reduce(torch.Tensor.add_, ((p[:, None] - q).square_() for p, q in pairs))
+    """|a_i - b_j|^2 [n, m] of points a [n, c] and b [m, c], from the differences of their coordinates:
+    |a|^2 - 2ab + |b|^2 would lose the digits that tell near points apart."""
+    coordinates = zip(a.T.contiguous(), b.T.contiguous(), strict=True)
+    return functools.reduce(torch.Tensor.add_, ((p[:, None] - q).square_() for p, q in coordinates))
 
 
 def conditional_affinities(squares, perplexity):
-    """p_j|i [n, k] of squared distances [n, k]: a Gaussian around each point (eq. 1), as wide as makes
-    2^entropy the perplexity, which bisection finds."""
+    """p_j|i [n, k] of the squared distances [n, k] from each point to its neighbors (eq. 1).
+
+    They are a Gaussian around each point. Bisection finds the precision at which 2^entropy, the effective
+    number of neighbors, is the perplexity.
+    """
     parts = []
-    for rows in squares.split(1 + (1 << 17) // squares.shape[1]):  # as many as the cache holds
-        rows = rows.double() - rows.amin(1, keepdim=True)  # changes no p, and some exp() will not be 0
+    rows_in_cache = 1 + (1 << 17) // squares.shape[1]
+    for rows in squares.split(rows_in_cache):
+        # p does not change if a constant is subtracted, and this way not every exp() can underflow
+        rows = rows.double() - rows.amin(1, keepdim=True)
         rows = rows / rows.mean(1, keepdim=True).clamp(min=1e-300)
         beta = torch.ones_like(rows[:, :1])  # 1 / (2 sigma^2)
-        low, high = 0 * beta, math.inf * beta
+        low = torch.zeros_like(beta)
+        high = torch.full_like(beta, math.inf)
         for _ in range(64):
             p = torch.exp(-beta * rows)
             total = p.sum(1, keepdim=True)
-            excess = total.log() + beta * (p * rows).sum(1, keepdim=True) / total - math.log(perplexity)
+            entropy = total.log() + beta * (p * rows).sum(1, keepdim=True) / total
+            excess = entropy - math.log(perplexity)
             if excess.abs().max() < 1e-6:
                 break
-            low, high = torch.where(excess > 0, beta, low), torch.where(excess > 0, high, beta)
+            low = torch.where(excess > 0, beta, low)
+            high = torch.where(excess > 0, high, beta)
             beta = torch.where(high.isinf(), 2 * low, (low + high) / 2)
         parts.append((p / total).to(squares.dtype))
     return torch.cat(parts)
 
 
 def joint_affinities(neighbors, p):
-    """p_ij = (p_j|i + p_i|j) / 2n [n, n] (sec. 3.1) of the numbers of all others and p_j|i, [n, n - 1]."""
+    """p_ij = (p_j|i + p_i|j) / 2n [n, n] (sec. 3.1), from p_j|i [n, n - 1] and the index j of each
+    [n, n - 1]."""
     p = p.new_zeros(len(p), len(p)).scatter_(1, neighbors, p)
     return (p + p.T).div_(2 * len(p))
 
 
-def exact_attraction(p, y, want_spread=True):
-    """Springs sum_j p_ij k_ij (y_i - y_j) of a map y [n, c], and sum_ij p_ij log(1 + |y_i - y_j|^2)."""
-    pull, spread = torch.empty_like(y), 0.0
+def exact_attraction(p, y, want_log_term=True):
+    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and, if wanted, a term of the KL
+    divergence, sum_ij p_ij log(1 + |y_i - y_j|^2)."""
+    attraction = torch.empty_like(y)
+    log_term = 0.0
     for i in range(0, len(y), 128):
-        rows, part = y[i : i + 128], p[i : i + 128]
-        stretch = squared_distances(rows, y).add_(1)  # (128, n)
-        if want_spread:
-            spread += (part * stretch.log()).sum(dtype=torch.float64)
-        pull[i : i + 128] = weighted_differences(part / stretch, rows, y)
-    return pull, spread
+        rows = y[i : i + 128]
+        p_rows = p[i : i + 128]
+        denominator = squared_distances(rows, y).add_(1)  # (128, n)
+        if want_log_term:
+            log_term += (p_rows * denominator.log()).sum(dtype=torch.float64)
+        attraction[i : i + 128] = weighted_differences(p_rows / denominator, rows, y)
+    return attraction, log_term
 
 
 def exact_repulsion(y):
-    """The push sum_j k_ij^2 (y_i - y_j) [n, c] in a map y [n, c], not yet divided by Z, and Z (eq. 4, 5)."""
-    push, total = torch.empty_like(y), 0.0
+    """The repulsion sum_j k_ij^2 (y_i - y_j) [n, c] in a map y [n, c], not yet divided by Z, and Z (eq. 4
+    and 5)."""
+    repulsion = torch.empty_like(y)
+    total = 0.0
     for i in range(0, len(y), 128):
-        kernel = squared_distances(y[i : i + 128], y).add_(1).reciprocal_()
+        rows = y[i : i + 128]
+        kernel = squared_distances(rows, y).add_(1).reciprocal_()  # (128, n)
         total += kernel.sum(1).sum(dtype=torch.float64)
-        push[i : i + 128] = weighted_differences(kernel.square_(), y[i : i + 128], y)
-    return push, total - len(y)  # each point has met itself, at distance 0
+        repulsion[i : i + 128] = weighted_differences(kernel.square_(), rows, y)
+    return repulsion, total - len(y)  # without the n pairs of a point with itself, whose k is 1
 
 
 def weighted_differences(weights, y, partners):
-    """sum_j w_ij (y_i - y_j) [n, c] of weights [n, m], points [n, c] and partners [m, c]."""
-    sums = F.pad(partners, (1, 0), value=1.0).T @ weights.T  # of w_ij and of w_ij y_j, (1 + c, n)
+    """sum_j w_ij (y_i - y_j) [n, c] of weights [n, m], points y_i [n, c] and their partners y_j [m, c]."""
+    sums = F.pad(partners, (1, 0), value=1.0).T @ weights.T  # sum_j w_ij, and sum_j w_ij y_j: (1 + c, n)
     return y * sums[:1].T - sums[1:].T
 
 
 def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
-    """dKL / dy [n, c] of a map y [n, c] (eq. 5), the springs being so many times as strong, and, if wanted,
-    the KL less sum_ij p_ij log p_ij, which is sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
-    pull, spread = attraction(y, want_kl)
-    push, total = repulsion(y)
-    return pull.mul_(4 * exaggeration).sub_(push.mul_(4 / total)), spread + total.log()
+    """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration.
+
+    attraction and repulsion are functions of the map. Also returns, if wanted, the KL divergence without the
+    constant sum_ij p_ij log p_ij: it is sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
+    """
+    attractive, log_term = attraction(y, want_kl)
+    repulsive, z = repulsion(y)
+    gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
+    return gradient, log_term + z.log()
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Affinities of neighbors alone, 3 perplexity of them, beyond which a Gaussian has little left (van der
-# Maaten 2014, sec. 4.1). The neighbors are exact: O(n^2) time, mostly matrix products, and O(n) memory
+# Sparse affinities, between each point and its 3 * perplexity nearest neighbors only: a Gaussian has little
+# mass beyond them (van der Maaten 2014, sec. 4.1). The neighbors are exact, in O(n^2) time, mostly matrix
+# products, and O(n) memory
 
 
-def nearest(queries, points, k, first=None):
-    """The k nearest of points [n, d] to each of queries [m, d]: numbers [m, k] and squared distances [m, k].
-    If the queries are the points from number `first` on, none is its own neighbor.
+def nearest_neighbors(queries, points, k, first=None):
+    """The indices of the k points [n, d] nearest to each of the queries [m, d], unsorted, and the squared
+    distances to them, both [m, k].
 
-    The n distances of a query are cut into groups of 16. The k nearest are in the k groups with the least
-    minima, since each other group has k groups before it: only these are searched.
+    If the queries are themselves points, those from index `first` on, none is its own neighbor.
+
+    The n distances of a query are laid out in 16 rows and n / 16 columns. The k nearest points lie in the k
+    columns with the least minima: for a point in any other column, each of these k columns holds a nearer
+    one. So only k columns are searched.
     """
-    n, groups = len(points), 16 if 16 * k < len(points) else 1
-    width = -(-n // groups)
+    n = len(points)
+    n_rows = 16 if 16 * k < n else 1
+    width = math.ceil(n / n_rows)
+    padding = width * n_rows - n
     block = min(256, 1 + (1 << 24) // (k * points.shape[1]))
-    columns = F.pad(points, (0, 0, 0, width * groups - n)).T.contiguous()
-    lengths = F.pad(points.square().sum(1), (0, width * groups - n), value=math.inf)
-    buffer = points.new_empty(block, width * groups)  # for all blocks: memory that is new is slow
-    steps, squares = width * torch.arange(groups, device=points.device), queries.new_empty(len(queries), k)
-    found = torch.empty_like(squares, dtype=torch.long)
+    transposed = F.pad(points, (0, 0, 0, padding)).T.contiguous()
+    squared_norms = F.pad(points.square().sum(1), (0, padding), value=math.inf)
+    buffer = points.new_empty(block, width * n_rows)  # used again by every block: new memory is slow
+    row_starts = width * torch.arange(n_rows, device=points.device)
+    squares = queries.new_empty(len(queries), k)
+    neighbors = torch.empty_like(squares, dtype=torch.long)
     for start in range(0, len(queries), block):
-        rows = queries[start : start + block]
-        scores = torch.addmm(lengths, rows, columns, alpha=-2, out=buffer[: len(rows)])  # less |q|^2
+        batch = queries[start : start + block]
+        # |p|^2 - 2qp, which orders the points as their distance does
+        scores = torch.addmm(squared_norms, batch, transposed, alpha=-2, out=buffer[: len(batch)])
         if first is not None:
             scores.diagonal(first + start).fill_(math.inf)
-        best = scores.view(-1, groups, width).amin(1).topk(k, largest=False, sorted=False).indices
-        members = (best[:, :, None] + steps).flatten(1)  # (block, k * groups)
-        best = scores.gather(1, members).topk(k, largest=False, sorted=False).indices
-        found[start : start + block] = members.gather(1, best)
-        # |q|^2 - 2qp + |p|^2 has lost digits: once more, by differences
-        exact = (rows[:, None] - points[found[start : start + block]]).square_().sum(2)
+        columns = scores.view(-1, n_rows, width).amin(1).topk(k, largest=False, sorted=False).indices
+        candidates = (columns[:, :, None] + row_starts).flatten(1)  # (block, k * n_rows)
+        nearest = scores.gather(1, candidates).topk(k, largest=False, sorted=False).indices
+        nearest = candidates.gather(1, nearest)
+        # the scores have lost digits, so the distances are computed again from differences
+        exact = (batch[:, None] - points[nearest]).square_().sum(2)
+        neighbors[start : start + block] = nearest
         squares[start : start + block] = exact
-        lost = torch.finfo(rows.dtype).eps * rows.square().sum(1) > 1e-4 * exact.amax(1)
-        if rows.dtype == torch.float32 and lost.any():  # so many that it chose the wrong ones
-            return nearest(queries.double(), points.double(), k, first)
-    return found, squares
+        rounding = torch.finfo(batch.dtype).eps * batch.square().sum(1)
+        is_unreliable = rounding > 1e-4 * exact.amax(1)  # the lost digits may have changed the order
+        if batch.dtype == torch.float32 and is_unreliable.any():
+            return nearest_neighbors(queries.double(), points.double(), k, first)
+    return neighbors, squares
 
 
 def symmetrize(neighbors, p, block=4096):
-    """p_ij = (p_j|i + p_i|j) / 2n of neighbors [n, k] and p_j|i [n, k]: row, column and value of each pair
-    that has one, sorted by row. A block of rows at a time: sorting all would take most of the memory."""
+    """p_ij = (p_j|i + p_i|j) / 2n of neighbors [n, k] and p_j|i [n, k]: row, column and value [pairs] of
+    every pair that is not 0, sorted by row.
+
+    It takes a block of rows at a time, since to sort all pairs at once would need the most memory of all.
+    """
     n, k = neighbors.shape
-    column, p, parts = neighbors.flatten(), p.flatten(), []
+    targets = neighbors.flatten()
+    p = p.flatten()
+    parts = []
     for start in range(0, n, block):
-        own = torch.arange(start * k, min(n, start + block) * k, device=p.device)
-        other = ((column >= start) & (column < start + block)).nonzero()[:, 0]
-        key, order = torch.cat([own // k * n + column[own], column[other] * n + other // k]).sort()
+        # row i of this block collects p_j|i where j is a neighbor of i, and p_i|j where i is one of j
+        outgoing = torch.arange(start * k, min(n, start + block) * k, device=p.device)
+        incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
+        key_outgoing = outgoing // k * n + targets[outgoing]  # i * n + j
+        key_incoming = targets[incoming] * n + incoming // k
+        key, order = torch.cat([key_outgoing, key_incoming]).sort()
         key, pair = torch.unique_consecutive(key, return_inverse=True)
-        value = p.new_zeros(len(key)).index_add_(0, pair, p[torch.cat([own, other])[order]])
+        terms = p[torch.cat([outgoing, incoming])[order]]
+        value = p.new_zeros(len(key)).index_add_(0, pair, terms)
         parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
-    return map(torch.cat, zip(*parts, strict=True))
+    row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
+    return row, column, value
 
 
-def rectangles(group, n, entries):
-    """Lists for n groups, given by the group of each member, in order: groups with about as many members
-    together. Yields rows, the groups; place [rows, width] of their members; and which places are filled."""
-    count = torch.bincount(group, minlength=n)
-    first, by_count = count.cumsum(0) - count, count.argsort(descending=True)
-    widths, start = count[by_count].tolist(), 0
-    while start < n and widths[start]:
-        rows = by_count[start : start + max(1, entries // widths[start])]
-        step = torch.arange(widths[start], device=group.device)
-        yield rows, (first[rows, None] + step).clamp_(max=len(group) - 1), step < count[rows, None]
-        start += len(rows)
+def padded_blocks(group, n_groups, max_entries):
+    """Arranges the members of many groups in a few rectangles, a row for each group, so that one tensor
+    operation can treat many groups (the sliced ELLPACK format of Monakov et al. 2010).
+
+    group [members] is the group of each member, sorted. Groups of about the same size share a rectangle of
+    up to max_entries places. Yields for each rectangle: groups [rows]; the index of their members
+    [rows, width]; and a mask [rows, width], False at the places that pad a shorter row.
+    """
+    count = torch.bincount(group, minlength=n_groups)
+    first = count.cumsum(0) - count
+    by_count = count.argsort(descending=True)
+    widths = count[by_count].tolist()
+    start = 0
+    while start < n_groups and widths[start] > 0:
+        width = widths[start]
+        groups = by_count[start : start + max(1, max_entries // width)]
+        step = torch.arange(width, device=group.device)
+        members = (first[groups, None] + step).clamp_(max=len(group) - 1)
+        yield groups, members, step < count[groups, None]
+        start += len(groups)
 
 
-class Springs:
-    """exact_attraction for maps [n, 2] and affinities that have few pairs: row, column, p, sorted by row.
+class SparseAttraction:
+    """exact_attraction for maps [n, 2] and sparse affinities: row, column, p [pairs], sorted by row.
 
-    Points with about as many neighbors form a rectangle [points, neighbors] that the cache holds, with
-    p = 0 where one has fewer. Each step is one operation on all of it, in memory used again and again.
+    Points with about the same number of neighbors share a rectangle [points, neighbors] that fits the
+    processor's cache, padded with p = 0. All rectangles use the same memory in turn, since to
+    allocate it anew takes a large part of the time.
     """
 
     def __init__(self, row, column, p, n):
-        self.rectangles = [
-            (rows, torch.where(filled, column[place], rows[:, None]), torch.where(filled, p[place], 0))
-            for rows, place, filled in rectangles(row, n, 1 << 17)
-        ]
-        self.size = max(partner.numel() for _, partner, _ in self.rectangles)
+        self.rectangles = []
+        self.max_size = 0
+        for rows, pairs, is_pair in padded_blocks(row, n, 1 << 17):
+            partners = torch.where(is_pair, column[pairs], rows[:, None])
+            self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
+            self.max_size = max(self.max_size, partners.numel())
 
-    def __call__(self, y, want_spread=True):
-        pull, spread, y = torch.zeros_like(y.T), 0.0, y.T.contiguous()
-        buffer = y.new_empty(3 * self.size)
-        for rows, partner, p in self.rectangles:
-            work = buffer[: 3 * p.numel()].view(3, *p.shape)
-            away, weight = work[:2], work[2]
-            torch.gather(y[:, None].expand(2, *p.shape[:1], -1), 2, partner.expand(2, -1, -1), out=away)
-            torch.sub(y[:, rows, None], away, out=away)
-            torch.mul(away[0], away[0], out=weight).addcmul_(away[1], away[1]).add_(1)
-            if want_spread:
-                spread += (p * weight.log()).sum(dtype=torch.float64)
-            torch.div(p, weight, out=weight)
-            pull[:, rows] = away.mul_(weight).sum(2)
-        return pull.T.contiguous(), spread
+    def __call__(self, y, want_log_term=True):
+        y = y.T.contiguous()  # (2, n)
+        attraction = torch.zeros_like(y)
+        log_term = 0.0
+        buffer = y.new_empty(3 * self.max_size)
+        for rows, partners, p in self.rectangles:
+            workspace = buffer[: 3 * p.numel()].view(3, *p.shape)
+            difference = workspace[:2]
+            denominator = workspace[2]
+            coordinates = y[:, None].expand(2, len(rows), -1)
+            torch.gather(coordinates, 2, partners.expand(2, -1, -1), out=difference)
+            torch.sub(y[:, rows, None], difference, out=difference)  # y_i - y_j, (2, points, neighbors)
+            torch.mul(difference[0], difference[0], out=denominator)
+            denominator.addcmul_(difference[1], difference[1]).add_(1)
+            if want_log_term:
+                log_term += (p * denominator.log()).sum(dtype=torch.float64)
+            weight = torch.div(p, denominator, out=denominator)
+            attraction[:, rows] = difference.mul_(weight).sum(2)
+        return attraction.T.contiguous(), log_term
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Barnes-Hut: what is far away pushes together, as the cells of a quadtree, in O(n log n) (van der Maaten
-# 2014, sec. 4.2). A cell of some size at a distance d counts as one point at its center of mass if
-# size / d < angle; else its children are asked, and in the end the points themselves. Angle 0 is exact
+# Barnes-Hut: points that are far away repel together, as the cells of a quadtree, in O(n log n) (van der
+# Maaten 2014, sec. 4.2). A cell of some size at distance d counts as one point at its center of mass if
+# size / d < angle; if not, its children are examined, and in the end its points. With angle 0 it is exact
+
+MAX_LEVEL = 30  # of a tree: the bits of two coordinates fit the 64 of a Morton code
 
 
 def morton_order(y):
-    """Points [n, 2] in the order of a quadtree's leaves. Returns their codes in that order, of which the
-    first 2l bits name the cell at level l; their numbers in y; and the width of the tree."""
+    """Sorts points [n, 2] along the Morton curve, on which every cell of a quadtree is an interval.
+
+    Returns their codes in that order [n], of which the first 2l bits name a point's cell at level l; the
+    index of each in y [n]; and the width of the root cell.
+    """
     low = y.amin(0).double()
     extent = (y - low).max().item() * (1 + 1e-6) + 1e-30
-    code = ((y - low) / extent * 2**LEVELS).long()
-    for shift in (16, 8, 4, 2, 1):  # spread the bits: the upper half of each 2 * shift moves up by shift
+    code = ((y - low) / extent * 2**MAX_LEVEL).long()
+    # to interleave the bits of x and y, a 0 is put between any two bits of each coordinate
+    for shift in (16, 8, 4, 2, 1):
         mask = sum((1 << shift) - 1 << place for place in range(0, 64, 2 * shift))
-        code = (code | code << shift) & mask
-    return *(code[:, 0] | code[:, 1] << 1).sort(), extent
+        code = (code | code << shift) & mask  # the upper half of every 2 * shift bits moves up
+    code, order = (code[:, 0] | code[:, 1] << 1).sort()
+    return code, order, extent
 
 
-def quadtree(code, y, extent):
-    """A quadtree over points y [n, 2] in Morton order, where each cell holds a slice of them.
+@dataclass
+class QuadTree:
+    """An entry for each cell, level after level from the root, and then one for each point. A cell of up to
+    8 points has these points as its children."""
 
-    Returns an entry for each cell, level after level, and then for each point: x and y of its center and
-    how many points it holds [3, entries]; size; and child, the first of its `children` children. A cell of
-    up to 8 points has these as children, and their size is 0.
-    """
-    start, end, levels, cells = code.new_zeros(1), code.new_full((1,), len(code)), [], 1
-    for level in range(LEVELS + 1):
-        # points in one cell of the last level are at one place, whatever the angle
-        size = y.new_full((len(start),), extent / 2**level if level < LEVELS else 0)
-        split, rest = (end - start > 8) & (level < LEVELS), max(0, 2 * (LEVELS - level - 1))
-        # a quadrant begins where the name of its cell would stand among those of the points
-        quadrants = (code[start[split], None] >> rest + 2) * 4 + torch.arange(5, device=code.device)
-        borders = torch.searchsorted(code >> rest, quadrants)  # (split, 5)
-        filled = borders[:, 1:] > borders[:, :-1]
-        children = torch.zeros_like(start).masked_scatter_(split, filled.sum(1))
-        levels.append((start, end, size, cells + children.cumsum(0) - children, children))
-        start, end = borders[:, :-1][filled], borders[:, 1:][filled]
-        cells += len(start)
-        if not len(start):
+    bodies: torch.Tensor  # [3, entries]: x and y of the center of mass, and the number of points
+    size: torch.Tensor  # [entries]: the width of the cell; 0 for a point
+    first_child: torch.Tensor  # [entries]: its children are consecutive entries from this one on
+    n_children: torch.Tensor  # [entries]
+
+
+def build_quadtree(code, y, extent):
+    """The QuadTree over points y [n, 2] in Morton order, where each cell holds points start to end."""
+    start = code.new_zeros(1)
+    end = code.new_full((1,), len(code))
+    levels = []
+    n_cells = 1  # of all levels so far
+    for level in range(MAX_LEVEL + 1):
+        is_last = level == MAX_LEVEL
+        # the points of a cell of the last level coincide, so it is one body whatever the angle
+        size = y.new_full((len(start),), 0 if is_last else extent / 2**level)
+        is_split = (end - start > 8) & (not is_last)
+        # the leading bits of a code name its cell, and two more bits one of the four quadrants, 0 to 3; a
+        # binary search finds where in the sorted codes each quadrant begins
+        bits_below = max(0, 2 * (MAX_LEVEL - level - 1))
+        cell_name = code[start[is_split], None] >> bits_below + 2
+        quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
+        borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
+        lower = borders[:, :-1]
+        upper = borders[:, 1:]
+        is_filled = upper > lower
+        n_children = torch.zeros_like(start).masked_scatter_(is_split, is_filled.sum(1))
+        first_child = n_cells + n_children.cumsum(0) - n_children
+        levels.append((start, end, size, first_child, n_children))
+        start = lower[is_filled]
+        end = upper[is_filled]
+        n_cells += len(start)
+        if len(start) == 0:
             break
-    start, end, size, child, children = map(torch.cat, zip(*levels, strict=True))
-    leaf, mass = children == 0, end - start
-    child, children = torch.where(leaf, cells + start, child), torch.where(leaf, mass, children)
+    start, end, size, first_child, n_children = map(torch.cat, zip(*levels, strict=True))
+    mass = end - start
+    is_leaf = n_children == 0
+    first_child = torch.where(is_leaf, n_cells + start, first_child)
+    n_children = torch.where(is_leaf, mass, n_children)
     sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
     center = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
-    entries = torch.cat([center.T, F.pad(mass, (0, len(y)), value=1)[None]]).to(y.dtype)
-    return entries, *(F.pad(values, (0, len(y))) for values in (size, child, children))
+    masses = F.pad(mass, (0, len(y)), value=1)
+    return QuadTree(
+        bodies=torch.cat([center.T, masses[None]]).to(y.dtype),
+        size=F.pad(size, (0, len(y))),
+        first_child=F.pad(first_child, (0, len(y))),
+        n_children=F.pad(n_children, (0, len(y))),
+    )
 
 
-def sources(tree, low, high, angle):
-    """What pushes tiles, boxes from low to high [tiles, 2]: a tile and an entry of the tree for each pair,
-    sorted by tile. A cell's distance is that of its center from the box, less than from a point in there."""
-    (x, y, _), size, child, children = tree
-    tile, cell, found = torch.arange(len(low), device=low.device), 0 * child[: len(low)], []
-    while len(tile):
-        center = torch.stack([x.take(cell), y.take(cell)], 1)
-        below, above = low.index_select(0, tile) - center, center - high.index_select(0, tile)
+def interaction_list(tree, low, high, angle):
+    """Which entries of the tree repel the points in each tile, a box from low to high, [tiles, 2].
+
+    Returns a tile and an entry for each interaction, [pairs], sorted by tile. The distance of a cell is that
+    of its center of mass from the box, which is at most that from any point in the box.
+    """
+    x, y, _ = tree.bodies
+    tile = torch.arange(len(low), device=low.device)
+    entry = torch.zeros_like(tree.first_child[: len(low)])  # every tile begins at the root
+    far_tiles = []
+    far_entries = []
+    while len(tile) > 0:
+        center = torch.stack([x.take(entry), y.take(entry)], 1)
+        below = low.index_select(0, tile) - center
+        above = center - high.index_select(0, tile)
         outside = torch.maximum(below, above).clamp_(min=0)
-        far = size.take(cell) <= angle * outside.square().sum(1).sqrt()
-        found.append((tile[far].int(), cell[far]))
-        tile, cell = tile[~far], cell[~far]
-        count = children[cell]  # in their place, all children
-        shift = child[cell] - (count.cumsum(0) - count)
-        tile, cell = tile.repeat_interleave(count), shift.repeat_interleave(count)
-        cell += torch.arange(len(cell), device=cell.device)
-    tile, cell = map(torch.cat, zip(*found, strict=True))
-    tile, order = tile.sort()
-    return tile, cell[order]
+        is_far = tree.size.take(entry) <= angle * outside.square().sum(1).sqrt()
+        far_tiles.append(tile[is_far].int())
+        far_entries.append(entry[is_far])
+        # all others are replaced by their children
+        tile = tile[~is_far]
+        entry = entry[~is_far]
+        count = tree.n_children[entry]
+        shift = tree.first_child[entry] - (count.cumsum(0) - count)
+        tile = tile.repeat_interleave(count)
+        entry = shift.repeat_interleave(count)
+        entry += torch.arange(len(entry), device=entry.device)
+    tile, order = torch.cat(far_tiles).sort()
+    return tile, torch.cat(far_entries)[order]
 
 
 def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
-    """exact_repulsion for maps [n, 2], by the tree."""
+    """exact_repulsion for maps [n, 2], by a quadtree. Points that follow each other on the Morton curve form
+    a tile, whose points share one interaction list."""
+    n = len(y)
     code, order, extent = morton_order(y)
     points = y[order]
-    tree = quadtree(code, points, extent)
-    # tiles of neighbors along the curve share their sources; the last is filled up with points before it
-    fill = (torch.arange(-len(y) % tile_size, device=y.device) + len(y) - tile_size).clamp_(min=0)
-    targets = torch.cat([points, points[fill]]).view(-1, tile_size, 2)
-    push, potential = torch.empty_like(targets), torch.empty_like(targets[..., 0])
-    tile, source = sources(tree, targets.amin(1), targets.amax(1), angle)
-    for rows, place, filled in rectangles(tile, len(targets), (1 << 18) // tile_size):
-        sx, sy, mass = (values.take(source.take(place)) for values in tree[0])  # (rows, width)
-        mass = mass * filled
-        middle = targets[rows].median(1).values  # seen from there, numbers are small
-        sx, sy, t = sx - middle[:, :1], sy - middle[:, 1:], targets[rows] - middle[:, None]
-        kernel = (t[..., :1] - sx[:, None]).square_()  # (rows, tile_size, width)
-        dy = t[..., 1:] - sy[:, None]
-        kernel.addcmul_(dy, dy).add_(1).reciprocal_()
-        potential[rows] = (mass[:, None] @ kernel.mT)[:, 0]
-        sums = torch.stack([mass, mass * sx, mass * sy], 1) @ kernel.square_().mT  # (rows, 3, tile_size)
-        push[rows] = t * sums[:, :1].mT - sums[:, 1:].mT
-    out = torch.empty_like(y)
-    out[order] = push.view(-1, 2)[: len(y)]
-    return out, potential.flatten()[: len(y)].sum(dtype=torch.float64) - len(y)
+    tree = build_quadtree(code, points, extent)
+    # the last tile is filled up with points that come before it
+    fill = torch.arange(-n % tile_size, device=y.device) + n - tile_size
+    targets = torch.cat([points, points[fill.clamp_(min=0)]]).view(-1, tile_size, 2)
+    repulsion = torch.empty_like(targets)
+    potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
+    tile, entry = interaction_list(tree, targets.amin(1), targets.amax(1), angle)
+    for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
+        sources = entry.take(pairs)  # (tiles, width)
+        x_source, y_source, mass = (values.take(sources) for values in tree.bodies)
+        mass = mass * is_pair
+        # relative to the middle of the tile, coordinates are small and lose no digits
+        middle = targets[tiles].median(1).values
+        x_source = x_source - middle[:, :1]
+        y_source = y_source - middle[:, 1:]
+        target = targets[tiles] - middle[:, None]
+        dx = target[..., :1] - x_source[:, None]  # (tiles, tile_size, width)
+        dy = target[..., 1:] - y_source[:, None]
+        kernel = dx.square_().addcmul_(dy, dy).add_(1).reciprocal_()
+        potential[tiles] = (mass[:, None] @ kernel.mT)[:, 0]
+        weights = torch.stack([mass, mass * x_source, mass * y_source], 1)
+        sums = weights @ kernel.square_().mT  # (tiles, 3, tile_size)
+        repulsion[tiles] = target * sums[:, :1].mT - sums[:, 1:].mT
+    in_order_of_y = torch.empty_like(y)
+    in_order_of_y[order] = repulsion.view(-1, 2)[:n]
+    return in_order_of_y, potential.flatten()[:n].sum(dtype=torch.float64) - n
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Mesh: the push as a convolution, by FFT, in O(n + m log m) for m nodes (after Linderman et al. 2019, who
-# take two kernels and four charges). One potential does, phi(y) = sum_j 1 / (1 + |y - y_j|^2): the push on
-# y_i is -grad phi(y_i) / 2, and Z = sum_i phi(y_i) - n. Cubic B-splines spread the points onto the nodes
-# around them, and read phi and its gradient from there (Essmann et al. 1995)
+# FFT: the repulsion as a convolution on a mesh, in O(n + m log m) for m nodes (after Linderman et al. 2019,
+# who take two kernels and four charges). One potential is enough, phi(y) = sum_j 1 / (1 + |y - y_j|^2): the
+# repulsion of y_i is -grad phi(y_i) / 2, and Z = sum_i phi(y_i) - n. Cubic B-splines distribute each point
+# over the nodes around it, and interpolate phi and its gradient between the nodes (Essmann et al. 1995)
+
+# A cubic B-spline at t in [0, 1) between the second and the third of four nodes: the weight of each node and
+# then the derivative of each weight, as the coefficients of 1, t, t^2 and t^3
+SPLINE = [
+    [1, -3, 3, -1],
+    [4, 0, -6, 3],
+    [1, 3, 3, -3],
+    [0, 0, 0, 1],
+    [-3, 6, -3, 0],
+    [0, -12, 9, 0],
+    [3, 6, -9, 0],
+    [0, 0, 3, 0],
+]
+SPLINE = torch.tensor(SPLINE) / 6
 
 
-def good_size(size):
-    """The first whole number from there on that an FFT likes, 2^a 3^b 5^c."""
+def round_up_by_6_percent(value):
+    """The next power of 1.06, so that a map that grows slowly keeps its mesh for many iterations."""
+    return 1.06 ** math.ceil(math.log(value, 1.06))
+
+
+def fast_fft_size(size):
+    """The first whole number from `size` on of the form 2^a 3^b 5^c, which FFTs handle fast."""
     size = math.ceil(size)
     while 60**size % size:
         size += 1
     return size
 
 
-# Cubic B-spline: the weights of the four nodes around places t in [0, 1), where 0 is the second node, and
-# then their derivatives, each as the factors of 1, t, t^2 and t^3
-SPLINE = [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]]
-SPLINE = torch.tensor([*SPLINE, [-3, 6, -3, 0], [0, -12, 9, 0], [3, 6, -9, 0], [0, 0, 3, 0]]) / 6
+def kernel_transform(size, h, offset, like):
+    """The real FFT of 1 / (1 + r^2) - offset on a periodic mesh of spacing h, divided by the square of the
+    spline's FFT, which undoes the smoothing by the spline, onto the nodes and from them."""
+    step_x, step_y = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
+    x = torch.minimum(step_x, size[0] - step_x).mul_(h).square_()
+    y = torch.minimum(step_y, size[1] - step_y).mul_(h).square_()
+    square = x[:, None] + y
+    kernel = (1 - offset - offset * square) / (1 + square)
+    spline_x = (2 + (2 * math.pi / size[0] * step_x).cos()) / 3
+    spline_y = (2 + (2 * math.pi / size[1] * step_y).cos()) / 3
+    return torch.fft.rfft2(kernel) / (spline_x[:, None] * spline_y[: size[1] // 2 + 1]).square_()
 
 
-class Mesh:
-    """exact_repulsion for maps [n, 2], by a mesh with so much spacing between its nodes.
+class MeshRepulsion:
+    """exact_repulsion for maps [n, 2], by a mesh whose nodes are `spacing` apart, or less in a small map.
 
-    A far outlier would stretch it without bound: where the tree is faster, Barnes-Hut takes over.
+    A far outlier would make the mesh too large; where the tree is faster, Barnes-Hut takes over.
     """
 
     def __init__(self, spacing=0.35):
-        self.spacing, self.key = spacing, None
+        self.spacing = spacing
+        self.transform = None  # of the kernel, for the mesh that `transform_key` describes
+        self.transform_key = None
 
     def __call__(self, y):
         n = len(y)
-        if n < FEW:
+        if n < EXACT_IS_FASTEST:
             return exact_repulsion(y)
-        places = y.T.contiguous()
-        low, high = places.aminmax(dim=1, keepdim=True)
+        points = y.T.contiguous()
+        low, high = points.aminmax(dim=1, keepdim=True)
         extent = (high - low).flatten().tolist()
-        # both in steps of 6%, so that the kernel's transform is used for a while
-        h = min(self.spacing, 1.06 ** math.ceil(math.log(max(extent) / 32 + 1e-30, 1.06)))
-        if not max(extent) < h * (256 + 8 * math.isqrt(n)):
+        h = min(self.spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
+        is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
+        if not is_small_enough:
             return barnes_hut_repulsion(y)
-        nodes = [math.ceil(1.06 ** math.ceil(math.log(length / h + 4, 1.06))) for length in extent]
-        # an FFT is periodic: room for the map twice, or once and so much that what comes around is weak
-        size = [good_size(min(2 * m, m + 32 / h)) for m in nodes]
-        lack = float(max(extent) < 1)  # of the kernel to 1: in a small map, all that has digits
-        if self.key != (size, h, lack):
-            self.key, self.transform = (size, h, lack), kernel_transform(size, h, lack, y)
-        place = (places - low) / h
+        n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
+        # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
+        # map, or 32, a distance at which the kernel is weak enough to be ignored
+        size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
+        # in a small map the kernel is near 1 everywhere: float32 keeps more digits of kernel - 1
+        offset = float(max(extent) < 1)
+        if self.transform_key != (size, h, offset):
+            self.transform_key = (size, h, offset)
+            self.transform = kernel_transform(size, h, offset, y)
+
+        place = (points - low) / h
         cell = place.floor()
         t = place.sub_(cell).flatten()
         powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
-        (wx, wy), (dx, dy) = (SPLINE.to(t) @ powers).view(2, 4, 2, n).transpose(1, 2)  # (4, n) each
-        step, cell = torch.arange(4, device=y.device), cell.long()
+        weights, derivatives = (SPLINE.to(t) @ powers).view(2, 4, 2, n)
+        wx, wy = weights.transpose(0, 1)  # (4, n) each
+        dx, dy = derivatives.transpose(0, 1)
+        step = torch.arange(4, device=y.device)
+        cell = cell.long()
         node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
-        charge = y.new_zeros(nodes[0], size[1])
+        charge = y.new_zeros(n_nodes[0], size[1])
         charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
-        # one axis after the other, for most of what the other sees is empty, or not wanted
-        field = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
-        field = torch.fft.irfft(torch.fft.ifft(field, dim=0)[: nodes[0]], n=size[1]).take(node)
-        along, across = (field * wy).sum(1), (field * dy).sum(1)  # (4, n)
-        potential, push = (along * wx).sum(0), torch.stack([(along * dx).sum(0), (across * wx).sum(0)], 1)
-        return push.div_(-2 * h), potential.sum(dtype=torch.float64) + (lack * n - 1) * n
+        phi = self.convolve(charge, size).take(node)
+        phi_x = (phi * wy).sum(1)  # interpolated along y at each of four x: (4, n)
+        slope_y = (phi * dy).sum(1)
+        potential = (phi_x * wx).sum(0)
+        gradient = torch.stack([(phi_x * dx).sum(0), (slope_y * wx).sum(0)], 1)
+        z = potential.sum(dtype=torch.float64) + (offset * n - 1) * n
+        return gradient.div_(-2 * h), z
 
+    def convolve(self, charge, size):
+        """The potential at the nodes that points reach, of charges at these nodes, [n_nodes[0], size[1]].
 
-def kernel_transform(size, h, lack, like):
-    """Of 1 / (1 + r^2) - lack at the nodes, over the spline's squared: one spread, and one will read."""
-    steps = [torch.arange(length, device=like.device, dtype=like.dtype) for length in size]
-    x, y = (torch.minimum(s, length - s).mul_(h).square_() for s, length in zip(steps, size, strict=True))
-    square = x[:, None] + y
-    kernel = (1 - lack - lack * square) / (1 + square)
-    a, b = ((2 + (2 * math.pi / length * s).cos()) / 3 for s, length in zip(steps, size, strict=True))
-    return torch.fft.rfft2(kernel) / (a[:, None] * b[: size[1] // 2 + 1]).square_()
+        The FFTs take one axis after the other, since most of the padded mesh is empty or not needed.
+        """
+        spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
+        return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1])
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The class
-
-
-def require(condition, message):
-    if not condition:
-        raise ValueError(message)
+# The class, with scikit-learn's interface
 
 
 def as_points(X, name="X"):
-    """Numbers [n, d] of any kind, as a tensor of float32, or float64 where that would lose digits."""
+    """Real numbers [n, d] of any type as a tensor: float32, or float64 where float32 would lose digits."""
     if not isinstance(X, torch.Tensor):
         X = np.asarray(X)
         require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: give real numbers")
-        short = X.dtype.itemsize < 4 or X.dtype == np.float32
-        X = torch.from_numpy(np.array(X, np.float32 if short else np.float64, order="C"))
+        fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
+        X = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
     require(not X.is_complex(), f"{name} holds complex numbers: give real ones")
-    x = X.detach().to(torch.float32 if X.element_size() < 4 or X.dtype == torch.float32 else torch.float64)
+    fits_float32 = X.element_size() < 4 or X.dtype == torch.float32
+    x = X.detach().to(torch.float32 if fits_float32 else torch.float64)
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
     require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
     return x
 
 
 def principal_axes(x, n_components):
-    """Directions [d, n_components], or as many as there are, in which x [n, d] around 0 varies most. The
-    largest entry of each is positive, so that all runs agree."""
+    """The directions [d, n_components], or as many as there are, in which centered points x [n, d] vary
+    most. The largest entry of each is positive, so that all runs agree on the sign."""
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # of the subspace that is iterated: no d x d matrix is needed
+        torch.manual_seed(0)  # of the random subspace that is iterated, so that no [d, d] matrix is needed
         axes = torch.pca_lowrank(x, min(n_components + 8, *x.shape), center=False, niter=10)[2]
     axes = axes[:, :n_components]
-    return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    largest = axes.abs().argmax(0, keepdim=True)
+    return axes * axes.gather(0, largest).sign()
 
 
 def pca(x, n_components):
-    """Principal components [n, n_components] of x [n, d], 0 where there are not so many."""
+    """The principal components [n, n_components] of x [n, d]; those beyond the rank are 0."""
     x = x - x.mean(0)
     scores = x @ principal_axes(x, n_components)
     return F.pad(scores, (0, n_components - scores.shape[1]))
 
 
-class TSNE:
-    """A map of points by t-SNE, with scikit-learn's names and habits.
+# What moves the points of a map y [n, c]: attraction(y, want_log_term) and repulsion(y) return what
+# exact_attraction and exact_repulsion do; sum_ij p_ij log p_ij is the part of the KL that no map changes
+Forces = namedtuple("Forces", "attraction repulsion negative_entropy")
 
-    n_components     of the map. All but 2 take the exact method, of up to 10,000 points
-    perplexity       how many neighbors a point has, as it were. Less than the number of points
-    early_exaggeration  how many times as strong springs are at first: 100 iterations, or a fifth if fewer
-    learning_rate    of the gradient with its factor 4. "auto": n / 4, over the exaggeration while that lasts
-                     (after Belkina et al. 2019)
-    max_iter         iterations in all; None: 500, or 700 for less than 5,000 points
-    n_iter_without_progress, min_grad_norm  stop if the KL has not fallen for so long, or the gradient is so
-                     small, as seen every 50 iterations; while springs are exaggerated only the gradient can
-    metric           "euclidean", "cosine", or "precomputed": X is [n, n] distances
-    init             "pca", "random", or a map to start from, [n, n_components]
-    verbose          1 prints the KL every 50 iterations
-    random_state     a number, or None: another each time
-    method           "exact", "barnes_hut", "fft", or "auto": the fastest
-    angle            of barnes_hut; with less it is slower and nearer to exact
+
+class TSNE:
+    """A map of points by t-SNE, with the parameter names and the interface of scikit-learn.
+
+    n_components     dimensions of the map; other than 2 only with the exact method, for up to 10,000 points
+    perplexity       the effective number of neighbors of a point, less than the number of points
+    early_exaggeration  factor of the attraction in the first 100 iterations, or the first fifth if max_iter
+                     is below 500
+    learning_rate    step size, for the gradient with its factor 4. "auto" is n / 4, divided by the
+                     exaggeration while that lasts (after Belkina et al. 2019)
+    max_iter         iterations in all; None means 500, or 700 for fewer than 5,000 points
+    n_iter_without_progress  stop if the KL divergence has not fallen for more iterations than this; it is
+                     computed every 50 iterations, and does not stop the early exaggeration
+    min_grad_norm    stop if the norm of the gradient, computed every 50 iterations, is at most this
+    metric           "euclidean", "cosine", or "precomputed": then X is a matrix of distances [n, n]
+    init             "pca", "random", or the map to start from, [n, n_components]
+    verbose          1 prints the KL divergence every 50 iterations
+    random_state     the seed; None draws a new one each time
+    method           "exact", "barnes_hut", "fft", or "auto", the fastest
+    angle            of barnes_hut: a smaller one is slower and more accurate
 
     fit() sets embedding_ [n, n_components], float32, an array or a tensor as X is; kl_divergence_ in nats,
-    as the method sees it; n_iter_; and learning_rate_, as it was in the end. Raises ValueError.
+    as the method approximates it; n_iter_; and learning_rate_, its value in the last iterations. Wrong input
+    raises TSNEError, a ValueError.
     """
 
     def __init__(
@@ -458,164 +617,223 @@ class TSNE:
         method="auto",
         angle=0.5,
     ):
-        vars(self).update((name, value) for name, value in locals().items() if name != "self")
+        self.n_components = n_components
+        self.perplexity = perplexity
+        self.early_exaggeration = early_exaggeration
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.n_iter_without_progress = n_iter_without_progress
+        self.min_grad_norm = min_grad_norm
+        self.metric = metric
+        self.init = init
+        self.verbose = verbose
+        self.random_state = random_state
+        self.method = method
+        self.angle = angle
+        self._map = None  # the tensor that fit leaves for transform
 
     def get_params(self, deep=True):
-        return {name: getattr(self, name) for name in inspect.signature(TSNE).parameters}
+        return {name: vars(self)[name] for name in inspect.signature(TSNE).parameters}
 
     def set_params(self, **params):
         unknown = ", ".join(params.keys() - self.get_params().keys())
         require(not unknown, f"no parameter {unknown}: there are {', '.join(self.get_params())}")
-        vars(self).update(params)
+        for name, value in params.items():
+            setattr(self, name, value)
         return self
 
     def fit_transform(self, X, y=None):
-        """The map [n, n_components] of points X [n, d]; y is not used."""
+        """The map [n, n_components] of points X [n, d]; y is ignored."""
         return self.fit(X).embedding_
 
     def fit(self, X, y=None):
         x = as_points(X)
         self._check(x)
-        n, embedding = len(x), self._start(x)
-        attraction, repulsion, entropy = self._forces(x)
-        self.n_iter_, last = 0, self.max_iter or (500 if n >= 5000 else 700)
-        early = min(100, last // 5), self.early_exaggeration, 0.8
-        for end, exaggeration, momentum in (early, (last, 1.0, 0.9)):
-            auto = self.learning_rate == "auto"
-            self.learning_rate_ = n / 4 / exaggeration if auto else float(self.learning_rate)
-            self._descend(embedding, attraction, repulsion, entropy, end, exaggeration, momentum)
-        self.kl_divergence_ = (entropy + kl_gradient(embedding, attraction, repulsion)[1]).item()
+        self._set_scale(x)
+        embedding = self._initial_map(x)
+        forces = self._forces(x)
+        last = self.max_iter or (500 if len(x) >= 5000 else 700)
+        self.n_iter_ = 0
+        self._descend(embedding, forces, min(100, last // 5), self.early_exaggeration, momentum=0.8)
+        self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
+        _, kl = kl_gradient(embedding, forces.attraction, forces.repulsion)
+        self.kl_divergence_ = (forces.negative_entropy + kl).item()
         self._map = embedding
         self.embedding_ = embedding if isinstance(X, torch.Tensor) else embedding.cpu().numpy()
         return self
 
-    def _check(self, x):
-        n, c, rate, named = len(x), self.n_components, self.learning_rate, isinstance(self.init, str)
-        require(n > 1, f"X has {n} points: a map takes two or more")
-        few, distances = n <= EXACT_LIMIT, self.metric == "precomputed"
-        exact, from_pca = few and self.method in ("auto", "exact"), named and self.init == "pca"
-        limit = f"for up to {EXACT_LIMIT:,} points"
-        for name, fits, wanted in (
-            ("n_components", isinstance(c, int) and c > 0, "a whole number from 1"),
-            ("n_components", c == 2 or exact, f"2; more are for 'exact', {limit}"),
-            ("perplexity", 1 <= self.perplexity < n, f"1 or more, but less than the {n} points"),
-            ("early_exaggeration", self.early_exaggeration >= 1, "1 or more"),
-            ("learning_rate", rate == "auto" or rate > 0, "auto, or more than 0"),
-            ("max_iter", self.max_iter is None or self.max_iter > 0, "1 or more, or None"),
-            ("angle", 0 <= self.angle <= 1, "0 to 1"),
-            ("metric", self.metric in METRICS, " or ".join(METRICS)),
-            ("method", self.method in METHODS, " or ".join(METHODS)),
-            ("method", few or self.method != "exact", f"another; this is {limit}"),
-            ("init", not named or self.init in ("pca", "random"), "pca, random or a map"),
-            ("init", not (distances and from_pca), "random or a map: distances have no PCA"),
-        ):
-            require(fits, f"{name} {getattr(self, name)!r}: give {wanted}")
-        square = x.shape == (n, n) and bool((x >= 0).all())
-        told = f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up"
-        require(square or not distances, told)
-        zeros = self.metric == "cosine" and not x.any(1).all()
-        require(not zeros, "X has a point at 0, which has no direction for metric='cosine'")
-
-    def _start(self, x):
-        """The map to start from, [n, n_components] in float32; from PCA, its first axis deviates by 1e-4."""
-        # a middle that one far outlier does not move, so that float32 can tell the others apart
-        self._middle = x[:: 1 + len(x) // 1000].median(0).values
-        self._scale = (x if self.metric == "precomputed" else x - self._middle).abs().max().item() or 1.0
-        random = torch.Generator()
-        random.seed() if self.random_state is None else random.manual_seed(self.random_state)
-        noise = torch.randn(len(x), self.n_components, generator=random).to(x.device)
-        if not isinstance(self.init, str):
-            y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
-            require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
-            require(y.abs().max().item() < 1e15, "init reaches 1e15, where squares leave float32: scale it")
-            return y
-        if self.init == "random":
-            return 1e-4 * noise
-        y = pca((x - self._middle) / self._scale, self.n_components)
-        y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
-        return y.float() + 1e-6 * noise  # or twins would stay together, and a line a line
-
-    def _nearest(self, x, k, first=None):
-        """The k nearest training points of x [m, d] and their squared distances, as nearest() does."""
-        if self.metric == "precomputed":
-            x = x / self._scale
-            distances, found = (x if first is None else x.fill_diagonal_(math.inf)).topk(k, largest=False)
-            return found, distances.square()
-        if self.metric == "cosine":
-            x = F.normalize(x / x.abs().amax(1, keepdim=True))
-        else:
-            x = (x - self._middle) / self._scale
-        if first is not None:
-            self._points = x.float()
-        found, squares = nearest(x.float(), self._points, k, first)
-        if self.metric == "cosine":
-            squares = (squares / 2).square()  # 1 - cos is |x - x'|^2 / 2
-        return found, squares
-
-    def _forces(self, x):
-        """Attraction and repulsion, as functions of the map, and sum_ij p_ij log p_ij."""
-        n, method = len(x), self.method
-        if method == "auto":
-            method = "exact" if n < FEW or self.n_components != 2 else "fft"
-        k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
-        neighbors, p = self._nearest(x, k, first=0)
-        p = conditional_affinities(p.float(), self.perplexity)
-        if method == "exact":
-            p = joint_affinities(neighbors, p)
-            attraction, repulsion = functools.partial(exact_attraction, p), exact_repulsion
-        else:
-            row, column, p = symmetrize(neighbors, p)
-            del neighbors  # or they would be there at the peak of memory
-            attraction = Springs(row, column, p, n)
-            repulsion = Mesh(0.3 if n < 20_000 else 0.35)
-            if method == "barnes_hut":
-                repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
-        return attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64)
-
-    def _descend(self, y, attraction, repulsion, entropy, end, exaggeration, momentum):
-        """Moves the map y, in place, until iteration `end`. Each coordinate has a gain, which grows as long
-        as its gradient keeps its sign (Jacobs 1988)."""
-        velocity, gain = torch.zeros_like(y), torch.ones_like(y)
-        best, best_iter = math.inf, self.n_iter_
-        while self.n_iter_ < end:
-            self.n_iter_ += 1
-            check = self.n_iter_ % 50 == 0
-            gradient, kl = kl_gradient(y, attraction, repulsion, exaggeration, check)
-            gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
-            velocity.mul_(momentum).sub_(gradient.mul_(gain), alpha=self.learning_rate_)
-            y += velocity.clamp_(-5, 5)  # far for a step: no learning rate makes the map fly apart
-            if check:
-                kl, norm = (entropy + kl).item(), gradient.norm().item()
-                if self.verbose:
-                    print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
-                waited = self.n_iter_ - best_iter if kl >= best and exaggeration == 1 else -math.inf
-                if waited > self.n_iter_without_progress or norm <= self.min_grad_norm:
-                    break
-                best, best_iter = min((best, best_iter), (kl, self.n_iter_))
-
     def transform(self, X_new):
-        """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] if
-        precomputed. Each is where the springs to its 30 nearest training points rest, at perplexity 10: the
-        minimum of sum_j p_j log(1 + |y - y_j|^2), by weighted means. Nothing else moves."""
-        require(hasattr(self, "_map"), "there is no map yet: call fit first")
+        """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] from the
+        training points if the metric is "precomputed". The map itself does not change.
+
+        Each new point has affinities p_j to its 30 nearest training points at perplexity 10. Iterated
+        weighted means find its place y, a minimum of sum_j p_j log(1 + |y - y_j|^2), where their attractions
+        cancel.
+        """
+        require(self._map is not None, "there is no map yet: call fit first")
         x = as_points(X_new, "X_new").to(self._map.device)
-        wanted = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
-        require(x.shape[1] == wanted, f"X_new has shape {list(x.shape)}: give [points, {wanted}]")
-        neighbors, squares = self._nearest(x, min(len(self._map), 30))
+        width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
+        require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
+        neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
         places = (p * partners).sum(1, keepdim=True)
         for _ in range(50):
             weights = p / (1 + (places - partners).square().sum(2, keepdim=True))
             places = (weights * partners).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-        return places[:, 0] if isinstance(X_new, torch.Tensor) else places[:, 0].cpu().numpy()
+        places = places[:, 0]
+        return places if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
+
+    def _check(self, x):
+        n = len(x)
+        limit = f"for up to {EXACT_LIMIT:,} points"
+        require(n > 1, f"X has {n} points: a map takes two or more")
+
+        c = self.n_components
+        require(isinstance(c, int) and c > 0, f"n_components {c!r}: give a whole number from 1")
+        is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
+        require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
+        perplexity = self.perplexity
+        fits = 1 <= perplexity < n
+        require(fits, f"perplexity {perplexity!r}: give 1 or more, but less than the {n} points")
+        exaggeration = self.early_exaggeration
+        require(exaggeration >= 1, f"early_exaggeration {exaggeration!r}: give 1 or more")
+        rate = self.learning_rate
+        require(rate == "auto" or rate > 0, f"learning_rate {rate!r}: give auto, or more than 0")
+        last = self.max_iter
+        require(last is None or last > 0, f"max_iter {last!r}: give 1 or more, or None")
+        require(0 <= self.angle <= 1, f"angle {self.angle!r}: give 0 to 1")
+        require(self.metric in METRICS, f"metric {self.metric!r}: give {' or '.join(METRICS)}")
+        require(self.method in METHODS, f"method {self.method!r}: give {' or '.join(METHODS)}")
+        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
+
+        if isinstance(self.init, str):
+            require(self.init in ("pca", "random"), f"init {self.init!r}: give pca, random or a map")
+            can_start = self.init == "random" or self.metric != "precomputed"
+            require(can_start, "init 'pca': give random or a map: distances have no PCA")
+        if self.metric == "precomputed":
+            are_distances = x.shape == (n, n) and bool((x >= 0).all())
+            require(are_distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up")
+        if self.metric == "cosine":
+            have_direction = bool(x.any(1).all())
+            require(have_direction, "X has a point at 0, which has no direction for metric='cosine'")
+
+    def _set_scale(self, x):
+        """Sets the center and the scale that bring the points into the range of float32."""
+        # the median of some points: one far outlier does not move it, and leaves the others their digits
+        self._center = x[:: 1 + len(x) // 1000].median(0).values
+        offsets = x if self.metric == "precomputed" else x - self._center
+        self._scale = offsets.abs().max().item() or 1.0
+
+    def _initial_map(self, x):
+        """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
+        deviation of 1e-4."""
+        random = torch.Generator()
+        if self.random_state is None:
+            random.seed()
+        else:
+            random.manual_seed(self.random_state)
+        noise = torch.randn(len(x), self.n_components, generator=random).to(x.device)
+        if not isinstance(self.init, str):
+            y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
+            require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
+            fits = y.abs().max().item() < 1e15
+            require(fits, "init reaches 1e15, whose squares overflow in float32: scale it")
+            return y
+        if self.init == "random":
+            return 1e-4 * noise
+        y = pca((x - self._center) / self._scale, self.n_components)
+        y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
+        return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
+
+    def _neighbors(self, x, k, of_training=False):
+        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
+        them, both [m, k].
+
+        With of_training, x are the training points themselves: no point is its own neighbor, and they are
+        stored for later calls.
+        """
+        if self.metric == "precomputed":
+            distances = x / self._scale
+            if of_training:
+                distances.fill_diagonal_(math.inf)
+            distances, neighbors = distances.topk(k, largest=False)
+            return neighbors, distances.square()
+        if self.metric == "cosine":
+            x = F.normalize(x / x.abs().amax(1, keepdim=True))
+        else:
+            x = (x - self._center) / self._scale
+        x = x.float()
+        if of_training:
+            self._points = x
+        neighbors, squares = nearest_neighbors(x, self._points, k, first=0 if of_training else None)
+        if self.metric == "cosine":
+            squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
+        return neighbors, squares
+
+    def _forces(self, x):
+        """The Forces between training points x [n, d], as the chosen method computes them."""
+        n = len(x)
+        method = self.method
+        if method == "auto":
+            method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
+        k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
+        neighbors, squares = self._neighbors(x, k, of_training=True)
+        p = conditional_affinities(squares.float(), self.perplexity)
+        del squares  # and neighbors below: memory that the largest allocations need
+        if method == "exact":
+            p = joint_affinities(neighbors, p)
+            attraction = functools.partial(exact_attraction, p)
+            repulsion = exact_repulsion
+        else:
+            row, column, p = symmetrize(neighbors, p)
+            del neighbors
+            attraction = SparseAttraction(row, column, p, n)
+            if method == "barnes_hut":
+                repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
+            else:
+                repulsion = MeshRepulsion(0.3 if n < 20_000 else 0.35)
+        return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
+
+    def _descend(self, y, forces, last, exaggeration, momentum):
+        """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
+        a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
+        auto_rate = len(y) / 4 / exaggeration
+        self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
+        velocity = torch.zeros_like(y)
+        gain = torch.ones_like(y)
+        best_kl = math.inf
+        best_iteration = self.n_iter_
+        while self.n_iter_ < last:
+            self.n_iter_ += 1
+            is_check = self.n_iter_ % 50 == 0
+            gradient, kl = kl_gradient(y, forces.attraction, forces.repulsion, exaggeration, is_check)
+            gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
+            gradient.mul_(gain)
+            velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
+            # the bound on the step keeps the map together at any learning rate
+            y += velocity.clamp_(-5, 5)
+            if not is_check:
+                continue
+            kl = (forces.negative_entropy + kl).item()
+            norm = gradient.norm().item()  # with the gains, as scikit-learn computes it
+            if self.verbose:
+                print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
+            if norm <= self.min_grad_norm:
+                break
+            if kl < best_kl:
+                best_kl = kl
+                best_iteration = self.n_iter_
+            elif exaggeration == 1 and self.n_iter_ - best_iteration > self.n_iter_without_progress:
+                break
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Our other files are imported from here on alone, so that what is above works without them
+# Command line. Our other files are imported by flags, command and main only: all else here works without
 
 TEMPLATE = Path(__file__).resolve().parent / "docs" / "map-template.html"
-# Okabe and Ito's and two more, as far apart for color-blind readers; from the 11th class on they repeat
+# Okabe and Ito's colors and two more, as different as possible for color-blind readers; the 11th class has
+# the first color again
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
 COLORS += ["#8A2BE2", "#692D0F"]
 
@@ -625,25 +843,25 @@ def flags():
 
     parser = Parser(prog="tsne.py", description=__doc__)
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="a run, .npy or .npz of any [n, ...], an image folder, a data set")
-    latents = "a run's latents, an auto-decoder's refined ones or those of test pictures, or pixels"
-    add("--what", choices=("latents", "refined", "test", "pixels"), help=latents)
+    add("source", metavar="SOURCE", help="a run, .npy or .npz of shape [n, ...], image folder or data set")
+    what = "of a run: latents, the refined or test latents of an auto-decoder, or the pixels of its data"
+    add("--what", choices=("latents", "refined", "test", "pixels"), help=what)
     add("--split", choices=(*SPLITS, "all"), help="(test of runs, train of auto-decoders, else all)")
-    add("--train-and-test", action="store_true", help="a map of train, into which test points are put")
-    add("--labels", metavar="Y.npy", help="of an array: a whole number or string for each point")
-    add("-n", type=number(int, 2), help="at most so many points, chosen by --seed; of train and test each")
-    add("--pca", type=number(int, 0), default=50, help="to so many dimensions before t-SNE (50; 0: never)")
-    add("--perplexity", type=number(float, 1), default=30, help="neighbors of a point, so to speak (30)")
+    add("--train-and-test", action="store_true", help="map train, then place test points in that map")
+    add("--labels", metavar="Y.npy", help="of an array: a whole number or a string for each point")
+    add("-n", type=number(int, 2), help="at most this many random points (of train and of test each)")
+    add("--pca", type=number(int, 0), default=50, help="dimensions after PCA, before t-SNE (50; 0: no PCA)")
+    add("--perplexity", type=number(float, 1), default=30, help="effective number of neighbors (30)")
     add("--method", choices=METHODS, default="auto", help="(auto: the fastest that is accurate enough)")
-    add("--angle", type=number(float, 0, 1), default=0.5, help="of barnes_hut; less is more exact (0.5)")
-    add("--metric", choices=METRICS[:2], default="euclidean", help="(euclidean); cosine goes without PCA")
-    add("--max-iter", type=number(int, 1), help="iterations (as many as so many points take)")
-    add("--seed", type=number(int, 0, 2**31), default=0, help="of -n and of where points start (0)")
+    add("--angle", type=number(float, 0, 1), default=0.5, help="of barnes_hut; smaller is more exact (0.5)")
+    add("--metric", choices=METRICS[:2], default="euclidean", help="(euclidean); cosine is without PCA")
+    add("--max-iter", type=number(int, 1), help="iterations (500, or 700 for fewer than 5,000 points)")
+    add("--seed", type=number(int, 0, 2**31), default=0, help="of -n and of t-SNE (0)")
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-    add("--html", action="store_true", help="also a page to zoom into, with pictures")
+    add("--html", action="store_true", help="also write a page to zoom into, with pictures")
     add("--out", metavar="FILE.png", help="(tsne.png in the run or here); .npz and .html go beside it")
-    add("--image-size", type=number(int, 1), help="crop and resize pictures of a folder to this side")
-    add("--data-dir", metavar="DIR", help="where whole data sets are")
+    add("--image-size", type=number(int, 1), help="crop and resize the pictures of a folder to this side")
+    add("--data-dir", metavar="DIR", help="where the whole data sets are")
     return parser
 
 
@@ -652,246 +870,457 @@ def main(argv=None):
     import data
     import models
 
-    return data.run_command("tsne.py", command, argv, models.ModelError)
+    return data.run_command("tsne.py", command, argv, TSNEError, models.ModelError)
 
 
 def command(argv):
-    from data import Mistake, load, pick_device, require, write_file
+    import data
+    import sample
 
     args = flags().parse_args(argv)
-    args.device, place = pick_device(args.device), Path(args.source)
-    is_run, is_array = (place / "config.json").exists(), place.suffix in (".npy", ".npz") and place.is_file()
-    require(is_run or args.what in (None, "pixels"), f"--what {args.what} is of runs: {place} is none")
-    require(is_array or not args.labels, f"--labels are of an array: {place} is none")
-    require(not (args.image_size and (is_run or is_array)), f"--image-size is not of {place}: leave it out")
-    require(not (args.train_and_test and args.split), "--train-and-test takes both: leave --split out")
-    name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
-    picture = Path(args.out or (place / name if is_run else name))
-    arrays, html = picture.with_suffix(".npz"), picture.with_suffix(".html")
-    require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
-    is_other = arrays.resolve() not in [Path(given).resolve() for given in (place, args.labels or "")]
-    require(is_other, f"{arrays} would be written over: give another --out")
-    picture.parent.mkdir(parents=True, exist_ok=True)
+    args.device = data.pick_device(args.device)
+    path = Path(args.source)
+    is_run = (path / "config.json").exists()
+    is_array = path.suffix in (".npy", ".npz") and path.is_file()
+    check_flags(args, is_run, is_array)
+    picture_path, array_path, page_path = output_paths(args, is_run)
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
-    if is_run or is_array:
-        source = (open_run if is_run else open_array)(args)
-    else:
-        source = pixels_of(load(args.source, args.data_dir, args.image_size), "all")
+
+    arrays = data.open_arrays(path) if is_array else {}
+    if is_run:
+        run = sample.Run(path, args.data_dir)
+        run.model.to(args.device)
+        source = run_source(run, args.what or "latents")
+    elif is_array and ("x" in arrays or args.labels):
+        require("x" in arrays, f"{path} holds {', '.join(arrays)}: call the points x")
+        pictures = None
+        if may_be_pictures(arrays["x"]):
+            with contextlib.suppress(data.Mistake):  # then they are features
+                pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
+        if args.labels:
+            arrays["y"] = data.open_arrays(args.labels).get("x", np.empty(0))
+        source = array_source(path.name, arrays, args.labels or path, pictures)
+    else:  # pictures of a data set, of a folder, or of an .npz with x_train as train.py takes it
+        source = pixel_source(data.load(args.source, args.data_dir, args.image_size), "all")
+
     try:
-        found = embed(choose(*source, args), args)
-    except ValueError as error:  # what the class above has to say of these points
-        raise Mistake(f"{place}: {error}") from None
+        points = select(source, args)
+        tsne_map = compute_map(points, args)
+    except TSNEError as error:
+        raise TSNEError(f"{path}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
-    kept = {name: value for name, value in found.items() if name not in ("pictures", "order")}
-    write_file(arrays, lambda file: np.savez(file, **kept, settings=settings))
-    figure = draw(found)
-    write_file(picture, lambda file: figure.savefig(file, format=picture.suffix[1:], dpi=120))
-    shares = [f"{share:7.1%}  {name}" for name, share in zip(found["classes"], found["shares"], strict=True)]
-    print(found["title"], found["caption"], *shares * (len(shares) > 1), picture, arrays, sep="\n")
-    if template:
-        text = page(template, found).encode()
-        write_file(html, lambda file: file.write(text))
-        print(html)
+    data.write_file(array_path, lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
+    figure = draw(tsne_map)
+    file_format = picture_path.suffix[1:]
+    data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
+    print(report(tsne_map), picture_path, array_path, sep="\n")
+    if args.html:
+        thumbnails = None
+        if points.pictures is not None:
+            thumbnails = data.resize(points.pictures, thumbnail_side(points.pictures))
+        text = page(template, tsne_map, thumbnails).encode()
+        data.write_file(page_path, lambda file: file.write(text))
+        print(page_path)
+
+
+def check_flags(args, is_run, is_array):
+    source = args.source
+    require(is_run or args.what in (None, "pixels"), f"--what {args.what} is for runs, and {source} is none")
+    require(is_array or not args.labels, f"--labels is for arrays, and {source} is none")
+    takes_size = not (is_run or is_array)
+    require(takes_size or not args.image_size, f"--image-size is not for {source}: leave it out")
+    is_one_choice = not (args.train_and_test and args.split)
+    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+
+
+def output_paths(args, is_run):
+    """Where the picture, the arrays and the page go, in a folder that exists afterwards."""
+    name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
+    folder = Path(args.source) if is_run else Path()
+    picture = Path(args.out) if args.out else folder / name
+    arrays = picture.with_suffix(".npz")
+    require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
+    inputs = [Path(args.source).resolve(), Path(args.labels or "").resolve()]
+    require(arrays.resolve() not in inputs, f"{arrays} would be overwritten: give another --out")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    return picture, arrays, picture.with_suffix(".html")
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Sources: a title, the class names ([""] without labels), the default split, each split's pictures, uint8
-# [n, C, H, W] or None, and labels [n], and a function: split, rows -> points [rows, ...]
+# Sources: everything that can be mapped, and the points that the flags select from it
 
 
-def pixels_of(dataset, default):
-    from data import SPLITS, require
+@dataclass
+class Source:
+    """What the command line maps: points by split, with their labels and pictures."""
 
+    name: str  # "latents of vae-mnist10k", for the title
+    classes: list  # class names; [""] without labels
+    default_split: str  # a split, or "all"
+    splits: dict  # {name: (pictures uint8 [n, C, H, W] or None, class numbers int64 [n])}
+    read: Callable  # read(split, rows) returns the points [rows, ...]
+
+
+def pixel_source(dataset, default_split):
+    """The pixels of a data set, as points."""
     require(dataset.name != "arithmetic", "arithmetic is queries: only pictures and arrays have a map")
-    parts = {split: getattr(dataset, split) for split in SPLITS}
-    title = f"pixels of {dataset.name}"
-    return title, dataset.classes, default, parts, lambda split, rows: parts[split].x[rows]
+    splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
+
+    def read(split, rows):
+        return splits[split].x[rows]
+
+    return Source(f"pixels of {dataset.name}", dataset.classes, default_split, splits, read)
 
 
-def open_run(args):
-    """A run's latents, distributions by their means, or the pixels of its data."""
-    import data
-    import models
-
-    config, model = data.read_config(args.source), models.load(Path(args.source) / "best.pt").to(args.device)
-    kind, what, is_free = config["flags"]["model"], args.what or "latents", model.has_free_latents
-    has = what == "pixels" or (model.has_encoder and (is_free or what == "latents"))
-    told = f"{args.source} holds a {kind}, which has no --what {what}: --what pixels maps its pictures"
-    data.require(has, told)
-    dataset, learned = data.load_for_run(config, args.data_dir), {}
+def run_source(run, what):
+    """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
     if what == "pixels":
-        return pixels_of(dataset, "test")
-    parts = {split: getattr(dataset, split) for split in data.SPLITS}
-    if is_free:  # not encoded but kept, and NaN until they are known
-        learned["train"] = model.refined if what == "refined" else model.latents.weight
-        learned = (learned if what != "test" else {}) | dict(test=model.test_latents)
-        parts = {split: parts[split] for split, table in learned.items() if not table.isnan().any()}
+        return pixel_source(run.dataset, "test")
+    model = run.model
+    has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
+    message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
+    require(has_latents, message)
+    prefix = "refined latents" if what == "refined" else "latents"
+    name = f"{prefix} of {run.folder.resolve().name}"
+    splits = {"train": run.dataset.train, "valid": run.dataset.valid, "test": run.dataset.test}
 
-    def points(split, rows):
-        if is_free:
-            return model.distribution.from_params(learned[split][rows.to(args.device)]).mean
-        batches = (parts[split].batch(few) for few in rows.split(500))
-        return torch.cat([model.encode(x.to(args.device), y.to(args.device)) for x, y in batches])
+    def encode(split, rows):
+        batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
+        return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
 
-    title = f"{'refined ' * (what == 'refined')}latents of {Path(args.source).resolve().name}"
-    return title, dataset.classes, next(iter(learned), "test"), parts, points
+    if not model.has_free_latents:
+        return Source(name, run.classes, "test", splits, encode)
+
+    tables = {"train": model.latents.weight, "test": model.test_latents}
+    if what == "refined":
+        tables["train"] = model.refined
+    if what == "test":
+        del tables["train"]
+    # a table holds NaN until its latents are learned
+    splits = {split: splits[split] for split, table in tables.items() if not table.isnan().any()}
+
+    def look_up(split, rows):
+        return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
+
+    default_split = "test" if what == "test" else "train"
+    return Source(name, run.classes, default_split, splits, look_up)
 
 
-def open_array(args):
-    """X.npy of points [n, ...], or an .npz of them as x and of labels as y; --labels go before y."""
-    import data
-
-    arrays = data.open_arrays(args.source)
-    if "x" not in arrays and not args.labels:  # x_train and so on, as train.py takes them
-        return pixels_of(data.load(args.source), "all")
-    data.require("x" in arrays, f"{args.source} holds {', '.join(arrays)}: call the points x")
+def array_source(name, arrays, labels_path, pictures):
+    """Points x [n, ...] and, where there are any, labels y [n] from a dict of arrays. The only split is
+    called "row"."""
     x = np.atleast_1d(arrays["x"])
     y = arrays.get("y", np.full(len(x), ""))
-    y = data.open_arrays(args.labels).get("x", np.empty(0)) if args.labels else y
-    told = f"{args.labels or args.source} has labels of shape {list(y.shape)}, {y.dtype}"
     fits = y.shape == x.shape[:1] and y.dtype.kind in "iubU"
-    data.require(fits, f"{told}: give a whole number or a string to each of {len(x):,} points")
-    names, y = np.unique(y, return_inverse=True)
-    try:  # rows of 14 x 14 and more may be pictures, shorter ones are rather features
-        is_row = x.ndim < 3 and x.size < 196 * len(x)
-        pictures = None if is_row else torch.from_numpy(data.as_pictures(x, args.source))
-    except data.Mistake:
-        pictures = None
-    parts, title = dict(row=(pictures, torch.from_numpy(y))), Path(args.source).name
-    return title, [*map(str, names)], "all", parts, lambda split, rows: x[rows.numpy()]
+    problem = f"{labels_path} has labels of shape {list(y.shape)}, {y.dtype}"
+    require(fits, f"{problem}: give a whole number or a string to each of {len(x):,} points")
+    names, class_numbers = np.unique(y, return_inverse=True)
+    splits = {"row": (pictures, torch.from_numpy(class_numbers))}
+
+    def read(split, rows):
+        return x[rows.numpy()]
+
+    return Source(name, [str(label) for label in names], "all", splits, read)
 
 
-def choose(title, classes, default, parts, points, args):
-    """The wanted points: x [n, d], labels, split and row [n], pictures or None, beside classes and title."""
-    from data import require
+def may_be_pictures(x):
+    """Rows of at least 14 * 14 numbers may be the pixels of a square; shorter ones are features."""
+    return x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14)
 
-    splits = ["train", "test"] if args.train_and_test else [args.split or default]
-    groups = {"": [*parts]} if splits == ["all"] else {split: [split] for split in splits}
-    chosen, sizes = [], []
-    for kind, names in groups.items():  # -n is of each
-        totals = [len(parts[name][1]) if name in parts else 0 for name in names]
-        told = f"{args.source} has no {kind or 'such'} points, or keeps no such latents of them"
-        require(sum(totals), told)
-        wanted, random = torch.zeros(sum(totals), dtype=bool), torch.Generator().manual_seed(args.seed)
-        wanted[torch.randperm(len(wanted), generator=random)[: args.n]] = True
-        sizes.append(f"{wanted.sum():,} {f'of {len(wanted):,} ' * (not wanted.all())}{kind}".strip())
-        for name, part in zip(names, wanted.split(totals), strict=True):
-            rows, (pictures, labels) = part.nonzero()[:, 0], parts[name]
-            if not len(rows):
-                continue
-            torch.manual_seed(args.seed)  # of pixels that are drawn anew at every look
-            with torch.no_grad():
-                x = points(name, rows)
-            x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
-            pictures = None if pictures is None else pictures[rows]
-            chosen.append((x, labels[rows].numpy(), np.repeat(name, len(rows)), rows.numpy(), pictures))
-    x, labels, split, row, pictures = zip(*chosen, strict=True)
-    found = dict(x=torch.cat(x), pictures=None if pictures[0] is None else torch.cat(pictures))
-    found |= dict(labels=np.concatenate(labels), split=np.concatenate(split), row=np.concatenate(row))
-    return found | dict(classes=classes, title=f"{title}: {' and '.join(sizes)} points")
+
+@dataclass
+class Points:
+    """The selected points."""
+
+    title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
+    classes: list  # class names
+    x: torch.Tensor  # [n, d]
+    labels: np.ndarray  # class numbers [n]
+    split: np.ndarray  # the name of the split [n] that each point is from
+    row: np.ndarray  # its index there [n]
+    pictures: torch.Tensor | None  # uint8 [n, C, H, W]
+
+
+def select(source, args):
+    """The Points of a Source that the flags ask for: all, or -n random ones of train and of test each with
+    --train-and-test, and of all splits together otherwise."""
+    split = args.split or source.default_split
+    groups = {split: [split]}
+    if args.train_and_test:
+        groups = {"train": ["train"], "test": ["test"]}
+    elif split == "all":
+        groups = {"": list(source.splits)}
+    sizes = []  # "300 of 1,000 train"
+    parts = []
+    for group, names in groups.items():
+        totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
+        n = sum(totals)
+        require(n > 0, f"there are no {group or 'such'} points, or no latents of them were saved")
+        is_selected = torch.zeros(n, dtype=torch.bool)
+        random = torch.Generator().manual_seed(args.seed)
+        is_selected[torch.randperm(n, generator=random)[: args.n]] = True
+        n_selected = int(is_selected.sum())
+        size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
+        sizes.append(f"{size} {group}".strip())
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
+            if mask.any():
+                parts.append(read_points(source, name, mask.nonzero()[:, 0], args.seed))
+    has_pictures = parts[0].pictures is not None
+    return Points(
+        title=f"{source.name}: {' and '.join(sizes)} points",
+        classes=source.classes,
+        x=torch.cat([part.x for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        split=np.concatenate([part.split for part in parts]),
+        row=np.concatenate([part.row for part in parts]),
+        pictures=torch.cat([part.pictures for part in parts]) if has_pictures else None,
+    )
+
+
+@torch.no_grad()
+def read_points(source, split, rows, seed):
+    """The Points at these rows of one split."""
+    torch.manual_seed(seed)  # of the data, where dynamic binarization samples pixels each time they are read
+    x = source.read(split, rows)
+    x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
+    pictures, labels = source.splits[split]
+    pictures = None if pictures is None else pictures[rows]
+    name = np.repeat(split, len(rows))
+    return Points(source.name, source.classes, x, labels[rows].numpy(), name, rows.numpy(), pictures)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The map of the chosen points, as a picture and as a page
+# The map of the selected points: computed, described, drawn, and written as a page
 
 
-def embed(found, args):
-    """Adds embedding [n, 2], whose last `put` points are there by transform, and what can be told of it."""
-    x, y = found.pop("x"), torch.from_numpy(found["labels"])
-    put = found["split"].tolist().count("test") if args.train_and_test else 0
-    n = len(x) - put  # points that make the map
-    told = f"t-SNE of {x.shape[1]} dimensions"
+@dataclass
+class Map:
+    """The map of points. The last n_placed are test points that were placed in the map of the others."""
+
+    points: Points
+    embedding: np.ndarray  # [n, 2]
+    n_placed: int
+    dimensions: list  # of the data, and after PCA if there was one
+    perplexity: float
+    kl: float  # nats
+    is_correct: np.ndarray  # float64 [n]: 1 if most of a point's 10 neighbors in the map are of its class
+
+    @property
+    def n_fitted(self):
+        return len(self.embedding) - self.n_placed
+
+    @property
+    def class_accuracy(self):
+        """The 10-NN accuracy of each class; NaN for a class without points."""
+        classes = range(len(self.points.classes))
+        of_class = [self.is_correct[self.points.labels == c] for c in classes]
+        return [correct.mean() if len(correct) else math.nan for correct in of_class]
+
+    @property
+    def drawing_order(self):
+        """Random, so that no class covers another, with the placed points last."""
+        order = np.random.RandomState(0).permutation(self.n_fitted)
+        return np.append(order, np.arange(self.n_fitted, len(self.embedding)))
+
+    @property
+    def caption_lines(self):
+        """One line about t-SNE and, if there are classes, one about how well they are separated."""
+        dimensions = f"{self.dimensions[0]} dimensions"
+        if len(self.dimensions) > 1:
+            dimensions += f", {self.dimensions[1]} after PCA"
+        line = f"t-SNE of {dimensions}, perplexity {self.perplexity:g}, KL {self.kl:.3f} nats"
+        if len(self.points.classes) == 1:
+            return [line]
+        accuracy = f"10-NN accuracy {self.is_correct[: self.n_fitted].mean():.1%}"
+        if self.n_placed:
+            accuracy += f", of the ringed test points {self.is_correct[self.n_fitted :].mean():.1%}"
+        return [line, accuracy]
+
+
+def compute_map(points, args):
+    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map."""
+    x = points.x
+    n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
+    n = len(x) - n_placed
+    dimensions = [x.shape[1]]
     if 0 < args.pca < x.shape[1] and args.metric == "euclidean":
         x = x - x[:n].mean(0)
         x = x @ principal_axes(x[:n], args.pca)
-        told += f", {x.shape[1]} after PCA"
-    names = ("perplexity", "method", "angle", "metric", "max_iter")
-    tsne = TSNE(**{name: getattr(args, name) for name in names}, random_state=args.seed)
-    places = tsne.fit_transform(x[:n].to(args.device))
-    near = nearest(places, places, min(10, n - 1), 0)[0]
-    if n < len(x):
-        new = tsne.transform(x[n:].to(args.device))
-        near = torch.cat([near, nearest(new, places, near.shape[1])[0]])
-        places = torch.cat([places, new])
-    right = (y[near.cpu()].mode(1).values == y).double()  # is it what most of its neighbors in the map are?
-    shares = [right[y == c].mean().item() for c in range(len(found["classes"]))]  # nan, if it has no points
-    told += f", perplexity {args.perplexity:g}, KL {tsne.kl_divergence_:.3f} nats"
-    if len(shares) > 1:
-        told += f"; 10-NN accuracy {right[:n].mean():.1%}"
-        told += f", of the ringed test points {right[n:].mean():.1%}" if n < len(x) else ""
-    order = np.append(np.random.RandomState(0).permutation(n), np.arange(n, len(x)))
-    found |= dict(order=order, put=put, shares=shares, caption=told, kl=tsne.kl_divergence_)
-    return found | dict(embedding=places.cpu().numpy())
+        dimensions.append(x.shape[1])
+    tsne = TSNE(
+        perplexity=args.perplexity,
+        max_iter=args.max_iter,
+        metric=args.metric,
+        random_state=args.seed,
+        method=args.method,
+        angle=args.angle,
+    )
+    embedding = tsne.fit_transform(x[:n].to(args.device))
+    k = min(10, n - 1)
+    neighbors, _ = nearest_neighbors(embedding, embedding, k, first=0)
+    if n_placed:
+        placed = tsne.transform(x[n:].to(args.device))
+        neighbors_of_placed, _ = nearest_neighbors(placed, embedding, k)
+        embedding = torch.cat([embedding, placed])
+        neighbors = torch.cat([neighbors, neighbors_of_placed])
+    labels = torch.from_numpy(points.labels)
+    majority = labels[neighbors.cpu()].mode(1).values
+    return Map(
+        points=points,
+        embedding=embedding.cpu().numpy(),
+        n_placed=n_placed,
+        dimensions=dimensions,
+        perplexity=args.perplexity,
+        kl=tsne.kl_divergence_,
+        is_correct=(majority == labels).double().numpy(),
+    )
 
 
-def draw(found):
-    """A figure of the map: classes by color and, where they keep together, by name."""
+def as_arrays(tsne_map):
+    """What tsne.npz holds of a map."""
+    points = tsne_map.points
+    return {
+        "embedding": tsne_map.embedding,
+        "put": tsne_map.n_placed,
+        "kl": tsne_map.kl,
+        "shares": tsne_map.class_accuracy,
+        "labels": points.labels,
+        "split": points.split,
+        "row": points.row,
+        "classes": points.classes,
+        "title": tsne_map.points.title,
+        "caption": "; ".join(tsne_map.caption_lines),
+    }
+
+
+def report(tsne_map):
+    """The lines about a map that the command prints."""
+    lines = [tsne_map.points.title, "; ".join(tsne_map.caption_lines)]
+    classes = tsne_map.points.classes
+    if len(classes) > 1:
+        for name, accuracy in zip(classes, tsne_map.class_accuracy, strict=True):
+            lines.append(f"{accuracy:7.1%}  {name}")
+    return "\n".join(lines)
+
+
+def draw(tsne_map):
+    """A figure of the map, in which colors show the classes."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.patheffects import withStroke
 
-    order, classes, put = found["order"], found["classes"], found["put"]
-    (x, y), labels = found["embedding"][order].T, found["labels"][order]  # so that no class lies on top
-    n, present = len(x) - put, np.unique(labels) if len(classes) > 1 else ()
-    is_few, shades = len(present) <= 20, np.array(COLORS)[labels % len(COLORS)]
-    height = 0.8 + np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
-    height += 0 if is_few else 0.02 * min(len(present), 100)
-    figure = Figure(figsize=(6.7, height), layout="constrained")
+    order = tsne_map.drawing_order
+    x, y = tsne_map.embedding[order].T
+    labels = tsne_map.points.labels[order]
+    n = tsne_map.n_fitted
+    has_classes = len(tsne_map.points.classes) > 1
+    classes = np.unique(labels) if has_classes else np.empty(0, int)  # those that have points
+    has_few_classes = len(classes) <= 20
+
+    map_height = np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
+    legend_height = 0 if has_few_classes else 0.02 * min(len(classes), 100)
+    figure = Figure(figsize=(6.7, 0.8 + map_height + legend_height), layout="constrained")
     axis = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
-    size, faint = np.clip(20000 / len(x), 0.7, 25), 0.4 if put else 0.8
-    crisp = dict(linewidths=0, antialiased=len(x) < 5000)  # many points with soft edges make a large file
-    axis.scatter(x[:n], y[:n], size, shades[:n], alpha=faint, **crisp)
-    axis.scatter(x[n:], y[n:], 2 * size, shades[n:], edgecolors="black", linewidths=0.4)
-    keys, edge = [], [withStroke(linewidth=3, foreground="white")]
-    with rc_context({"text.parse_math": False}):  # a class may be called $
-        figure.suptitle(textwrap.fill(found["title"], 90), fontsize=10)
-        told = found["caption"].replace("; ", "\n") + ", of each class in the legend" * (len(classes) > 1)
-        (figure.supxlabel if is_few else axis.set_xlabel)(told, fontsize=8)
-        for c in present:
-            name, share, own = " ".join(classes[c].split())[:18], found["shares"][c], labels == c
-            keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], marker="o", linestyle=""))
-            keys[-1].set(label=f" {name} ({share:.0%})", markersize=6 if is_few else 3)
-            if is_few and share > 0.5:
-                style = dict(ha="center", va="center", weight="bold", path_effects=edge)
-                axis.text(np.median(x[own]), np.median(y[own]), name, **style)
-        style = dict(loc="outside right center", fontsize=8)
-        if not is_few:
-            style = dict(loc="outside lower center", fontsize=5.5, ncols=5, columnspacing=0.5)
-        figure.legend(handles=keys[:100], frameon=False, handletextpad=0, **style)
+    colors = np.array(COLORS)[labels % len(COLORS)]
+    size = np.clip(20000 / len(x), 0.7, 25)
+    alpha = 0.4 if tsne_map.n_placed else 0.8
+    smooth = len(x) < 5000  # many points with smooth edges make a large file
+    axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
+    axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
+
+    with rc_context({"text.parse_math": False}):  # the name of a class may hold a $
+        figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
+        caption = "\n".join(tsne_map.caption_lines)
+        if has_classes:
+            caption += ", of each class in the legend"
+        if has_few_classes:
+            figure.supxlabel(caption, fontsize=8)
+            name_regions(axis, tsne_map, classes)
+        else:
+            axis.set_xlabel(caption, fontsize=8)
+        add_legend(figure, tsne_map, classes, has_few_classes)
     return figure
 
 
-def page(template, found):
-    """The page: the template with the map as JSON, in which no name can end the script."""
-    places, order = found["embedding"] * [1, -1], found["order"]  # y grows downwards
+def short_name(name):
+    return " ".join(name.split())[:18]
+
+
+def name_regions(axis, tsne_map, classes):
+    """Writes the name of a class at the median of its points, if over half of them are correct."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=3, foreground="white")]
+    accuracy = tsne_map.class_accuracy
+    for c in classes:
+        if accuracy[c] > 0.5:
+            x, y = np.median(tsne_map.embedding[tsne_map.points.labels == c], 0)
+            name = short_name(tsne_map.points.classes[c])
+            axis.text(x, y, name, ha="center", va="center", weight="bold", path_effects=outline)
+
+
+def add_legend(figure, tsne_map, classes, has_few_classes):
+    """The legend: few classes at the right of the map, the first 100 of many below it."""
+    from matplotlib.lines import Line2D
+
+    accuracy = tsne_map.class_accuracy
+    keys = []
+    for c in classes[:100]:
+        label = f" {short_name(tsne_map.points.classes[c])} ({accuracy[c]:.0%})"
+        marker_size = 6 if has_few_classes else 3
+        style = dict(marker="o", markersize=marker_size, linestyle="")
+        keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
+    style = dict(loc="outside lower center", fontsize=5.5, ncols=5, columnspacing=0.5)
+    if has_few_classes:
+        style = dict(loc="outside right center", fontsize=8)
+    figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
+
+
+def page(template, tsne_map, thumbnails=None):
+    """The page: the template with the map as JSON, in which no name can end the script. thumbnails are
+    small pictures uint8 [n, C, side, side] of the points, or None."""
+    order = tsne_map.drawing_order
+    places = tsne_map.embedding * [1, -1]  # on a page, y grows downward
     places = places[order] - places.min(0)
     x, y = np.rint(places.T * 20000 / max(places.max(), 1e-30)).astype(int).tolist()
-    told = dict(x=x, y=y, colors=COLORS, sheet=None, side=0)
-    told |= {name: found[name] for name in ("title", "caption", "classes", "put")}
-    told |= {name: found[name][order].tolist() for name in ("labels", "split", "row")}
-    if found["pictures"] is not None:
-        told["sheet"], told["side"] = sheet(found["pictures"][order])
-    return template.replace("__MAP__", json.dumps(told).replace("<", r"\u003c"))
+    points = tsne_map.points
+    content = {
+        "x": x,
+        "y": y,
+        "colors": COLORS,
+        "atlas": None if thumbnails is None else picture_atlas(thumbnails[order]),
+        "side": 0 if thumbnails is None else thumbnails.shape[2],
+        "title": tsne_map.points.title,
+        "caption": "; ".join(tsne_map.caption_lines),
+        "classes": points.classes,
+        "n_placed": tsne_map.n_placed,
+        "labels": points.labels[order].tolist(),
+        "split": points.split[order].tolist(),
+        "row": points.row[order].tolist(),
+    }
+    return template.replace("__MAP__", json.dumps(content).replace("<", r"\u003c"))
 
 
-def sheet(pictures):
-    """Small copies of pictures uint8 [n, C, H, W] side by side in a JPEG, as its URI, and their side in
-    pixels, which keeps a page of 10,000 under 5 MB."""
+def thumbnail_side(pictures):
+    """The side in pixels at which n pictures [n, C, H, W] keep a page of 10,000 points under 5 MB."""
+    n = len(pictures)
+    side = 28 if n > 2000 else 56
+    return min(side, *pictures.shape[2:], math.isqrt(16_000_000 // n) + 1)
+
+
+def picture_atlas(thumbnails):
+    """Pictures uint8 [n, C, side, side] in the rows of one square JPEG picture, as a data: URI."""
     from PIL import Image
 
-    from data import resize
-
-    n = len(pictures)
-    columns, side = math.isqrt(n - 1) + 1, min(*pictures.shape[2:], 28 if n > 2000 else 56)
-    side = min(side, math.isqrt(16_000_000 // n) + 1)
-    small = resize(pictures, side)
-    small = torch.cat([small, small.new_zeros(columns**2 - n, *small.shape[1:])])
-    small = small.unflatten(0, (columns, -1)).permute(0, 3, 1, 4, 2)  # (row, H, column, W, C)
-    image = small.flatten(2, 3).flatten(0, 1).squeeze(2).numpy()
-    Image.fromarray(image).save(file := io.BytesIO(), "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", side
+    n = len(thumbnails)
+    columns = math.isqrt(n - 1) + 1
+    empty = thumbnails.new_zeros(columns**2 - n, *thumbnails.shape[1:])
+    grid = torch.cat([thumbnails, empty]).unflatten(0, (columns, columns))
+    grid = grid.permute(0, 3, 1, 4, 2)  # (row, side, column, side, C)
+    pixels = grid.flatten(2, 3).flatten(0, 1)  # (row * side, column * side, C)
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2).numpy()).save(file, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 if __name__ == "__main__":

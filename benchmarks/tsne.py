@@ -4,17 +4,21 @@
     python benchmarks/tsne.py --data-dir DIR                                       # 2,000 and 10,000 points
     python benchmarks/tsne.py --data-dir DIR --sizes 70000 --rounds 1 --keep maps  # take an hour
     python benchmarks/tsne.py --force maps/mnist-70000-ours.npy --figure docs/barnes-hut.png
+    python benchmarks/tsne.py --quick                                              # seconds: does it run?
 
-Digits and clothes, in 50 principal components. Every run is a process of its own, and they alternate; the
-table has medians of the seconds that fitting takes, and of the memory that it adds at its peak. On one
-thread they are the processor's seconds, to which other programs add little, else the wall's. Rivals run as
-they come, and again with our number of iterations, learning rates and momentum (which in scikit-learn is
-fixed). One function judges all maps: KL with the affinities of the exact 90 neighbors in float64 and every
-pair in Z, and the share of the 10 nearest neighbors that the map keeps.
+The data are digits and clothes in 50 principal components. Every fit runs in a process of its own, and the
+systems alternate. The table shows the median of the seconds that fitting takes, and of the memory that it
+adds at its peak. With one thread these are seconds of processor time, which other programs change little,
+and otherwise of wall-clock time. Rivals run with their defaults, and again with our number of iterations,
+learning rates and momentum (which is fixed in scikit-learn); a rival that is not installed is left out. One
+function judges all maps: the KL divergence, with the affinities of the exact 90 neighbors in float64 and
+every pair in Z, and the share of the 10 nearest neighbors in the data that are so in the map.
 """
 
 import argparse
+import importlib.util
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -46,7 +50,8 @@ def scikit_learn(x, threads):
 def scikit_learn_on_our_schedule(x, threads):
     from sklearn.manifold import _t_sne
 
-    descend, n = _t_sne._gradient_descent, len(x)
+    n = len(x)
+    descend = _t_sne._gradient_descent
 
     def with_our_rate(*args, **options):
         options["learning_rate"] = n / 48 if options["it"] == 0 else n / 4
@@ -54,7 +59,8 @@ def scikit_learn_on_our_schedule(x, threads):
 
     _t_sne._gradient_descent = with_our_rate
     model = _t_sne.TSNE(n_jobs=threads, random_state=0)
-    model._EXPLORATION_MAX_ITER, model.max_iter = 100, our_iterations(n)
+    model._EXPLORATION_MAX_ITER = 100
+    model.max_iter = our_iterations(n)
     return model.fit_transform(x)
 
 
@@ -62,8 +68,10 @@ def open_tsne(method, **schedule):
     def fit(x, threads):
         from openTSNE import TSNE
 
-        given = dict(schedule, n_iter=our_iterations(len(x)) - 100) if schedule else {}
-        model = TSNE(n_jobs=threads, negative_gradient_method=method, random_state=0, **given)
+        settings = dict(schedule)
+        if schedule:
+            settings["n_iter"] = our_iterations(len(x)) - 100
+        model = TSNE(n_jobs=threads, negative_gradient_method=method, random_state=0, **settings)
         return np.asarray(model.fit(x))
 
     return fit
@@ -86,6 +94,12 @@ SYSTEMS = {
 }
 
 
+def is_installed(name):
+    """Whether the package of a system, or of a method of --force, can be imported."""
+    package = {"openTSNE": "openTSNE", "scikit-learn": "sklearn"}.get(re.split("[ ,]", name)[0], "torch")
+    return importlib.util.find_spec(package) is not None
+
+
 def clock(threads):
     return time.process_time() if threads == 1 else time.perf_counter()
 
@@ -96,53 +110,58 @@ def peak_memory():
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def run_one(name, points, result, threads):
-    """In a process of its own: fits, and writes the map; prints seconds and MB as JSON."""
+def fit(name, points_path, map_path, threads):
+    """Fits one system in this process and writes the map; prints seconds and MB as JSON."""
     torch.set_num_threads(threads)
-    x = np.load(points)
-    SYSTEMS[name](x[:100], threads)  # warms up: imports, and what is compiled or planned at first
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+    x = np.load(points_path)
+    SYSTEMS[name](x[:100], threads)  # a first fit imports and compiles
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
     before = peak_memory()
     started = clock(threads)
-    found = SYSTEMS[name](x, threads)
+    embedding = SYSTEMS[name](x, threads)
     seconds = clock(threads) - started
-    np.save(result, found)
+    np.save(map_path, embedding)
     print(json.dumps(dict(seconds=seconds, megabytes=peak_memory() - before)))
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The judge, which shares nothing with what it judges
+# The judge, which shares no code with what it judges
 
 
 class Judge:
+    """What all maps of points x [n, d] are judged by: affinities and neighbors from scikit-learn."""
+
     def __init__(self, x, threads):
         from sklearn.manifold._t_sne import _joint_probabilities_nn
         from sklearn.neighbors import NearestNeighbors
 
-        found = NearestNeighbors(n_neighbors=90, algorithm="brute", n_jobs=threads).fit(x.astype(np.float64))
-        graph = found.kneighbors_graph(mode="distance")
+        search = NearestNeighbors(n_neighbors=90, algorithm="brute", n_jobs=threads).fit(
+            x.astype(np.float64)
+        )
+        graph = search.kneighbors_graph(mode="distance")
         distances = graph.data.reshape(len(x), 90)
         nearest = np.take_along_axis(graph.indices.reshape(len(x), 90), distances.argsort(1), 1)
         self.neighbors = nearest[:, :10]
         graph.data **= 2
         pairs = _joint_probabilities_nn(graph, 30, 0).tocoo()
-        self.row, self.column, self.p = pairs.row, pairs.col, pairs.data / pairs.data.sum()
+        self.row = pairs.row
+        self.column = pairs.col
+        self.p = pairs.data / pairs.data.sum()
 
     def __call__(self, y):
-        """KL(P || Q) in nats, and the share of 10 neighbors kept."""
+        """KL(P || Q) of a map y [n, 2] in nats, and the share of the 10 nearest neighbors that it keeps."""
         from sklearn.neighbors import NearestNeighbors
 
         y = y.astype(np.float64)
         k = 1 / (1 + ((y[self.row] - y[self.column]) ** 2).sum(1))
         kl = (self.p * np.log(self.p / k)).sum() + np.log(normalizer(y))
-        found = NearestNeighbors(n_neighbors=10).fit(y).kneighbors(return_distance=False)
-        return kl, np.mean(
-            [len(np.intersect1d(a, b)) / 10 for a, b in zip(found, self.neighbors, strict=True)]
-        )
+        neighbors = NearestNeighbors(n_neighbors=10).fit(y).kneighbors(return_distance=False)
+        pairs = zip(neighbors, self.neighbors, strict=True)
+        return kl, np.mean([len(np.intersect1d(in_map, in_data)) / 10 for in_map, in_data in pairs])
 
 
 def normalizer(y):
-    """Z over every pair."""
+    """Z, the sum of 1 / (1 + |y_i - y_j|^2) over every pair."""
     y = torch.from_numpy(y)
     parts = (torch.cdist(rows, y, compute_mode="donot_use_mm_for_euclid_dist") for rows in y.split(500))
     return sum((1 / (1 + part.square_())).sum().item() for part in parts) - len(y)
@@ -160,95 +179,112 @@ def load_points(name, data_dir, n):
     return tsne.pca(x.float() / 255, 50).numpy()
 
 
-def compare(name, n, args):
-    """Print the table of one data set at one size."""
+def compare_systems(name, n, args):
+    """Prints the table of one data set at one size."""
     x = load_points(name, args.data_dir, n)
-    judge, runs = Judge(x, args.threads), {system: [] for system in args.systems}
+    judge = Judge(x, args.threads)
+    fits = {system: [] for system in args.systems}
+    maps = {}
     with tempfile.TemporaryDirectory() as folder:
-        points = Path(folder) / "x.npy"
-        np.save(points, x)
+        points_path = Path(folder) / "x.npy"
+        np.save(points_path, x)
         for _ in range(args.rounds):
             for system in args.systems:
-                path = (
-                    Path(args.keep or folder)
-                    / f"{name}-{n}-{system.replace(', ', '-').replace(' ', '-')}.npy"
-                )
+                path = Path(args.keep or folder) / f"{name}-{n}-{re.sub('[, ]+', '-', system)}.npy"
                 path.parent.mkdir(exist_ok=True)
-                command = [sys.executable, __file__, "--one", system, str(points), str(path)]
-                done = subprocess.run(
-                    [*command, "--threads", str(args.threads)], check=True, capture_output=True, text=True
-                )
-                runs[system].append(json.loads(done.stdout.splitlines()[-1]) | {"map": np.load(path)})
-                print(f"  {system}: {runs[system][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
-    print(f"\n{name}, {n:,} points, {args.threads} threads, {args.rounds} rounds")
+                command = [sys.executable, __file__, "--fit", system, str(points_path), str(path)]
+                command += ["--threads", str(args.threads)]
+                process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                fits[system].append(json.loads(process.stdout.splitlines()[-1]))
+                maps[system] = np.load(path)  # with a seed, all are the same but for the order of sums
+                print(f"  {system}: {fits[system][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
+    print(f"\n{name}, {len(x):,} points, {args.threads} threads, {args.rounds} rounds")
     print(f"{'':<28}{'seconds':>9}{'ours is':>9}{'MB':>8}{'KL':>9}{'10-NN':>8}")
-    taken = {s: statistics.median(run["seconds"] for run in runs[s]) for s in runs}
-    for system in runs:
-        kl, kept = judge(runs[system][-1]["map"])  # with a seed, all are the same but for the order of sums
-        memory = statistics.median(run["megabytes"] for run in runs[system])
-        times = taken[system] / taken.get("ours", np.nan)
-        print(
-            f"{system:<28}{taken[system]:>9.2f}{times:>8.2f}x{memory:>8.0f}{kl:>9.4f}{kept:>8.4f}",
-            flush=True,
-        )
+    seconds = {system: statistics.median(fit["seconds"] for fit in fits[system]) for system in fits}
+    for system in fits:
+        kl, neighbors_kept = judge(maps[system])
+        memory = statistics.median(fit["megabytes"] for fit in fits[system])
+        ratio = seconds[system] / seconds.get("ours", np.nan)
+        line = f"{system:<28}{seconds[system]:>9.2f}{ratio:>8.2f}x{memory:>8.0f}{kl:>9.4f}"
+        print(f"{line}{neighbors_kept:>8.4f}", flush=True)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The push alone: relative error of the force against time
+# The repulsion alone: relative error of the force against time
 
 
-def repulsions(y, threads):
-    """{name: {setting: function that returns the push, up to a factor}} of a map [n, 2]."""
-    from openTSNE import _tsne, quad_tree
-    from sklearn.manifold import _barnes_hut_tsne
-
-    n, wide, tensor = len(y), y.astype(np.float64), torch.from_numpy(y)
-
-    def scikit_learn(angle):
-        force, none = np.zeros_like(y), np.zeros(n + 1, np.int64)
-        one = np.zeros(1, np.float32), y, none[:1], none, force
-        _barnes_hut_tsne.gradient(*one, angle, 2, 0, dof=1, compute_error=False, num_threads=threads)
-        return -force
-
-    def open_tsne(angle):
-        force = np.zeros_like(wide)
-        tree = quad_tree.QuadTree(wide)
-        _tsne.estimate_negative_gradient_bh(tree, wide, force, theta=angle, dof=1, num_threads=threads)
-        return -force
-
-    def open_tsne_fft(nodes):
-        force = np.zeros_like(wide)
-        _tsne.estimate_negative_gradient_fft_2d(wide, force, n_interpolation_points=nodes, dof=1)
-        return -force
-
-    meshes = {h: tsne.Mesh(h) for h in (0.7, 0.5, 0.35, 0.25, 0.18)}
-    angles = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+def our_repulsions(y):
+    """{name: {setting: function that returns the repulsion, up to a factor}} of a map [n, 2]."""
+    y = torch.from_numpy(y)
+    meshes = {h: tsne.MeshRepulsion(h) for h in (0.7, 0.5, 0.35, 0.25, 0.18)}
     return {
         "ours, barnes_hut (angle)": {
-            angle: lambda angle=angle: tsne.barnes_hut_repulsion(tensor, angle)[0].numpy()
-            for angle in angles
+            angle: lambda angle=angle: tsne.barnes_hut_repulsion(y, angle)[0].numpy() for angle in ANGLES
         },
-        "scikit-learn (angle)": {angle: lambda angle=angle: scikit_learn(angle) for angle in angles},
-        "openTSNE bh (angle)": {angle: lambda angle=angle: open_tsne(angle) for angle in angles},
-        "ours, fft (spacing)": {h: lambda mesh=mesh: mesh(tensor)[0].numpy() for h, mesh in meshes.items()},
-        "openTSNE fft (nodes)": {nodes: lambda nodes=nodes: open_tsne_fft(nodes) for nodes in (2, 3, 4)},
+        "ours, fft (spacing)": {h: lambda mesh=mesh: mesh(y)[0].numpy() for h, mesh in meshes.items()},
     }
 
 
+def scikit_learn_repulsions(y, threads):
+    from sklearn.manifold import _barnes_hut_tsne
+
+    def repulsion(angle):
+        force = np.zeros_like(y)
+        no_neighbors = np.zeros(len(y) + 1, np.int64)
+        p = np.zeros(1, np.float32)
+        pairs = (p, y, no_neighbors[:1], no_neighbors, force)
+        _barnes_hut_tsne.gradient(*pairs, angle, 2, 0, dof=1, compute_error=False, num_threads=threads)
+        return -force
+
+    return {"scikit-learn (angle)": {angle: lambda angle=angle: repulsion(angle) for angle in ANGLES}}
+
+
+def open_tsne_repulsions(y, threads):
+    from openTSNE import _tsne, quad_tree
+
+    y = y.astype(np.float64)
+
+    def barnes_hut(angle):
+        force = np.zeros_like(y)
+        tree = quad_tree.QuadTree(y)
+        _tsne.estimate_negative_gradient_bh(tree, y, force, theta=angle, dof=1, num_threads=threads)
+        return -force
+
+    def fft(nodes):
+        force = np.zeros_like(y)
+        _tsne.estimate_negative_gradient_fft_2d(y, force, n_interpolation_points=nodes, dof=1)
+        return -force
+
+    return {
+        "openTSNE bh (angle)": {angle: lambda angle=angle: barnes_hut(angle) for angle in ANGLES},
+        "openTSNE fft (nodes)": {nodes: lambda nodes=nodes: fft(nodes) for nodes in (2, 3, 4)},
+    }
+
+
+ANGLES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
 def compare_forces(path, threads, rounds, figure):
-    """Print and draw error and milliseconds of each repulsion at the map in `path`, alternating."""
+    """Prints and draws error and milliseconds of each repulsion at the map in `path`, alternating."""
     torch.set_num_threads(threads)
     y = np.load(path).astype(np.float32)
     exact = tsne.exact_repulsion(torch.from_numpy(y).double())[0].numpy()
-    systems = repulsions(y, threads)
-    errors, times = {}, {}
+    systems = our_repulsions(y)
+    if is_installed("scikit-learn"):
+        systems |= scikit_learn_repulsions(y, threads)
+    if is_installed("openTSNE"):
+        systems |= open_tsne_repulsions(y, threads)
+    errors = {}
+    times = {}
     for _ in range(rounds + 1):  # the first warms up
         for name, settings in systems.items():
             for setting, function in settings.items():
                 started = clock(threads)
                 force = function().astype(np.float64)
                 times.setdefault((name, setting), []).append(1000 * (clock(threads) - started))
-                force *= (force * exact).sum() / (force * force).sum() / np.sign((force * exact).sum())
+                # the factor and the sign that bring the force nearest to the exact one
+                product = (force * exact).sum()
+                force *= abs(product) / (force * force).sum()
                 errors[name, setting] = np.linalg.norm(force - exact) / np.linalg.norm(exact)
     times = {key: statistics.median(values[1:]) for key, values in times.items()}
     print(f"{Path(path).name}, {len(y):,} points, {threads} threads")
@@ -256,17 +292,20 @@ def compare_forces(path, threads, rounds, figure):
     for name, settings in systems.items():
         curves[name] = np.array([(errors[name, s], times[name, s]) for s in settings])
         for setting in settings:
-            print(
-                f"{name:<28}{setting:>6}   error {errors[name, setting]:.2e}{times[name, setting]:>8.1f} ms"
-            )
-    for name, curve in curves.items():
-        if "(angle)" in name:  # their time for the error that ours has at angle 0.5, between two of theirs
-            error, own = errors["ours, barnes_hut (angle)", 0.5], times["ours, barnes_hut (angle)", 0.5]
-            points = curve[curve[:, 0].argsort()]
-            same = np.exp(np.interp(np.log(error), *np.log(points).T))
-            print(f"{name:<28}at error {error:.2e}: {same:.1f} ms, {same / own:.2f}x ours")
+            key = (name, setting)
+            print(f"{name:<28}{setting:>6}   error {errors[key]:.2e}{times[key]:>8.1f} ms")
+    print_times_at_equal_error(curves, ("ours, barnes_hut (angle)", 0.5), errors, times)
     if figure:
         draw(curves, systems, figure, len(y))
+
+
+def print_times_at_equal_error(curves, ours, errors, times):
+    """The time, between two of its angles, at which each tree has the error of ours at one angle."""
+    for name, curve in curves.items():
+        if "(angle)" in name:
+            points = curve[curve[:, 0].argsort()]
+            same = np.exp(np.interp(np.log(errors[ours]), *np.log(points).T))
+            print(f"{name:<28}at error {errors[ours]:.2e}: {same:.1f} ms, {same / times[ours]:.2f}x ours")
 
 
 def draw(curves, systems, path, n):
@@ -285,9 +324,9 @@ def draw(curves, systems, path, n):
     fig.savefig(path, dpi=130)
 
 
-if __name__ == "__main__":
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data-dir", help="where mnist and fashion lie")
+    parser.add_argument("--data-dir", help="where mnist and fashion are")
     parser.add_argument("--data", nargs="+", default=["mnist", "fashion"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[2000, 10000])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="NAME")
@@ -296,13 +335,35 @@ if __name__ == "__main__":
     parser.add_argument("--keep", metavar="DIR", help="keep the maps there")
     parser.add_argument("--force", metavar="MAP.npy", help="compare the repulsive force alone, at this map")
     parser.add_argument("--figure", metavar="PNG", help="of --force")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        run_one(*args.one, args.threads)
+    parser.add_argument("--quick", action="store_true", help="ours on 300 digits, and its force, in seconds")
+    parser.add_argument("--fit", nargs=3, help=argparse.SUPPRESS)  # what compare_systems starts
+    args = parser.parse_args(argv)
+    missing = [system for system in args.systems if not is_installed(system)]
+    args.systems = [system for system in args.systems if system not in missing]
+    if args.fit:
+        fit(*args.fit, args.threads)
+    elif args.quick:
+        quick(args)
     elif args.force:
         compare_forces(args.force, args.threads, args.rounds, args.figure)
     else:
+        if missing:
+            print(f"not installed, left out: {'; '.join(missing)}", file=sys.stderr)
         for size in args.sizes:
             for name in args.data:
-                compare(name, size, args)
+                compare_systems(name, size, args)
+
+
+def quick(args):
+    """Every step once, on few digits, with our t-SNE only in the table of systems."""
+    with tempfile.TemporaryDirectory() as folder:
+        args.systems = ["ours"]
+        args.rounds = 1
+        args.threads = 1  # small tensors gain nothing from more
+        args.keep = folder
+        compare_systems("mnist10k", 300, args)
+        compare_forces(Path(folder) / "mnist10k-300-ours.npy", args.threads, 1, args.figure)
+
+
+if __name__ == "__main__":
+    main()

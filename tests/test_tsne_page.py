@@ -39,8 +39,8 @@ def blobs(tmp_path):
 
 
 @pytest.fixture
-def own_run(run, tmp_path):
-    """own_run(model) is a copy of that run, so that no other test meets what is written into it."""
+def copied_run(run, tmp_path):
+    """copied_run(model) is a copy of that run, so that no other test meets what is written into it."""
     return lambda model: shutil.copytree(run(model), tmp_path / model, dirs_exist_ok=True)
 
 
@@ -74,82 +74,84 @@ def mapped(capsys, *argv):
 
 def test_an_array_is_mapped_as_the_class_does_it(blobs, capsys):
     flags = ["--labels", blobs / "y.npy", "--out", blobs / "new" / "map.png", *SHORT, "--seed", "3"]
-    found, printed = mapped(capsys, blobs / "x.npy", *flags)
-    own = tsne.TSNE(max_iter=30, perplexity=5, random_state=3)
-    expected = own.fit_transform(np.load(blobs / "x.npy").astype(np.float64))
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-4 * np.abs(expected).max())
-    assert found["kl"] == pytest.approx(own.kl_divergence_, rel=1e-4)
-    assert found["classes"].tolist() == ["ant", "bee", "cat"]
-    assert found["labels"].tolist() == [0, 1, 2] * 40 and found["row"].tolist() == [*range(120)]
-    assert json.loads(str(found["settings"]))["perplexity"] == "5.0"
-    assert "x.npy: 120 points\n" in printed and f"KL {own.kl_divergence_:.3f} nats" in printed
+    arrays, printed = mapped(capsys, blobs / "x.npy", *flags)
+    model = tsne.TSNE(max_iter=30, perplexity=5, random_state=3)
+    expected = model.fit_transform(np.load(blobs / "x.npy").astype(np.float64))
+    np.testing.assert_allclose(arrays["embedding"], expected, atol=1e-4 * np.abs(expected).max())
+    assert arrays["kl"] == pytest.approx(model.kl_divergence_, rel=1e-4)
+    assert arrays["classes"].tolist() == ["ant", "bee", "cat"]
+    assert arrays["labels"].tolist() == [0, 1, 2] * 40 and arrays["row"].tolist() == [*range(120)]
+    assert json.loads(str(arrays["settings"]))["perplexity"] == "5.0"
+    assert "x.npy: 120 points\n" in printed and f"KL {model.kl_divergence_:.3f} nats" in printed
     assert Image.open(blobs / "new" / "map.png").width == 804
     assert sorted(path.name for path in (blobs / "new").iterdir()) == ["map.npz", "map.png"]
 
 
 def test_10_nn_accuracy_is_that_of_a_tree_and_a_vote(capsys, digits, tmp_path):
-    found, printed = mapped(capsys, digits, "--split", "train", *SHORT, "--out", tmp_path / "a.png")
-    places, y = found["embedding"], found["labels"]
+    arrays, printed = mapped(capsys, digits, "--split", "train", *SHORT, "--out", tmp_path / "a.png")
+    places, y = arrays["embedding"], arrays["labels"]
     near = scipy.spatial.cKDTree(places).query(places, 11)[1][:, 1:]
     right = np.array([np.bincount(y[row], minlength=10).argmax() for row in near]) == y
     assert f"10-NN accuracy {right.mean():.1%}" in printed
     for c in range(10):
         assert f"{right[y == c].mean():7.1%}  {c}\n" in printed
-        assert found["shares"][c] == pytest.approx(right[y == c].mean())
+        assert arrays["shares"][c] == pytest.approx(right[y == c].mean())
 
 
 def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits, tmp_path, fitted):
     alone, _ = mapped(capsys, digits, "--split", "train", "--pca", "7", *SHORT, "--out", tmp_path / "a.png")
-    found, printed = mapped(
+    arrays, printed = mapped(
         capsys, digits, "--train-and-test", "--pca", "7", *SHORT, "--out", tmp_path / "b.png"
     )
     train, new = fitted[1:]
-    np.testing.assert_allclose(found["embedding"][:-40], alone["embedding"], rtol=1e-4, atol=1e-4)
-    assert found["put"] == 40 and found["split"].tolist()[-40:] == ["test"] * 40
+    np.testing.assert_allclose(arrays["embedding"][:-40], alone["embedding"], rtol=1e-4, atol=1e-4)
+    assert arrays["put"] == 40 and arrays["split"].tolist()[-40:] == ["test"] * 40
     # the axes are those of the training points, by numpy
     split = data.load(digits)
     x, x_new = (part.x.flatten(1).double().numpy() for part in (split.train, split.test))
     axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:7].T
-    for own, pixels in ((train, x), (new, x_new)):
-        np.testing.assert_allclose(own.abs().numpy(), np.abs((pixels - x.mean(0)) @ axes), atol=1)
-    places, y = found["embedding"], found["labels"]
+    for scores, pixels in ((train, x), (new, x_new)):
+        np.testing.assert_allclose(scores.abs().numpy(), np.abs((pixels - x.mean(0)) @ axes), atol=1)
+    places, y = arrays["embedding"], arrays["labels"]
     near = scipy.spatial.cKDTree(places[:-40]).query(places[-40:], 10)[1]
     right = np.array([np.bincount(y[row], minlength=10).argmax() for row in near]) == y[-40:]
     assert f"of the ringed test points {right.mean():.1%}" in printed
 
 
-def test_latents_are_those_that_the_encoder_says(own_run, capsys, fitted):
-    folder = own_run("vae")
-    found, printed = mapped(capsys, folder, *SHORT)
+def test_latents_are_those_that_the_encoder_says(copied_run, capsys, fitted):
+    folder = copied_run("vae")
+    arrays, printed = mapped(capsys, folder, *SHORT)
     dataset, model = data.load_for_run(data.read_config(folder)), models.load(folder / "best.pt")
     x, y = dataset.test.batch(slice(None))
     torch.testing.assert_close(fitted[0], model.posterior(x, y).mean.detach())
-    assert found["labels"].tolist() == y.tolist() and "latents of vae: 40 test points" in printed
+    assert arrays["labels"].tolist() == y.tolist() and "latents of vae: 40 test points" in printed
     assert (folder / "tsne.png").exists()
     mapped(capsys, folder, "--split", "all", *SHORT)
     assert len(fitted[1]) == 200
 
 
-def test_latents_of_an_auto_decoder_are_those_of_each_phase(own_run, capsys, fitted):
-    folder = own_run("vad")
+def test_latents_of_an_auto_decoder_are_those_of_each_phase(copied_run, capsys, fitted):
+    folder = copied_run("vad")
     model = models.load(folder / "best.pt")
-    own = dict(latents=model.latents.weight, refined=model.refined, test=model.test_latents)
-    for what, table in own.items():
-        found, printed = mapped(capsys, folder, "--what", what, *SHORT)
+    tables = dict(latents=model.latents.weight, refined=model.refined, test=model.test_latents)
+    for what, table in tables.items():
+        arrays, printed = mapped(capsys, folder, "--what", what, *SHORT)
         torch.testing.assert_close(fitted[-1], model.distribution.from_params(table.detach()).mean)
         split = "test" if what == "test" else "train"
         assert printed.startswith("refined ") == (what == "refined")
-        assert set(found["split"]) == {split} and f"latents of vad: {len(table)} {split} points\n" in printed
+        assert (
+            set(arrays["split"]) == {split} and f"latents of vad: {len(table)} {split} points\n" in printed
+        )
     mapped(capsys, folder, "--what", "refined", "--train-and-test", *SHORT)
     for seen, what in zip(fitted[-2:], ("refined", "test"), strict=True):
-        torch.testing.assert_close(seen, model.distribution.from_params(own[what].detach()).mean)
+        torch.testing.assert_close(seen, model.distribution.from_params(tables[what].detach()).mean)
     names = {path.name for path in folder.glob("tsne*.png")}
     assert names == {"tsne.png", "tsne-refined.png", "tsne-test.png"}  # none was written over
 
 
-def test_pixels_of_a_run_are_those_of_its_data(own_run, capsys, fitted):
-    folder = own_run("classifier")
-    found, printed = mapped(capsys, folder, "--what", "pixels", "--pca", "0", *SHORT)
+def test_pixels_of_a_run_are_those_of_its_data(copied_run, capsys, fitted):
+    folder = copied_run("classifier")
+    arrays, printed = mapped(capsys, folder, "--what", "pixels", "--pca", "0", *SHORT)
     test = data.load_for_run(data.read_config(folder)).test
     assert torch.equal(fitted[0], test.x.flatten(1).float()) and "t-SNE of 196 dimensions, perp" in printed
 
@@ -157,52 +159,55 @@ def test_pixels_of_a_run_are_those_of_its_data(own_run, capsys, fitted):
 def test_a_subset_is_the_same_for_the_same_seed(blobs, capsys):
     def rows(seed):
         flags = ["-n", "50", "--seed", seed, *SHORT, "--out", blobs / "a.png"]
-        found, printed = mapped(capsys, blobs / "xy.npz", *flags)
-        assert "xy.npz: 50 of 120 points" in printed and len(found["embedding"]) == 50
-        assert found["labels"].tolist() == [row % 3 for row in found["row"]]
-        return found["row"].tolist()
+        arrays, printed = mapped(capsys, blobs / "xy.npz", *flags)
+        assert "xy.npz: 50 of 120 points" in printed and len(arrays["embedding"]) == 50
+        assert arrays["labels"].tolist() == [row % 3 for row in arrays["row"]]
+        return arrays["row"].tolist()
 
     assert rows(1) == rows(1) != rows(2)
 
 
 def test_n_is_of_all_splits_together_or_of_train_and_of_test(digits, capsys, tmp_path):
     flags = [digits, "-n", "30", *SHORT, "--out", tmp_path / "a.png"]
-    found, printed = mapped(capsys, *flags)
-    assert "digits: 30 of 200 points" in printed and len(set(found["split"])) > 1
+    arrays, printed = mapped(capsys, *flags)
+    assert "digits: 30 of 200 points" in printed and len(set(arrays["split"])) > 1
     labels = {split: getattr(data.load(digits), split).y for split in data.SPLITS}
-    assert found["labels"].tolist() == [
-        labels[split][row] for split, row in zip(found["split"], found["row"], strict=True)
+    assert arrays["labels"].tolist() == [
+        labels[split][row] for split, row in zip(arrays["split"], arrays["row"], strict=True)
     ]
-    found, printed = mapped(capsys, *flags, "--train-and-test")
-    assert "30 of 144 train and 30 of 40 test points" in printed and len(found["row"]) == 60
+    arrays, printed = mapped(capsys, *flags, "--train-and-test")
+    assert "30 of 144 train and 30 of 40 test points" in printed and len(arrays["row"]) == 60
 
 
 def test_defaults_are_those_of_the_class():
-    own = inspect.signature(tsne.TSNE).parameters
+    parameters = inspect.signature(tsne.TSNE).parameters
     args = vars(tsne.flags().parse_args(["x.npy"]))
     for name in ("perplexity", "method", "angle", "metric", "max_iter"):
-        assert args[name] == own[name].default, name
-    assert args["seed"] == own["random_state"].default
+        assert args[name] == parameters[name].default, name
+    assert args["seed"] == parameters["random_state"].default
 
 
 def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
     random = np.random.RandomState(0)
     for name in ("dark", "light"):
-        (tmp_path / "own" / name).mkdir(parents=True)
+        (tmp_path / "folder" / name).mkdir(parents=True)
         for k in range(8):
             pixels = (random.randint(0, 50, (12, 10, 3)) + (200 if name == "light" else 0)).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "own" / name / f"{k}.png")
+            Image.fromarray(pixels).save(tmp_path / "folder" / name / f"{k}.png")
     flags = ["--image-size", "8", "--perplexity", "3", "--out", tmp_path / "a.svg"]
-    found, printed = mapped(capsys, tmp_path / "own", *flags)
-    assert "10-NN accuracy" in printed and "own: 16 points" in printed
-    assert found["classes"].tolist() == ["dark", "light"] and np.bincount(found["labels"]).tolist() == [8, 8]
+    arrays, printed = mapped(capsys, tmp_path / "folder", *flags)
+    assert "10-NN accuracy" in printed and "folder: 16 points" in printed
+    assert arrays["classes"].tolist() == ["dark", "light"] and np.bincount(arrays["labels"]).tolist() == [
+        8,
+        8,
+    ]
     # by darkness the two are far apart
-    dark, light = (found["embedding"][found["labels"] == c] for c in (0, 1))
+    dark, light = (arrays["embedding"][arrays["labels"] == c] for c in (0, 1))
     assert scipy.spatial.distance.cdist(dark, light).min() > scipy.spatial.distance.pdist(dark).mean()
 
 
 @pytest.mark.parametrize(
-    "argv, told",
+    "argv, message",
     [
         ("gone.npy", "there is no data set or file gone.npy"),
         ("x.npy --labels gone.npy", "gone.npy is no whole .npy"),
@@ -213,21 +218,21 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("x.npy --labels float.npy", "labels of shape [120], float64: give a whole number"),
         ("x.npy --perplexity 120", "perplexity 120.0: give 1 or more, but less than"),
         ("x.npy --perplexity 0", "'0' is not a number from 1"),
-        ("x.npy --split test", "x.npy has no test points"),
-        ("x.npy --train-and-test", "x.npy has no train points"),
+        ("x.npy --split test", "x.npy: there are no test points"),
+        ("x.npy --train-and-test", "x.npy: there are no train points"),
         ("x.npy --train-and-test --split test", "leave --split out"),
-        ("x.npy --what latents", "--what latents is of runs"),
-        ("x.npy --image-size 8", "--image-size is not of x.npy"),
+        ("x.npy --what latents", "--what latents is for runs"),
+        ("x.npy --image-size 8", "--image-size is not for x.npy"),
         ("x.npy --method tree", "invalid choice: 'tree'"),
         ("x.npy --device tpu", "--device tpu cannot be used here"),
         ("x.npy --out map.gif", "--out map.gif: end it in .png, .pdf or .svg"),
         ("x.npy --out y.npy/map.png", "y.npy"),
-        ("xy.npz --out xy.png", "xy.npz would be written over"),
+        ("xy.npz --out xy.png", "xy.npz would be overwritten"),
         ("line.npy", "X has shape [120]: give [points, features]"),
         ("nan.npy", "X holds NaN or infinite values"),
         ("text.npy", "text.npy"),
         ("one.npy", "1 points"),
-        ("none.npy", "none.npy has no such points"),
+        ("none.npy", "none.npy: there are no such points"),
         ("number.npy", "X has shape [1]: give [points, features]"),
         ("x.npy --labels empty.npz", "empty.npz has labels of shape [0]"),
         ("empty.npz", "empty.npz"),
@@ -235,7 +240,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("other.npz", "other.npz holds a"),
         ("broken.npy", "broken.npy is no whole .npy"),
         ("zero.npy --metric cosine", "a point at 0, which has no direction"),
-        ("mnist10k --labels y.npy", "--labels are of an array"),
+        ("mnist10k --labels y.npy", "--labels is for arrays"),
         ("mnist10", "did you mean mnist10k?"),
         ("arithmetic", "arithmetic is queries"),
         ("folder", "no readable picture"),
@@ -243,12 +248,12 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("{text2text}", "holds a text2text, which has no --what latents"),
         ("{text2text} --what pixels", "arithmetic is queries"),
         ("{vae} --what refined", "holds a vae, which has no --what refined"),
-        ("{vae} --labels y.npy", "--labels are of an array"),
-        ("{vad} --what test --split train", "has no train points, or keeps no such latents"),
-        ("{vad} --split valid", "has no valid points, or keeps no such latents"),
+        ("{vae} --labels y.npy", "--labels is for arrays"),
+        ("{vad} --what test --split train", ": there are no train points, or no latents of them"),
+        ("{vad} --split valid", ": there are no valid points, or no latents of them"),
     ],
 )
-def test_wrong_uses_are_told_in_one_line(argv, told, blobs, run, refused, monkeypatch):
+def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, monkeypatch):
     x, y = np.load(blobs / "x.npy"), np.load(blobs / "y.npy")
     wrong = dict(short=y[1:], float=np.ones(120), line=x[:, 0], nan=x + np.inf, one=x[:1], zero=0 * x)
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
@@ -259,7 +264,7 @@ def test_wrong_uses_are_told_in_one_line(argv, told, blobs, run, refused, monkey
     monkeypatch.chdir(blobs)
     before = {path: path.stat().st_mtime_ns for path in blobs.rglob("*")}
     kinds = {kind: run(kind) for kind in ("vae", "vad", "gan", "text2text") if f"{{{kind}}}" in argv}
-    assert told in refused(tsne.main, argv.format(**kinds).split())
+    assert message in refused(tsne.main, argv.format(**kinds).split())
     assert {path: path.stat().st_mtime_ns for path in blobs.rglob("*")} == before
 
 
@@ -267,18 +272,40 @@ def test_wrong_uses_are_told_in_one_line(argv, told, blobs, run, refused, monkey
 # The picture
 
 
-@pytest.mark.parametrize("n_classes, put", [(1, 0), (3, 30), (10, 0), (20, 0), (100, 0), (300, 0)])
-def test_every_word_of_the_picture_lies_within_it(n_classes, put):
+def map_of(embedding, labels, classes, n_placed=0, **fields):
+    """A tsne.Map of that embedding, whose points are of train but for the last n_placed."""
+    n = len(embedding)
+    points = tsne.Points(
+        title=fields.pop("title", "a <title>"),
+        classes=classes,
+        x=None,
+        labels=labels,
+        split=np.repeat(["train", "test"], [n - n_placed, n_placed]),
+        row=np.arange(n),
+        pictures=None,
+    )
+    settings = dict(dimensions=[12288, 50], perplexity=30, kl=1.234, is_correct=np.ones(n)) | fields
+    return tsne.Map(points, embedding, n_placed, **settings)
+
+
+@pytest.mark.parametrize("n_classes, n_placed", [(1, 0), (3, 30), (10, 0), (20, 0), (100, 0), (300, 0)])
+def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed):
     random = np.random.RandomState(0)
     names = [*HOSTILE, *[f"AFRICAN GIANT SWALLOWTAIL {k}" for k in range(300)]][:n_classes]
-    found = dict(
-        embedding=random.normal(0, 1, (600, 2)) * [40, 25], labels=np.arange(600) % n_classes, put=put
+    labels = np.arange(600) % n_classes
+    rank = np.arange(600) // n_classes  # of a point in its class
+    share = labels / max(n_classes - 1, 1)  # from 0% of the first class to 100% of the last
+    title = "pixels of $name: 12,345 of 67,890 train and 12,345 of 67,890 test points"
+    figure = tsne.draw(
+        map_of(
+            embedding=random.normal(0, 1, (600, 2)) * [40, 25],
+            labels=labels,
+            classes=names if n_classes > 1 else [""],
+            n_placed=n_placed,
+            title=title,
+            is_correct=(rank + 1 <= share * (600 // n_classes)).astype(float),
+        )
     )
-    found |= dict(classes=names if n_classes > 1 else [""], shares=np.linspace(0, 1, n_classes))
-    found |= dict(title="pixels of $name: 12,345 of 67,890 train and 12,345 of 67,890 test points")
-    told = "t-SNE of 12288 dimensions, 50 after PCA, perplexity 30, KL 1.234 nats; 10-NN accuracy 12.3%"
-    found |= dict(caption=f"{told}, of the ringed test points 99.9%", order=random.permutation(600))
-    figure = tsne.draw(found)
     figure.set_dpi(120)
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
@@ -303,20 +330,19 @@ def test_every_word_of_the_picture_lies_within_it(n_classes, put):
 # The page
 
 
-def made_page(n=300, put=10):
-    """A page of n points in three classes, whose pictures are even and the darker the lower their row."""
-    places = np.random.RandomState(0).normal(0, 9, (n, 2))
-    places[-3:] = [60, 60], [60, -60], [-60, -60]  # with nobody near
+def page_of_map(n=300, n_placed=10):
+    """A page of n points in three classes, whose pictures are even and the darker the lower their row; and
+    the embedding in the order in which the page draws it."""
+    embedding = np.random.RandomState(0).normal(0, 9, (n, 2))
+    embedding[-3:] = [60, 60], [60, -60], [-60, -60]  # far from all others
     shades = torch.linspace(0, 255, n).byte()[:, None, None, None].expand(n, 1, 28, 28)
-    found = dict(labels=np.arange(n) % 3, split=np.repeat(["train", "test"], [n - put, put]), put=put)
-    found |= dict(embedding=places, row=np.arange(n), order=np.arange(n), pictures=shades)
-    found |= dict(classes=HOSTILE, title="a <title>", caption="KL & more")
-    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), found)
-    return page, places
+    tsne_map = map_of(embedding, np.arange(n) % 3, HOSTILE, n_placed)
+    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), tsne_map, shades)
+    return page, tsne_map
 
 
 def test_no_name_can_end_the_script_of_the_page():
-    page, _ = made_page()
+    page, _ = page_of_map()
     assert page.count("<script") == page.count("</script") == 1
     text = page.split("const data = ")[1].split(";\n")[0]
     assert json.loads(text)["classes"] == HOSTILE and json.loads(text)["title"] == "a <title>"
@@ -330,10 +356,10 @@ def test_a_page_of_10_000_points_with_pictures_is_under_5_mb(name):
         pictures[:, 1], pictures[:, 2] = pictures[:, 1].flip(2), pictures[:, 2].flip(1)
     n = len(pictures)
     assert n == 10_000
-    found = dict(labels=np.arange(n) % 10, split=np.repeat("train", n), put=0, row=np.arange(n))
-    found |= dict(embedding=np.random.RandomState(0).normal(0, 9, (n, 2)), order=np.arange(n))
-    found |= dict(pictures=pictures, classes=[*"0123456789"], title="", caption="")
-    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), found)
+    embedding = np.random.RandomState(0).normal(0, 9, (n, 2))
+    tsne_map = map_of(embedding, np.arange(n) % 10, [*"0123456789"])
+    thumbnails = data.resize(pictures, tsne.thumbnail_side(pictures))
+    page = tsne.page(tsne.TEMPLATE.read_text(encoding="utf-8"), tsne_map, thumbnails)
     assert 1e6 < len(page) < 5e6
 
 
@@ -364,16 +390,18 @@ def in_browser(page, script, folder):
     (folder / "page.html").write_text(page + HARNESS.replace("SCRIPT", script), encoding="utf-8")
     flags = ["--virtual-time-budget=3000", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
     command = [BROWSER, *LONELY.split(), *flags, (folder / "page.html").as_uri()]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    body = told.stdout.partition("<body>")[2].partition("</body>")[0]
-    assert body.startswith("{"), told.stdout[-2000:] + told.stderr[-2000:]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    body = process.stdout.partition("<body>")[2].partition("</body>")[0]
+    assert body.startswith("{"), process.stdout[-2000:] + process.stderr[-2000:]
     result = json.loads(html.unescape(body))
     assert "error" not in result, result["error"]
     return result
 
 
 def test_the_page_shows_hides_and_moves_the_map(tmp_path):
-    page, embedding = made_page()
+    page, tsne_map = page_of_map()
+    order = tsne_map.drawing_order  # point k of the page is in row order[k]
+    embedding = tsne_map.embedding[order]
     result = in_browser(
         page,
         """
@@ -407,13 +435,14 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
         result.moved = since(...before);
         zoom(20, ...place()), result.close = color(20);
         const zoomed = view.scale;
-        dispatchEvent(new Event("resize")), result.kept = view.scale / zoomed;
+        dispatchEvent(new Event("resize")), result.afterResize = view.scale / zoomed;
         document.querySelectorAll("#tools button")[2].click(), result.home = since(x, y);
         result.fetched = performance.getEntriesByType("resource").map((entry) => entry.name.slice(0, 30));
         """,
         tmp_path,
     )
-    assert result["title"] == result["heading"] == "a <title>" and result["caption"] == "KL & more"
+    assert result["title"] == result["heading"] == "a <title>"
+    assert result["caption"] == "; ".join(tsne_map.caption_lines)
     assert result["legend"] == ["all / none", *HOSTILE] and result["hacked"] is None
     # the places in the window are those of the map, turned over, scaled and shifted
     places, embedding = np.array(result["places"]), embedding * [1, -1]
@@ -423,19 +452,19 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
     assert (places > 0).all() and (places < result["size"]).all()
     assert result["colors"] == [[*bytes.fromhex(tsne.COLORS[c][1:]), 255] for c in range(3)]
     for k, (display, text, shade) in zip((3, 20, 299), result["hovers"], strict=True):
-        assert display == "block" and text == f"{HOSTILE[k % 3]} ({'test' if k >= 290 else 'train'} {k})"
-        assert shade == pytest.approx(255 * k / 299, abs=4)
+        row = order[k]
+        assert (
+            display == "block" and text == f"{HOSTILE[row % 3]} ({'test' if row >= 290 else 'train'} {row})"
+        )
+        assert shade == pytest.approx(255 * row / 299, abs=4)
     assert result["hidden"] == [0, 0, 0, 0] != result["again"] == result["colors"][0]
     assert result["none"] == [0, 0, 0, 0]
-    assert result["pressed"] == [None, "false", "true", "true"] and not result["unseen"].startswith(
-        HOSTILE[0]
-    )
+    assert result["pressed"] == [None, "false", "true", "true"]
+    assert not result["unseen"].startswith(HOSTILE[0])
     assert result["zoomed"][0] == pytest.approx(np.exp(0.6)) and np.abs(result["zoomed"][1:]).max() < 1
     assert result["moved"] == pytest.approx([30, -10], abs=1e-6)
-    assert result["close"] == pytest.approx(
-        [255 * 20 / 299] * 3 + [255], abs=4
-    )  # its picture is in its place
-    assert result["kept"] == 1
+    assert result["close"] == pytest.approx([255 * order[20] / 299] * 3 + [255], abs=4)  # its picture
+    assert result["afterResize"] == 1
     assert result["home"] == pytest.approx([0, 0], abs=1e-6)
     assert not [name for name in result["fetched"] if not name.startswith(("data:", "file:"))]
 
