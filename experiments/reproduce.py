@@ -104,12 +104,12 @@ class Result:
 def read_rows():
     """The rows by name, and the claims, as in rows.toml."""
     entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
-    claims_table = entries.pop("claims")
+    claim_entries = entries.pop("claims")
     rows = {}
     for name, entry in entries.items():
         base = entries.get(entry.pop("like", None), {})
         rows[name] = Row(name, **base | entry)
-    return rows, claims_table
+    return rows, claim_entries
 
 
 ROWS, CLAIMS = read_rows()
