@@ -1,12 +1,12 @@
-# make demo      train, look at and judge a conditional VAE
+# make demo      train a conditional VAE, draw its samples and evaluate them
 # make test      lint and tests, under 5 minutes
 # make test-all  the long tests too
-# make reproduce the tables of RESULTS.md, days on two cores; stop it and start it again at will
+# make reproduce the tables of RESULTS.md, days on two cores; may be stopped and started again at any moment
 #     BUDGET=short      10 updates for each row, into runs/reproduce-short/table.md
 #     EXPERIMENT=r4     a report or a row
-#     DATA_DIR=DIR      with DIR/mnist and DIR/butterflies for R2 and R3; without it what the repository has
+#     DATA_DIR=DIR      with DIR/mnist and DIR/butterflies for R2 and R3; without it, data sets of the repository
 #
-# PIP_ARGS goes to every pip install, PYTHON names the Python that makes .venv.
+# PIP_ARGS is passed to every pip install, PYTHON is the Python that creates .venv.
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -28,7 +28,7 @@ BUDGET ?= full
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-dev.txt
 	@touch $@
 
-# A run that was interrupted is resumed, one that has ended is kept
+# An interrupted run is resumed, a finished one is kept
 runs/%-mnist10k/summary.json: | .venv/run
 	@if [ -e $(@D)/last.pt ]; then .venv/bin/python train.py --resume $(@D); \
 	else .venv/bin/python train.py --model $* --out $(@D); fi
@@ -37,10 +37,10 @@ demo: $(JUDGE)/summary.json $(CVAE)/summary.json
 	@echo; .venv/bin/python sample.py $(CVAE) --what class --judge $(JUDGE)
 	@echo; .venv/bin/python metrics.py $(CVAE) --features classifier:$(JUDGE)
 	@echo
-	@echo "Look at $(CVAE)/classes.png, reconstructions.png, interpolation.png and loss.png there."
-	@echo "Then try, with .venv/bin/python for python:"
+	@echo "The pictures are in $(CVAE): classes.png, reconstructions.png, interpolation.png, loss.png."
+	@echo "Then try (python is .venv/bin/python):"
 	@echo "  python sample.py $(CVAE) --what class --classes 3,5,8 -n 5 --judge $(JUDGE)"
-	@echo "  python train.py --model cvae --beta 4                        # what does a heavier KL cost, what does it buy?"
+	@echo "  python train.py --model cvae --beta 4                        # a larger weight of the KL"
 	@echo "  python train.py --model vae --latent-dim 2 --dense 256      # then look at manifold.png"
 	@echo "  python train.py --help"
 

@@ -1,10 +1,10 @@
-"""Numbers for what the reports claim of their models, as JSON.
+"""Measures what the reports claim about their models, and prints it as JSON.
 
-python experiments/claims.py wrong RUN --judge JUDGE     # R0: how sure is it of what it names otherwise?
-python experiments/claims.py halfway RUN --judge JUDGE   # R1: what is between a trouser and a shirt?
-python experiments/claims.py scaled RUN --judge JUDGE    # R1: is a latent times 0.5 the same garment?
+python experiments/claims.py wrong RUN --judge JUDGE      # R0: how confident is a judge that disagrees?
+python experiments/claims.py halfway RUN --judge JUDGE    # R1: what lies between a trouser and a shirt?
+python experiments/claims.py scaled RUN --judge JUDGE     # R1: is a latent times 0.5 the same garment?
 python experiments/claims.py reach RUN --term characters --at 70    # R2: in which epoch?
-python experiments/claims.py gray RUN                    # R2: how blurred are drawn answers?
+python experiments/claims.py gray RUN                     # R2: how blurred are the drawn answers?
 """
 
 import json
@@ -18,105 +18,144 @@ import data
 import metrics
 import models
 import sample
+from data import require
+
+TROUSER, SHIRT = 1, 6  # class numbers of Fashion-MNIST
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The claims: each takes a run and the flags, and returns what is printed
 
 
 def wrong(run, args):
-    """Confidence of the judge in samples that it does not name as asked, %: least, quartiles, most."""
-    data.require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
+    """The judge's confidence, in %, in samples that it does not name as asked: minimum, quartiles, maximum,
+    and the share of these samples with a confidence between 40% and 60%."""
+    require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
     labels = torch.arange(args.n) % len(run.classes)
     torch.manual_seed(args.seed)
-    named, confidence = named_by(run, args, run.model.sample(args.n, labels))
-    sure = 100 * confidence[named != labels].double()
-    if not len(sure):
+    named, confidence = classify(run, args, run.model.sample(args.n, labels))
+    confidence = 100 * confidence[named != labels].double()
+    if not len(confidence):
         return dict.fromkeys(("least", "low", "median", "high", "most", "from_40_to_60"))
-    least, low, median, high, most = sure.quantile(torch.linspace(0, 1, 5, dtype=torch.float64)).tolist()
-    between = ((sure >= 40) & (sure <= 60)).double().mean().item()
-    return dict(least=least, low=low, median=median, high=high, most=most, from_40_to_60=100 * between)
+    quartiles = confidence.quantile(torch.linspace(0, 1, 5, dtype=torch.float64)).tolist()
+    answer = dict(zip(("least", "low", "median", "high", "most"), quartiles, strict=True))
+    inside = (confidence >= 40) & (confidence <= 60)
+    answer["from_40_to_60"] = 100 * inside.double().mean().item()
+    return answer
 
 
 def halfway(run, args):
-    """How often the judge names a picture each class, %: decoded from the middle of the latents of a trouser
-    and a shirt of the training pictures, and from the two themselves."""
+    """How often, in %, the judge names a picture each class: decoded from the midpoints between the latents
+    of 100 trousers and 100 shirts of the training split, and from these latents themselves."""
     y = run.dataset.train.y
-    data.require({1, 6} <= set(y.tolist()), f"{run.folder} knows no trousers and shirts, classes 1 and 6")
-    pairs = [torch.randperm(int((y == c).sum()), generator=seeded(args))[:100] for c in (1, 6)]
-    index = [(y == c).nonzero()[:, 0][chosen] for c, chosen in zip((1, 6), pairs, strict=True)]
-    a, b = (run.latents("train", rows) for rows in index)
-    return {
-        name: shares(run, args, z) for name, z in dict(ends=torch.cat([a, b]), middle=(a + b) / 2).items()
-    }
+    present = set(y.tolist())
+    require({TROUSER, SHIRT} <= present, f"{run.folder} has no trousers and shirts, classes 1 and 6")
+    trousers = run.latents("train", random_members(y, TROUSER, args.seed))
+    shirts = run.latents("train", random_members(y, SHIRT, args.seed))
+    return dict(
+        ends=class_shares(run, args, torch.cat([trousers, shirts])),
+        middle=class_shares(run, args, (trousers + shirts) / 2),
+    )
 
 
 def scaled(run, args):
-    """How often the judge gives a decoded test latent, times 0.5 or 1.5, the name that it gave it before, %;
-    and how often it names the halved ones each class."""
-    z = run.latents("test", torch.arange(min(args.n, len(run.dataset.test.x))))
-    before, halved, grown = (named_by(run, args, decoded(run, scale * z))[0] for scale in (1.0, 0.5, 1.5))
-    same = dict(halved=metrics.percent(halved == before), grown=metrics.percent(grown == before))
-    return same | dict(named={name: metrics.percent(halved == c) for c, name in enumerate(run.classes)})
+    """How often, in %, the judge gives a decoded test latent the same name when the latent is multiplied by
+    0.5 or by 1.5, and how often it names the halved ones each class."""
+    n = min(args.n, len(run.dataset.test.x))
+    z = run.latents("test", torch.arange(n))
+    original, _ = classify(run, args, decode(run, z))
+    halved, _ = classify(run, args, decode(run, 0.5 * z))
+    grown, _ = classify(run, args, decode(run, 1.5 * z))
+    return dict(
+        halved=metrics.percent(halved == original),
+        grown=metrics.percent(grown == original),
+        named={name: metrics.percent(halved == c) for c, name in enumerate(run.classes)},
+    )
 
 
 def reach(run, args):
-    """The first epoch in which a term of the validation pictures is that high; null if none is."""
-    column, rows = f"{args.term} [", sample.read_log(run.folder)
-    data.require(args.at is not None, "reach: which value? give --at")
-    known = sorted({name.partition(" [")[0] for row in rows for name in row if " [" in name})
-    data.require(args.term in known, f"reach: which --term? {run.folder} has {', '.join(known)}")
+    """The first epoch in which a term of the validation split is at least --at; null if there is none."""
+    require(args.at is not None, "reach: which value? give --at")
+    rows = sample.read_log(run.folder)
+    columns = {name.partition(" [")[0]: name for row in rows for name in row if " [" in name}
+    require(args.term in columns, f"reach: which --term? {run.folder} has {', '.join(sorted(columns))}")
     for row in rows:
-        cell = next((row[name] for name in row if name.startswith(column)), None)
+        cell = row.get(columns[args.term])
         if row["split"] == "valid" and cell and float(cell) >= args.at:
             return dict(epoch=int(row["epoch"]))
     return dict(epoch=None)
 
 
 def gray(run, args):
-    """Share of the inked pixels, those above 0.1, that are neither nearly black nor nearly white, %."""
-    data.require(isinstance(run.model, models.Text2Image), f"{run.folder} draws no answers")
+    """Share of gray pixels, in %, in drawn and in true answers (see gray_share)."""
+    require(isinstance(run.model, models.Text2Image), f"{run.folder} draws no answers")
     split = run.dataset.test
+    torch.manual_seed(args.seed)  # of the handwriting in the true answers
     x, y = split.batch(slice(min(args.n, len(split.x))))
-    return {name: 100 * between(images) for name, images in dict(drawn=run.model.predict(x), true=y).items()}
+    return dict(drawn=100 * gray_share(run.model.predict(x)), true=100 * gray_share(y))
 
 
-def between(images):
-    inked = images[images > 0.1]
-    return ((inked > 0.25) & (inked < 0.75)).double().mean().item()
+CLAIMS = {"wrong": wrong, "halfway": halfway, "scaled": scaled, "reach": reach, "gray": gray}
 
 
-def decoded(run, z):
+# -----------------------------------------------------------------------------------------------------------
+# What they share
+
+
+def random_members(y, label, seed):
+    """Indices of 100 random examples of a class (all of them, in random order, if there are fewer)."""
+    members = (y == label).nonzero()[:, 0]
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(seed))
+    return members[order[:100]]
+
+
+def decode(run, z):
     return torch.cat([run.model.decode(part) for part in z.split(500)])
 
 
-def named_by(run, args, images):
-    data.require(args.judge, f"{args.claim}: by which classifier? give --judge RUN")
+def classify(run, args, images):
+    """Class numbers [n] and confidences [n] of images [n, C, H, W] by the classifier of --judge."""
+    require(args.judge, f"{args.claim}: by which classifier? give --judge RUN")
     return metrics.predictions(sample.open_judge(args.judge, run).model, images)
 
 
-def shares(run, args, z):
-    named = named_by(run, args, decoded(run, z))[0]
+def class_shares(run, args, z):
+    """How often, in %, the judge names a picture decoded from z [n, latents] each class."""
+    named, _ = classify(run, args, decode(run, z))
     return {name: metrics.percent(named == c) for c, name in enumerate(run.classes)}
 
 
-def seeded(args):
-    return torch.Generator().manual_seed(args.seed)
+def gray_share(images):
+    """Share of the inked pixels (above 0.1) that are neither nearly black nor nearly white."""
+    inked = images[images > 0.1]
+    is_gray = (inked > 0.25) & (inked < 0.75)
+    return is_gray.double().mean().item()
 
 
-CLAIMS = {claim.__name__: claim for claim in (wrong, halfway, scaled, reach, gray)}
+# -----------------------------------------------------------------------------------------------------------
+# Command line
 
 
-def command(argv):
+def flags():
     parser = data.Parser(prog="claims.py", description=__doc__)
     add = parser.add_argument
     add("claim", choices=CLAIMS)
-    add("run", metavar="RUN")
-    add("--judge", metavar="RUN", help="a classifier's, which names pictures")
-    add("--term", help="of log.csv")
-    add("--at", type=data.number(float, 0), help="which value")
-    add("-n", type=data.number(int, 1), default=5000, help="samples or pictures (5000)")
-    add("--seed", type=data.number(int, 0), default=0, help="of samples and choices (0)")
-    add("--json", action="store_true", help="as the others have it; it is JSON anyway")
-    args = parser.parse_args(argv)
+    add("run", metavar="RUN", help="run folder of the model")
+    add("--judge", metavar="RUN", help="run folder of a classifier, which names the pictures")
+    add("--term", help="reach: a column of log.csv")
+    add("--at", type=data.number(float, 0), help="reach: the value to reach")
+    add("-n", type=data.number(int, 1), default=5000, help="number of samples or pictures (5000)")
+    add("--seed", type=data.number(int, 0), default=0, help="seed of samples and random choices (0)")
+    add("--json", action="store_true", help="no effect: the output is always JSON")
+    return parser
+
+
+def command(argv):
+    args = flags().parse_args(argv)
+    measure = CLAIMS[args.claim]
     with torch.inference_mode():
-        print(json.dumps([CLAIMS[args.claim](sample.Run(args.run), args)]))
+        answer = measure(sample.Run(args.run), args)
+    print(json.dumps([answer]))
 
 
 def main(argv=None):

@@ -1,13 +1,13 @@
-"""Runs a recipe, or a sweep of one, and writes its table and its curves.
+"""Runs a recipe or a sweep of one, and writes a table of its results and a plot of its learning curves.
 
     python experiments/run.py --list                           # recipes and sweeps
     python experiments/run.py r0-conv-vae                      # a recipe -> runs/r0-conv-vae/
     python experiments/run.py r3-hidden --seeds 3 --jobs 2     # -> runs/r3-hidden/encoder-hidden=64/, ...
     python experiments/run.py r3-hidden --data-dir DIR         # on all of MNIST, which is downloaded to DIR
-    python experiments/run.py r3-hidden --out runs/short -- --epochs 2    # what follows -- goes to train.py
+    python experiments/run.py r3-hidden --out runs/short -- --epochs 2    # flags after -- go to train.py
 
-Stop it at any moment and start it again: what has ended is kept, what was interrupted goes on. The table is
-table.md, the curves are curves.png.
+It may be stopped and started again at any moment: finished runs are kept, interrupted ones are resumed. The
+table is table.md and the plot curves.png, in the output folder.
 """
 
 import difflib
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,19 +32,25 @@ from data import Mistake, number
 
 ROOT = Path(train.__file__).parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "experiments").glob("*.txt"))}
-SWEEPS = {  # name: (recipes, {flag: values}); every recipe meets every value
-    "r0-lstm": ("r0-lstm-ae r0-best-lstm-ae", {}),
-    "r0-encoder": ("r0-rnn-vae r0-conv-vae", {}),
-    "r0-sequence": ("r0-rnn-vae", {"sequence": "last full"}),
-    "r0-beta": ("r0-cvae-rnn r0-cvae-conv", {"beta": "1 2 4"}),
-    "r1-priors": ("r1-vad-gaussian r1-vad-exponential r1-vad-uniform", {}),
-    "r3-base": ("r3-vae", {"latent-dim": "2 6"}),
-    "r3-hidden": ("r3-vae", {"encoder-hidden": "64 128 256"}),
-    "r3-decoder": (" ".join(f"r3-decoder{k}" for k in range(1, 7)), {}),
-    "r3-latent": ("r3-latent", {"latent-dim": "2 5 10 20"}),
-    "r4-encoder": ("r4-rnn-vae r4-conv-vae", {}),
+
+Training = namedtuple("Training", "folder argv")  # a run folder, and train.py's arguments for it
+Sweep = namedtuple("Sweep", "recipes flags")  # each recipe with each combination of the flags' values
+
+SWEEPS = {
+    "r0-lstm": Sweep(["r0-lstm-ae", "r0-best-lstm-ae"], {}),
+    "r0-encoder": Sweep(["r0-rnn-vae", "r0-conv-vae"], {}),
+    "r0-sequence": Sweep(["r0-rnn-vae"], {"sequence": ["last", "full"]}),
+    "r0-beta": Sweep(["r0-cvae-rnn", "r0-cvae-conv"], {"beta": [1, 2, 4]}),
+    "r1-priors": Sweep(["r1-vad-gaussian", "r1-vad-exponential", "r1-vad-uniform"], {}),
+    "r3-base": Sweep(["r3-vae"], {"latent-dim": [2, 6]}),
+    "r3-hidden": Sweep(["r3-vae"], {"encoder-hidden": [64, 128, 256]}),
+    "r3-decoder": Sweep([f"r3-decoder{k}" for k in range(1, 7)], {}),
+    "r3-latent": Sweep(["r3-latent"], {"latent-dim": [2, 5, 10, 20]}),
+    "r4-encoder": Sweep(["r4-rnn-vae", "r4-conv-vae"], {}),
 }
-WHOLE = {  # the repository's data: flags of all the data, in a folder. The report of fashion2k had no more
+# For each data set of the repository, the flags of the whole data set in the folder {0}. fashion2k is not
+# here: its report had no more than these 2,000 pictures.
+WHOLE_DATA = {
     "mnist10k": "--data mnist --data-dir {0}",
     "quickdraw5k": "--data quickdraw --data-dir {0}",
     "butterflies": "--data {0}/butterflies --image-size 64",
@@ -52,93 +59,118 @@ WHOLE = {  # the repository's data: flags of all the data, in a folder. The repo
 
 
 # -----------------------------------------------------------------------------------------------------------
-# What there is to train
+# The trainings of a recipe or sweep
 
 
 def plan(name, seeds=1, out=None, data_dir=None, more=()):
-    """What a recipe or sweep trains: a list of (run folder, train.py's arguments). Raises Mistake.
+    """The trainings of a recipe or sweep, with the flags `more` added to each. Raises Mistake.
 
-    A recipe's folder is `out` (runs/<name>) itself; those of a sweep lie in it, called after what differs.
+    The folder of a recipe is `out` (default runs/<name>). Those of a sweep lie inside it and are named after
+    the settings that differ.
     """
     if name not in SWEEPS | RECIPES:
-        close = difflib.get_close_matches(name, SWEEPS | RECIPES, n=1)
-        raise Mistake(f"no recipe or sweep {name}: {f'did you mean {close[0]}?' if close else 'see --list'}")
-    recipes, axes = SWEEPS.get(name, (name, {}))
-    recipes, runs = recipes.split(), []
-    settings = itertools.product(recipes, *(values.split() for values in axes.values()))
-    for seed, (recipe, *values) in itertools.product(range(seeds), settings):
-        varied = [f"{flag}={value}" for flag, value in zip(axes, values, strict=True)]
-        argv = [f"@{RECIPES[recipe]}", *(f"--{setting}" for setting in varied)]
-        argv += whole(argv, data_dir) if data_dir else []
-        folder = Path(out or Path("runs", name), ",".join([recipe] * (len(recipes) > 1) + varied))
-        folder = Path(f"{folder},seed={seed}") if seed else folder
-        runs.append((folder, [*argv, *more, "--seed", str(seed), "--out", str(folder)]))
-    return runs
+        similar = difflib.get_close_matches(name, SWEEPS | RECIPES, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else "see --list"
+        raise Mistake(f"no recipe or sweep {name}: {hint}")
+    sweep = SWEEPS.get(name, Sweep([name], {}))
+    trainings = []
+    for seed, recipe, *values in itertools.product(range(seeds), sweep.recipes, *sweep.flags.values()):
+        settings = [f"{flag}={value}" for flag, value in zip(sweep.flags, values, strict=True)]
+        argv = [f"@{RECIPES[recipe]}", *(f"--{setting}" for setting in settings)]
+        if data_dir:
+            argv += whole_data_flags(argv, data_dir)
+        if len(sweep.recipes) > 1:
+            settings = [recipe, *settings]
+        folder = Path(out or Path("runs", name), ",".join(settings))
+        trainings.append(with_seed(folder, [*argv, *more], seed))
+    return trainings
 
 
-def whole(argv, data_dir):
-    """The flags that put the whole data set, in data_dir, in place of the one that argv names."""
-    used = train.read_flags(argv)[0].data
-    if used == "butterflies" and not Path(data_dir, used).is_dir():
+def with_seed(folder, argv, seed):
+    """The training with this seed; folders of seeds other than 0 are named after their seed."""
+    if seed:
+        folder = Path(f"{folder},seed={seed}")
+    return Training(folder, [*argv, "--seed", str(seed), "--out", str(folder)])
+
+
+def whole_data_flags(argv, data_dir):
+    """The flags that replace the data set of argv by the whole one in data_dir."""
+    name = train.read_flags(argv)[0].data
+    if name == "butterflies" and not Path(data_dir, name).is_dir():
         return []
-    return [part.format(data_dir) for part in WHOLE.get(used, "").split()]
+    return [part.format(data_dir) for part in WHOLE_DATA.get(name, "").split()]
 
 
-def check(runs):
-    """Mistake if a folder holds a run of other flags than planned: a table must not mix them."""
-    for folder, argv in runs:
-        wanted = json.loads(json.dumps(vars(train.read_flags(argv)[0])))  # refuses what train.py would
-        if (folder / "config.json").exists():
-            had = data.read_config(folder)["flags"]
-            for name in wanted:
-                if name not in ("out", "resume") and had.get(name) != wanted[name]:
-                    found = f"{folder} was trained with {train.dashed(name)} {had.get(name)}"
-                    raise Mistake(f"{found}, not {wanted[name]}: delete it, or move it away")
+def check(trainings):
+    """Raises Mistake if a folder holds a run with other flags than planned: a table must not mix them."""
+    for folder, argv in trainings:
+        args, _ = train.read_flags(argv)  # refuses what train.py would refuse
+        planned = json.loads(json.dumps(vars(args)))  # tuples become lists, as in config.json
+        if not (folder / "config.json").exists():
+            continue
+        existing = data.read_config(folder)["flags"]
+        for name, value in planned.items():
+            if name not in ("out", "resume") and existing.get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                difference = f"{flag} {existing.get(name)}, not {value}"
+                raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Training it
+# Training
 
 
-def run_all(runs, jobs=1):
-    """Trains what has not ended yet, `jobs` at once; returns the folders whose training failed.
+def run_all(trainings, jobs=1):
+    """Runs what has not finished yet, `jobs` trainings at a time; returns the folders whose training failed.
 
-    They share the cores, unless OMP_NUM_THREADS is set. One that fails does not stop the others, and however
-    this function ends it leaves no training behind.
+    The trainings share the cores, unless OMP_NUM_THREADS is set. A failure does not stop the others. However
+    this function ends, it leaves no training running.
     """
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    waiting = [run for run in runs if not (run[0] / "summary.json").exists()]
-    running, failed = {}, []
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+    waiting = [training for training in trainings if not is_finished(training.folder)]
+    running = {}  # folder: process
+    failed = []
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 folder, argv = waiting.pop(0)
-                running[folder] = start(folder, argv, threads | os.environ, shown=jobs == 1)
+                running[folder] = start(folder, argv, environment, show_output=jobs == 1)
             time.sleep(0.1)
             for folder in [folder for folder, process in running.items() if process.poll() is not None]:
                 status = running.pop(folder).returncode
-                failed += [folder] if status else []
-                print(f"{folder}: {failure(folder, status, jobs) if status else 'done'}", flush=True)
+                if status:
+                    failed.append(folder)
+                    print(f"{folder}: {failure(folder, status, jobs)}", flush=True)
+                else:
+                    print(f"{folder}: done", flush=True)
     finally:
         for process in running.values():
-            process.terminate()  # whenever it comes, what the run has written stays usable
+            process.terminate()  # at any moment: a run folder always stays usable
         for process in running.values():
             process.wait()
     return failed
 
 
+def is_finished(folder):
+    return (folder / "summary.json").exists()
+
+
 def failure(folder, status, jobs):
-    if jobs == 1:  # it was shown
+    """Why a training failed: the last line of its log, if it has one of its own."""
+    if jobs == 1:  # the user has seen the output
         return f"FAILED, status {status}"
-    *_, last = ["", *Path(f"{folder}.log").read_text(errors="replace").splitlines()]
-    return f"FAILED, status {status}: {last} (more in {folder}.log)"
+    lines = Path(f"{folder}.log").read_text(errors="replace").splitlines()
+    reason = lines[-1] if lines else ""
+    return f"FAILED, status {status}: {reason} (more in {folder}.log)"
 
 
-def start(folder, argv, environment, shown):
-    """A process that trains a run or goes on with it; what it says is shown or goes to <folder>.log."""
-    argv = ["--resume", str(folder)] if (folder / "last.pt").exists() else argv
+def start(folder, argv, environment, show_output):
+    """Starts a process that trains or resumes a run; its output is shown, or appended to <folder>.log."""
+    if (folder / "last.pt").exists():
+        argv = ["--resume", str(folder)]
     command = [sys.executable, str(ROOT / "train.py"), *argv]
-    if shown:
+    if show_output:
         return subprocess.Popen(command, env=environment)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
@@ -146,30 +178,43 @@ def start(folder, argv, environment, shown):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# What came out
+# Results
 
 
-def unseeded(folder):
+def without_seed(folder):
+    """A run folder's name without its seed: the setting that it shares with the other seeds."""
     return re.sub(r",seed=\d+$", "", folder.name)
 
 
+def final_numbers(folder):
+    """The numbers of a finished run by name, with their units."""
+    summary = json.loads((folder / "summary.json").read_text())
+    numbers = {}
+    for split in data.SPLITS:
+        for term, value in summary.get(split, {}).items():
+            if isinstance(value, list):  # such as the KL of each dimension
+                continue
+            name = f"{split} {term}".replace("_", " ")
+            unit = summary["units"].get(term)
+            if unit:
+                name += f", {unit}"
+            numbers[name] = value
+    numbers["best epoch"] = summary["best_epoch"]
+    numbers["training, s"] = summary["seconds"]
+    return numbers
+
+
 def table(folders):
-    """Markdown: a row for each setting among run folders that have ended, a column for each final number (of
-    several seeds the mean ± the standard deviation)."""
-    settings, columns = {}, {}  # a dict keeps the order in which its keys came
+    """A Markdown table of finished runs: a row for each setting, a column for each final number (mean ±
+    standard deviation, if there are several seeds)."""
+    settings = {}
     for folder in folders:
-        summary = json.loads((folder / "summary.json").read_text())
-        found = {}
-        for split, (term, value) in ((s, pair) for s in data.SPLITS for pair in summary.get(s, {}).items()):
-            if not isinstance(value, list):
-                unit = summary["units"].get(term)
-                found[f"{split} {term}".replace("_", " ") + (f", {unit}" if unit else "")] = value
-        found |= {"best epoch": summary["best_epoch"], "training, s": summary["seconds"], "seeds": 1}
-        settings.setdefault(unseeded(folder), []).append(found)
-        columns |= dict.fromkeys(found)
-    lines = [["", *columns], ["---"] * (1 + len(columns))]
+        settings.setdefault(without_seed(folder), []).append(final_numbers(folder))
+    columns = dict.fromkeys(name for runs in settings.values() for numbers in runs for name in numbers)
+    lines = [["", *columns, "seeds"]]
+    lines.append(["---"] * len(lines[0]))
     for setting, runs in settings.items():
-        cells = [cell([run[name] for run in runs if name in run]) for name in columns if name != "seeds"]
+        cells = [cell([numbers[name] for numbers in runs if name in numbers]) for name in columns]
         lines.append([setting, *cells, str(len(runs))])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -180,17 +225,18 @@ def cell(values):
     return f"{values[0]:.5g}" if values else "–"
 
 
-def report(runs, out):
-    """Prints and writes the table of the runs that have ended, and draws their curves; the exit status."""
-    ended = [folder for folder, _ in runs if (folder / "summary.json").exists()]
-    if ended:
-        text = table(ended)
-        print(f"\n{text}")
-        out.mkdir(parents=True, exist_ok=True)
-        data.write_file(out / "table.md", lambda file: file.write(text.encode()))
-        first = [folder for folder in ended if folder.name == unseeded(folder)]  # one line for each setting
-        drawn = first if len(first) > 1 else ended
-        return sample.main([*map(str, drawn), "--what", "curves", "--out", str(out / "curves.png")])
+def report(trainings, out):
+    """Prints and writes the table of the finished runs and draws their curves; returns the exit status."""
+    finished = [folder for folder, _ in trainings if is_finished(folder)]
+    if not finished:
+        return 0
+    text = table(finished)
+    print(f"\n{text}")
+    out.mkdir(parents=True, exist_ok=True)
+    data.write_file(out / "table.md", lambda file: file.write(text.encode()))
+    first_seeds = [folder for folder in finished if folder.name == without_seed(folder)]
+    shown = first_seeds if len(first_seeds) > 1 else finished  # a curve for each setting, else for each seed
+    return sample.main([*map(str, shown), "--what", "curves", "--out", str(out / "curves.png")])
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -200,33 +246,37 @@ def report(runs, out):
 def flags():
     parser = data.Parser(prog="run.py", description=__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a recipe or sweep")
-    parser.add_argument("--list", action="store_true", help="what NAME can be")
-    parser.add_argument("--seeds", type=number(int, 1), default=1, help="trainings of each (default 1)")
-    parser.add_argument("--jobs", type=number(int, 1), default=1, help="trainings at once (default 1)")
-    parser.add_argument("--data-dir", metavar="DIR", help="train on the whole data sets, which are there")
+    parser.add_argument("--list", action="store_true", help="list the recipes and sweeps")
+    parser.add_argument("--seeds", type=number(int, 1), default=1, help="seeds for each setting (default 1)")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, help="trainings at a time (default 1)")
+    parser.add_argument("--data-dir", metavar="DIR", help="train on the whole data sets in this folder")
     parser.add_argument("--out", metavar="DIR", help="folder of the runs (default runs/NAME)")
     return parser
 
 
 def show_list():
     for name, path in RECIPES.items():
-        print(f"{name:20} {path.read_text().splitlines()[0].lstrip('# ')}")
+        title = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:20} {title.lstrip('# ')}")
     print("\nsweeps")
-    for name, (recipes, axes) in SWEEPS.items():
-        print(f"{name:20} {', '.join([recipes, *(f'--{flag} {values}' for flag, values in axes.items())])}")
+    for name, sweep in SWEEPS.items():
+        parts = [" ".join(sweep.recipes)]
+        parts += [f"--{flag} {' '.join(map(str, values))}" for flag, values in sweep.flags.items()]
+        print(f"{name:20} {', '.join(parts)}")
 
 
 def command(argv):
-    own = argv[: argv.index("--")] if "--" in argv else argv
-    args = flags().parse_args(own)
+    split = argv.index("--") if "--" in argv else len(argv)
+    train_argv = argv[split + 1 :]
+    args = flags().parse_args(argv[:split])
     if args.list:
         return show_list()
     if not args.name:
         flags().error("which recipe or sweep? see --list")
-    runs = plan(args.name, args.seeds, args.out, args.data_dir, argv[len(own) + 1 :])
-    check(runs)
-    failed = run_all(runs, args.jobs)
-    status = report(runs, Path(args.out or Path("runs", args.name)))
+    trainings = plan(args.name, args.seeds, args.out, args.data_dir, train_argv)
+    check(trainings)
+    failed = run_all(trainings, args.jobs)
+    status = report(trainings, Path(args.out or Path("runs", args.name)))
     return 1 if failed else status
 
 
@@ -236,5 +286,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain kill is as good as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # kill ends it in the same way as Ctrl-C
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Every recipe trains and is the network it should be; run.py runs, skips, resumes and tells the truth."""
+"""Every recipe trains and is the network of its report; run.py trains what is missing and reports it."""
 
 import dataclasses
 import json
@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import torch.nn as nn
 from conftest import small
 
 import data
+import models
 import sample
 import train
 from experiments import run as experiments
@@ -28,17 +28,16 @@ from experiments import run as experiments
 
 
 @pytest.fixture(scope="session")
-def cut(tmp_path_factory):
-    """cut(name) is a file of a few pictures of that data set, so that a recipe's two updates are not
-    followed by scoring thousands."""
-    folder = tmp_path_factory.mktemp("cut")
+def subset(tmp_path_factory):
+    """subset(name) is a file with a few pictures of a data set, on which evaluation is fast."""
+    folder = tmp_path_factory.mktemp("subset")
 
     def path(name):
         if not (folder / f"{name}.npz").exists():
-            whole = data.load(name)
-            arrays = {"classes": np.array(whole.classes)}
+            dataset = data.load(name)
+            arrays = {"classes": np.array(dataset.classes)}
             for split, n in (("train", 100), ("valid", 20), ("test", 20)):
-                x, y = getattr(whole, split)
+                x, y = dataset.split(split)
                 rows = torch.from_numpy(data.stratified(y.numpy(), n))
                 arrays |= {f"x_{split}": x[rows].numpy(), f"y_{split}": y[rows].numpy()}
             np.savez(folder / f"{name}.npz", **arrays)
@@ -47,50 +46,58 @@ def cut(tmp_path_factory):
     return path
 
 
-def few_queries(dataset):
-    """At most 20 queries of each split."""
-    few = {name: getattr(dataset, name) for name in data.SPLITS}
-    few = {name: split._replace(x=split.x[:20], y=split.y[:20]) for name, split in few.items()}
-    return dataclasses.replace(dataset, **few)
+def first_queries(dataset):
+    """The first 20 queries of each split."""
+    splits = {name: dataset.split(name) for name in data.SPLITS}
+    splits = {name: split._replace(x=split.x[:20], y=split.y[:20]) for name, split in splits.items()}
+    return dataclasses.replace(dataset, **splits)
 
 
 @pytest.mark.parametrize("name", experiments.RECIPES)
-def test_every_recipe_trains(name, cut, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        sample, "draw_run", lambda *_: []
-    )  # slow, and test_sample.py has them of every model
-    arithmetic = data.load_arithmetic
-    monkeypatch.setattr(data, "load_arithmetic", lambda *args: few_queries(arithmetic(*args)))
+def test_every_recipe_trains(name, subset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sample, "draw_run", lambda *_: [])  # slow, and covered by test_sample.py
+    load_arithmetic = data.load_arithmetic
+    monkeypatch.setattr(data, "load_arithmetic", lambda *args: first_queries(load_arithmetic(*args)))
     recipe = experiments.RECIPES[name]
-    assert re.match(r"# [A-Z].*\.\n", recipe.read_text())  # its first line, which --list shows
     argv = [f"@{recipe}", "--steps", "2", "--out", str(tmp_path / "run")]
     flags = train.read_flags(argv)[0]
-    if flags.model in ("ad", "vad"):  # fewer channels: R1's 2,048 would be written to disk again and again
-        start = ",".join(["16", *map(str, flags.decoder_start[1:])])
-        argv += ["--fit-epochs", "1", "--refine-epochs", "1", "--decoder-start", start]
-    few = ["--data", cut(flags.data)] if flags.data != "arithmetic" else []
-    assert train.main([*argv, *few]) == 0
+    if flags.model in ("ad", "vad"):  # 16 channels: checkpoints of R1's 2,048 would be large
+        _, height, width = flags.decoder_start
+        argv += ["--fit-epochs", "1", "--refine-epochs", "1", "--decoder-start", f"16,{height},{width}"]
+    if flags.data != "arithmetic":
+        argv += ["--data", subset(flags.data)]
+    assert train.main(argv) == 0
     assert "does nothing" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", experiments.RECIPES)
+def test_every_recipe_begins_with_a_title(name):
+    assert re.match(r"# [A-Z].*\.\n", experiments.RECIPES[name].read_text())  # --list shows it
+
+
 # -----------------------------------------------------------------------------------------------------------
-# The reports' networks are flags alone. Parameters are counted by formula
+# The flags of a recipe give the network of its report. Here its parameters are counted by formula
 
 
-def conv(*channels, k):  # of transposed ones as many
+def conv(*channels, k):
+    """Weights and biases of convolutions, transposed or not, with k x k kernels."""
     return sum(b * (a * k * k + 1) for a, b in pairwise(channels))
 
 
 def fc(*sizes):
+    """Weights and biases of linear layers."""
     return conv(*sizes, k=1)
 
 
 def rnn(gates, inputs, hidden, depth=1, directions=1):
+    """Weights and biases of a GRU (3 gates) or an LSTM (4)."""
     layers = [inputs] + [directions * hidden] * (depth - 1)
     return sum(directions * gates * hidden * (size + hidden + 2) for size in layers)
 
 
-R0_UP, R0_DOWN, GRU3 = conv(128, 64, 32, 1, k=3), conv(1, 32, 64, 128, k=3), rnn(3, 28, 128, 3, 2)
+R0_UP = conv(128, 64, 32, 1, k=3)
+R0_DOWN = conv(1, 32, 64, 128, k=3)
+GRU3 = rnn(3, 28, 128, 3, 2)
 R0_LSTM = rnn(4, 28, 128, 2) + fc(128, 64) + rnn(4, 64, 128, 2) + fc(128, 28)
 R0_CVAE_UP = 5 * 16 + fc(64 + 16, 1152) + R0_UP
 R4_UP = fc(32, 6272) + conv(128, 64, 32, k=4) + conv(32, 1, k=3)
@@ -112,9 +119,12 @@ def r3(decoder, hidden=128, latents=2):
     return hidden, start, parameters
 
 
-R1_UP = fc(128, 8192) + 16 * (2048 * 512 + 512 * 256 + 256 * 128) + 2 * (512 + 256 + 128)  # norms for biases
+R1_UP = (
+    fc(128, 8192) + 16 * (2048 * 512 + 512 * 256 + 256 * 128) + 2 * (512 + 256 + 128)
+)  # batch norms in place of biases
 R1_UP += conv(128, 1, k=4) + conv(1, 1, k=1)
-R2_DOWN, R2_UP = conv(3, 32, 32, 64, 128, 256, k=3), conv(256, 128, 64, 32, 32, 3, k=3)
+R2_DOWN = conv(3, 32, 32, 64, 128, 256, k=3)
+R2_UP = conv(256, 128, 64, 32, 32, 3, k=3)
 R2_GAN = fc(16, 1024) + conv(64, 64, 64, 64, 64, k=3) + conv(64, 3, k=3)
 R2_GAN += conv(3, 64, 64, 64, 64, 64, k=3) + fc(256, 1)
 BEST_GAN = conv(3, 32, 64, 128, 256, k=4) + fc(4096, 1) + fc(16, 4096) + conv(256, 128, 64, 32, 3, k=4)
@@ -160,12 +170,13 @@ def test_a_recipe_is_the_network_of_its_report(name):
     recipe, *flags = name.split()
     args, _ = train.read_flags([f"@{experiments.RECIPES[recipe]}", *flags])
     classes = list("0123456789" if args.data == "mnist10k" else "abcde")
-    one = data.Split([0], [0])
     shape = (3, 64, 64) if args.data == "butterflies" else (1, 28, 28)
-    dataset = SimpleNamespace(train=one, valid=one, test=one, classes=classes, image_shape=shape)
-    model = train.make_model(args, dataset, None).eval()
-    own = [p for name, p in model.named_parameters() if name != "latents.weight"]
-    assert sum(p.numel() for p in own) == parameters
+    sizes = dict(image_shape=shape, n_classes=len(classes), n_train=1, n_test=1)
+    takes = models.constructor_defaults(args.model)
+    arguments = {name: value for name, value in (vars(args) | sizes).items() if name in takes}
+    model = models.build(args.model, **arguments).eval()
+    network = [p for name, p in model.named_parameters() if name != "latents.weight"]
+    assert sum(p.numel() for p in network) == parameters
     x, y = torch.rand(2, *shape), torch.arange(2)
     if features is None:
         assert model.sample(2).shape == x.shape
@@ -186,14 +197,14 @@ def test_a_recipe_is_the_network_of_its_report(name):
 
 
 @pytest.mark.parametrize("name", experiments.SWEEPS)
-def test_every_sweep_is_of_recipes_and_flags_that_exist(name, tmp_path, monkeypatch):
+def test_every_sweep_names_recipes_and_flags_that_exist(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs = experiments.plan(name)
-    experiments.check(runs)  # train.py takes the flags
-    assert len({folder for folder, _ in runs}) == len(runs) > 1
+    trainings = experiments.plan(name)
+    experiments.check(trainings)  # train.py takes the flags
+    assert len({folder for folder, _ in trainings}) == len(trainings) > 1
 
 
-def test_folders_are_called_after_what_differs():
+def test_folders_are_named_after_what_differs():
     def names(*args, **options):
         return [str(folder) for folder, _ in experiments.plan(*args, **options)]
 
@@ -205,36 +216,46 @@ def test_folders_are_called_after_what_differs():
     assert names("r0-beta")[4] == "runs/r0-beta/r0-cvae-conv,beta=2"
 
 
-def test_two_flags_cross(monkeypatch):
-    axes = {"latent-dim": "2 5", "beta": "1 4"}
-    monkeypatch.setitem(experiments.SWEEPS, "both", ("r3-vae", axes))
-    (*_, (folder, argv)) = runs = experiments.plan("both")
-    assert [folder.name for folder, _ in runs][1:3] == ["latent-dim=2,beta=4", "latent-dim=5,beta=1"]
+def test_a_sweep_combines_the_values_of_its_flags(monkeypatch):
+    sweep = experiments.Sweep(["r3-vae"], {"latent-dim": [2, 5], "beta": [1, 4]})
+    monkeypatch.setitem(experiments.SWEEPS, "both", sweep)
+    trainings = experiments.plan("both")
+    assert [folder.name for folder, _ in trainings][1:3] == ["latent-dim=2,beta=4", "latent-dim=5,beta=1"]
+    folder, argv = trainings[-1]
     args, _ = train.read_flags(argv)
     assert (args.latent_dim, args.beta, args.out) == (5, 4.0, str(folder))
 
 
-def test_data_dir_puts_the_whole_data_in_place_of_a_part(tmp_path):
+def test_data_dir_replaces_a_part_of_a_data_set_by_the_whole(tmp_path):
     def added(name, more=()):
-        return experiments.plan(name, data_dir=str(tmp_path), more=more)[0][1][1:-4]
+        training = experiments.plan(name, data_dir=str(tmp_path), more=more)[0]
+        return training.argv[1:-4]
 
-    where = ["--data-dir", str(tmp_path)]
-    assert added("r3-vae") == ["--data", "mnist", *where]
-    assert added("r0-conv-vae", ["--steps", "9"]) == ["--data", "quickdraw", *where, "--steps", "9"]
-    recipe = tmp_path / "recipe.txt"
-    for used, flags in [
-        ("--model vae --data fashion2k", []),
-        ("--model gan --data butterflies", []),  # until there is such a folder
-        ("--model image2text", where),  # which has arithmetic without a word
-        ("--model gan --data butterflies", ["--data", f"{tmp_path}/butterflies", "--image-size", "64"]),
-    ]:
-        recipe.write_text(used)
-        assert experiments.whole([f"@{recipe}"], str(tmp_path)) == flags
-        if used == "--model image2text":
-            (tmp_path / "butterflies").mkdir()
+    data_dir = ["--data-dir", str(tmp_path)]
+    assert added("r3-vae") == ["--data", "mnist", *data_dir]
+    assert added("r0-conv-vae", ["--steps", "9"]) == ["--data", "quickdraw", *data_dir, "--steps", "9"]
 
 
-def test_wrong_use_is_told_in_one_line(refused, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "recipe, flags",
+    [
+        ("--model vae --data fashion2k", ""),  # has no whole
+        ("--model image2text", "--data-dir {0}"),  # arithmetic is its default
+        ("--model gan --data butterflies", "--data {0}/butterflies --image-size 64"),
+    ],
+)
+def test_flags_of_the_whole_data_set(tmp_path, recipe, flags):
+    (tmp_path / "butterflies").mkdir()
+    expected = [part.format(tmp_path) for part in flags.split()]
+    assert experiments.whole_data_flags(recipe.split(), str(tmp_path)) == expected
+
+
+def test_drawn_butterflies_serve_where_there_are_no_photographs(tmp_path):
+    argv = ["--model", "gan", "--data", "butterflies"]
+    assert experiments.whole_data_flags(argv, str(tmp_path)) == []
+
+
+def test_wrong_use_is_refused_in_one_line(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "did you mean r3-hidden?" in refused(experiments.main, ["r3-hiden"])
     assert "--list" in refused(experiments.main, ["xyz"])
@@ -244,7 +265,7 @@ def test_wrong_use_is_told_in_one_line(refused, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_list_tells_recipes_and_sweeps(capsys):
+def test_list_shows_recipes_and_sweeps(capsys):
     assert experiments.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in experiments.RECIPES | experiments.SWEEPS:
@@ -260,36 +281,40 @@ def summary(folder):
 
 
 def test_a_sweep_trains_what_is_missing_and_one_failure_stops_nothing(digits, tmp_path, monkeypatch, capsys):
-    recipe, out = tmp_path / "tiny.txt", tmp_path / "sweep"
+    recipe = tmp_path / "tiny.txt"
+    out = tmp_path / "sweep"
     recipe.write_text("\n".join(f"'{arg}'" for arg in small("ae", digits, "--epochs 2")))
     monkeypatch.setitem(experiments.RECIPES, "tiny", recipe)
-    monkeypatch.setitem(experiments.SWEEPS, "tiny-lr", ("tiny", {"lr": "1e30 0.001 0.002"}))
+    sweep = experiments.Sweep(["tiny"], {"lr": ["1e30", "0.001", "0.002"]})
+    monkeypatch.setitem(experiments.SWEEPS, "tiny-lr", sweep)
     argv = ["tiny-lr", "--jobs", "2", "--out", str(out)]
     assert experiments.main(argv) == 1
-    good = [out / "lr=0.001", out / "lr=0.002"]
-    for folder in good:
+    finished = [out / "lr=0.001", out / "lr=0.002"]
+    for folder in finished:
         assert summary(folder)["epochs"] == 2 and "best epoch" in (out / f"{folder.name}.log").read_text()
     assert not (out / "lr=1e30" / "summary.json").exists()
     assert "is not a finite number" in (out / "lr=1e30.log").read_text()
-    shown, written = capsys.readouterr().out, (out / "table.md").read_text()
+    shown = capsys.readouterr().out
+    written = (out / "table.md").read_text()
     assert "lr=1e30: FAILED, status 1" in shown and written in shown
     header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written.splitlines()]
     assert [row[0] for row in rows] == ["lr=0.001", "lr=0.002"]
-    for row, folder in zip(rows, good, strict=True):
-        found, cells = summary(folder), dict(zip(header, row, strict=True))
-        assert float(cells["valid loss, nats/image"]) == pytest.approx(found["valid"]["loss"], rel=1e-4)
-        assert float(cells["test mse, per pixel"]) == pytest.approx(found["test"]["mse"], rel=1e-4)
-        assert float(cells["best epoch"]) == found["best_epoch"] and cells["seeds"] == "1"
+    for row, folder in zip(rows, finished, strict=True):
+        numbers = summary(folder)
+        cells = dict(zip(header, row, strict=True))
+        assert float(cells["valid loss, nats/image"]) == pytest.approx(numbers["valid"]["loss"], rel=1e-4)
+        assert float(cells["test mse, per pixel"]) == pytest.approx(numbers["test"]["mse"], rel=1e-4)
+        assert float(cells["best epoch"]) == numbers["best_epoch"] and cells["seeds"] == "1"
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     started = []
     monkeypatch.setattr(experiments, "start", lambda folder, *_, **__: started.append(folder) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         experiments.main(argv)
-    assert started == [out / "lr=1e30"]  # the others have ended
+    assert started == [out / "lr=1e30"]  # the others have finished
 
 
-def test_the_table_tells_mean_and_deviation_of_seeds(tmp_path):
+def test_the_table_has_mean_and_standard_deviation_over_seeds(tmp_path):
     runs = []
     for seed, loss in enumerate((10.0, 14.0, 12.0)):
         runs.append(tmp_path / (f"beta=1,seed={seed}" if seed else "beta=1"))
@@ -304,11 +329,12 @@ def test_the_table_tells_mean_and_deviation_of_seeds(tmp_path):
     ]
 
 
-def test_a_killed_sweep_goes_on_from_another_folder(digits, tmp_path, refused, monkeypatch):
+def test_a_killed_recipe_resumes_and_refuses_other_flags(digits, tmp_path, refused, monkeypatch):
     command = [sys.executable, str(experiments.ROOT / "experiments" / "run.py"), "r4-classifier"]
     more = ["--out", "out", "--", "--data", digits, "--encoder-hidden", "8", "--epochs", "150"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    folder, quiet = tmp_path / "out", dict(cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "out"
+    quiet = dict(cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     process = subprocess.Popen([*command, *more], **quiet)
     end = time.monotonic() + 60
     while not (folder / "last.pt").exists() and time.monotonic() < end:
@@ -316,9 +342,9 @@ def test_a_killed_sweep_goes_on_from_another_folder(digits, tmp_path, refused, m
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130 and not (folder / "summary.json").exists()
-    kept = (folder / "last.pt").stat().st_mtime_ns
+    written = (folder / "last.pt").stat().st_mtime_ns
     time.sleep(0.3)
-    assert (folder / "last.pt").stat().st_mtime_ns == kept  # nobody is left training
+    assert (folder / "last.pt").stat().st_mtime_ns == written  # no training is left running
 
     monkeypatch.chdir(tmp_path)
     other = ["r4-classifier", "--out", "out", "--", "--data", digits, "--epochs", "150"]
