@@ -4,8 +4,8 @@
     model.sample(10, labels=torch.arange(10))              # float [10, 1, 28, 28] in [0, 1]
 
 The autoencoder, the VAE and the conditional VAE come first, with the likelihoods, the Gaussian and the two
-convolutional networks that they use. Then come other networks, auto-decoders, the GAN, the classifier and the
-sequence models. The file needs only torch and works when it is copied into another project.
+convolutional networks that they use. Other networks, auto-decoders, the GAN, the classifier and the sequence
+models follow. The file needs only torch and works when it is copied into another project.
 
 Conventions of every model:
 - Images outside a model are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
@@ -84,8 +84,8 @@ class Model(nn.Module):
         return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
 
     def diagnose(self, split):
-        """Numbers to log after each epoch, computed on a split (x uint8 [n, C, H, W], y [n]). The loop prints
-        the text under "warning", if there is one."""
+        """Numbers to log after each epoch, computed on a split (x uint8 [n, C, H, W], y [n]). The loop
+        prints the text under "warning", if there is one."""
         return {}
 
 
@@ -102,8 +102,7 @@ def bernoulli_nll(logits, x):
 
 
 def gaussian_nll(mean, x):
-    """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, without the constant
-    (D / 2) log π for D pixels."""
+    """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, less (D / 2) log π."""
     return (mean - x).square().flatten(1).sum(1)
 
 
@@ -138,8 +137,7 @@ class Gaussian:
         return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
 
     def kl(self):
-        """KL divergence from the prior in nats, for each image and latent [B, D] (Kingma & Welling 2014,
-        appendix B)."""
+        """KL from the prior in nats, of each image and latent [B, D] (Kingma & Welling 2014, app. B)."""
         return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
 
     @staticmethod
@@ -178,15 +176,14 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """A linear layer to a small image of many channels, then transposed convolutions: latents [B, size] ->
-    logits of pixels [B, C, H, W].
+    """A linear layer to a small image of many channels, then transposed convolutions with ReLU between them:
+    latents [B, size] -> logits of pixels [B, C, H, W].
 
-    `start` is the shape of the small image; each of `layers` is (channels, kernel, stride, padding, output
-    padding). A ReLU precedes each layer; with `batch_norm`, batch norm and ReLU follow each layer instead,
-    except those that output pixels.
+    `start` is the shape of the small image. Each of `layers` is (channels, kernel, stride, padding, output
+    padding). With `batch_norm`, batch norm and ReLU follow each layer but those that output pixels.
     """
 
-    outputs_logits = True
+    outputs_logits = True  # rather than pixels
 
     def __init__(self, size, image_shape, start, layers, batch_norm=False):
         super().__init__()
@@ -202,8 +199,8 @@ class ConvDecoder(nn.Module):
             if normalize:
                 stack += [nn.BatchNorm2d(channels), nn.ReLU()]
             shape = shape_after(layer, shape)
-        wanted = tuple(image_shape)
-        require(shape == wanted, f"the decoder's layers end at {shape}, the data are {wanted}")
+        image_shape = tuple(image_shape)
+        require(shape == image_shape, f"the decoder's layers end at {shape}, the data are {image_shape}")
         self.stack = nn.Sequential(*stack)
 
     def forward(self, z):
@@ -216,6 +213,8 @@ class ConvDecoder(nn.Module):
 
 class LatentModel(Model):
     """A model whose `decoder` turns latents z [B, latent_dim] into images, scored by a likelihood."""
+
+    params_per_latent = 1  # z itself; more where a model learns the parameters of a distribution over z
 
     def set_likelihood(self, likelihood):
         check_choice("likelihood", likelihood, LIKELIHOODS)
@@ -248,16 +247,15 @@ class LatentModel(Model):
 class Autoencoder(LatentModel):
     """x -> encoder -> features -> to_latent -> z -> from_latent -> decoder -> logits of x.
 
-    The default encoder and decoder are the two above; `networks` are the arguments of `make_encoder` and
-    `make_decoder`, which choose others. With the defaults `to_latent` is one linear layer and `from_latent`
-    the identity. `dense` adds a ReLU layer of that many units to each; `squeeze` adds a sigmoid layer to
-    `to_latent` alone. `label_width` is the size of the label embedding of a conditional model, which joins
-    the features and z; 0 for none.
+    By default the encoder and the decoder are the two above, `to_latent` is a linear layer and `from_latent`
+    the identity. `networks` are arguments of `make_encoder` and `make_decoder`, which choose other networks.
+    `dense` adds a ReLU layer of that many units to `to_latent` and to `from_latent`; `squeeze` adds one of
+    sigmoids to `to_latent` alone. `label_width` is the size of a label embedding that a conditional model
+    appends to the features and to z.
     """
 
     objectives = ("reconstruction",)
     has_encoder = True
-    params_per_latent = 1  # outputs of `to_latent` for each latent: here z itself
     defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
 
     def __init__(
@@ -293,7 +291,7 @@ class Autoencoder(LatentModel):
         self.set_likelihood(likelihood)
 
     def features(self, x, labels=None):
-        """Input of `to_latent`, [B, size]. Only a conditional model uses the labels, here and below."""
+        """Input of `to_latent`, [B, size]. Only a conditional model uses labels, here and below."""
         return self.encoder(x)
 
     def encode(self, x, labels=None):
@@ -301,7 +299,7 @@ class Autoencoder(LatentModel):
         return self.to_latent(self.features(x, labels))
 
     def decode_logits(self, z, labels=None):
-        """Logits of pixels [B, C, H, W], or pixels where the decoder outputs those."""
+        """Output of the decoder [B, C, H, W]: logits of pixels, or pixels if it has no readout."""
         return self.decoder(self.from_latent(z))
 
     def loss(self, batch, step):
@@ -360,11 +358,9 @@ class VAE(Autoencoder):
         **networks,
     ):
         super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
-        weighs_kl = beta != 1 or kl_warm_up or free_bits
-        require(
-            objective == "elbo" or not weighs_kl,
-            "--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none",
-        )
+        unweighted = beta == 1 and not kl_warm_up and not free_bits
+        message = "--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none"
+        require(objective == "elbo" or unweighted, message)
         self.beta = beta
         self.kl_warm_up = kl_warm_up
         self.free_bits = free_bits
@@ -373,7 +369,8 @@ class VAE(Autoencoder):
 
     def posterior(self, x, labels=None):
         """q(z | x)."""
-        return Gaussian.from_params(self.to_latent(self.features(x, labels)))
+        params = self.to_latent(self.features(x, labels))  # (B, 2 * latent_dim)
+        return Gaussian.from_params(params)
 
     def encode(self, x, labels=None):
         """The mean of q(z | x), [B, latent_dim]."""
@@ -383,22 +380,30 @@ class VAE(Autoencoder):
         x, labels, _ = batch
         if self.shift and self.training:
             x = shifted(x, self.shift)
-        posterior = self.posterior(x, labels)
+        posterior = self.posterior(x, labels)  # q(z | x)
         kl = posterior.kl()  # (B, D)
-        if self.objective == "iwae":
-            log_weights, nll = self.log_weights(x, labels, self.iwae_samples, posterior)  # (k, B)
-            loss = -iwae_bound(log_weights).mean()
-        else:
+        if self.objective == "elbo":
             z = posterior.sample()  # (B, D)
             logits = self.decode_logits(z, labels)  # (B, C, H, W)
             nll = self.negative_log_likelihood(logits, x)  # (B,)
             loss = nll.mean() + self.kl_weight(step) * kl.clamp(min=self.free_bits).sum(1).mean()
+        else:
+            log_weights, nll = self.log_weights(x, labels, self.iwae_samples, posterior)  # both (k, B)
+            loss = -iwae_bound(log_weights).mean()
         return loss, {"loss": loss, "reconstruction": nll.mean(), "kl": kl.sum(1).mean()}
 
     def kl_weight(self, step):
+        """Grows linearly from 0 to beta during the warm-up."""
         if step >= self.kl_warm_up:
             return self.beta
         return self.beta * (step / self.kl_warm_up)
+
+    @torch.no_grad()
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images [n, C, H, W], decoded from the prior. Its latents are first limited to ± `truncate`
+        standard deviations (None: no limit), then multiplied by `scale`."""
+        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
+        return self.decode(scale * z, labels)
 
     def log_weights(self, x, labels, k, posterior=None):
         """Log importance weights log p(x | z) + log p(z) − log q(z | x) of k samples of q(z | x), and their
@@ -412,13 +417,6 @@ class VAE(Autoencoder):
         logits = self.decode_logits(z.flatten(0, 1), repeated_labels)  # (k * B, C, H, W)
         nll = self.negative_log_likelihood(logits, x.repeat(k, 1, 1, 1)).view(k, -1)
         return prior.log_prob(z) - posterior.log_prob(z) - nll, nll
-
-    @torch.no_grad()
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images decoded from the prior. The latents are multiplied by `scale`, after they are drawn within
-        ± `truncate` standard deviations."""
-        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
-        return self.decode(scale * z, labels)
 
     def latent_loss(self, params, x, labels, beta):
         """What `fit_latents` minimizes: the negative ELBO of Gaussians with these parameters."""
@@ -435,9 +433,8 @@ class VAE(Autoencoder):
         active = (means.var(0, correction=0) > 0.01).sum().item()
         diagnosis = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
         if active == 0:
-            diagnosis["warning"] = (
-                "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
-            )
+            advice = "try a lower --beta, or --kl-warm-up or --free-bits"
+            diagnosis["warning"] = f"the decoder ignores z: {advice}"
         return diagnosis
 
 
@@ -482,9 +479,7 @@ class ConditionalVAE(VAE):
         self, image_shape, n_classes, latent_dim=8, dense=256, label="concat", label_dim=16, **options
     ):
         check_choice("label", label, LABELS)
-        require(
-            n_classes >= 2, "a conditional model needs labels of two classes or more; these data have none"
-        )
+        require(n_classes >= 2, "a conditional model needs data with labels of two classes or more")
         label_width = label_dim if label == "concat" else 0
         super().__init__(image_shape, latent_dim, dense=dense, label_width=label_width, **options)
         self.label = label
@@ -492,7 +487,7 @@ class ConditionalVAE(VAE):
         self.embedding = nn.Embedding(n_classes, label_dim if label == "concat" else latent_dim)
 
     def embed(self, labels):
-        require(labels is not None, "a conditional model needs to be told the labels")
+        require(labels is not None, "a conditional model needs labels")
         return self.embedding(labels)
 
     def features(self, x, labels=None):
@@ -537,8 +532,8 @@ def parse_layers(text, transposed=False):
 
 
 def default_layers(image_shape, channels=16, smallest=8):
-    """Convolutions that halve the image until its smaller side is at most `smallest` and double the channels:
-    two for 28 pixels, three for 64."""
+    """Convolutions that each halve the image and double the channels, until the smaller side is at most
+    `smallest`: two for 28 pixels, three for 64."""
     layers = []
     size = min(image_shape[1:])
     while size > smallest or not layers:
@@ -768,7 +763,7 @@ def make_decoder(
 ):
     """A decoder: latents [B, size] -> logits of pixels [B, C, H, W]. The arguments are flags of train.py.
 
-    Transposed convolutions mirror the convolutions `mirrored` (None: those of `default_layers`), except where
+    Transposed convolutions mirror the convolutions `mirrored` (None: those of `default_layers`), unless
     `decoder_start` and `decoder_layers` replace the shape that they start from and the layers.
     """
     check_choice("decoder", decoder, DECODERS)
@@ -825,8 +820,8 @@ def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, lab
 def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
     """How much a VAE loses because one encoder serves all images (Cremer et al. 2018).
 
-    Compares the encoder's Gaussians with Gaussians that are fitted to each image, starting from the encoder's,
-    for the same decoder. Returns for each of the two their parameters [B, 2 * D] and −ELBO [B] in nats.
+    Compares the encoder's Gaussians with Gaussians fitted to each image, which start from the encoder's, for
+    the same decoder. Returns for each of the two their parameters [B, 2 * D] and −ELBO [B] in nats.
     """
     posterior = model.posterior(x, labels)
     encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
@@ -835,8 +830,8 @@ def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
 
 
 def negative_elbo(model, params, x, labels, samples):
-    """−ELBO [B] in nats of Gaussians with these parameters, by a mean over samples of z. The noise is the same
-    in every call."""
+    """−ELBO [B] in nats of Gaussians with these parameters, a mean over samples of z. Every call draws the
+    same noise."""
     torch.manual_seed(0)
     posterior = Gaussian.from_params(params)
     total = 0
@@ -902,8 +897,8 @@ class Exponential:
 
 
 class Uniform:
-    """Independent uniform distributions on [start, start + width], both [B, D], inside [0, 1]. Their prior is
-    uniform on [0, 1]."""
+    """Independent uniform distributions on [start, start + width], both [B, D], inside [0, 1]. Their prior
+    is uniform on [0, 1]."""
 
     n_params = 2
 
@@ -946,11 +941,11 @@ DISTRIBUTIONS = {"gaussian": Gaussian, "exponential": Exponential, "uniform": Un
 
 
 class AutoDecoder(LatentModel):
-    """Latents in an embedding table, with a parameter group and learning rate `latent_lr` of their own.
+    """The latents are an embedding table, a parameter group of its own with learning rate `latent_lr`.
 
-    Objective "nats" is −log p(x | z) plus `beta` times the penalty or KL of z, in nats per image. "report" is
-    the loss of report R1: the norm |x − x̂| over a batch's pixels in 0..255, divided by their number, plus
-    beta times the mean KL over images and latents. It depends on the batch size.
+    Objective "nats" is −log p(x | z) plus `beta` times the penalty or KL of z, in nats per image. Objective
+    "report" is the loss of report R1: the norm |x − x̂| over a batch's pixels in 0..255, divided by their
+    number, plus beta times the mean KL over images and latents. It depends on the batch size.
 
     After training, the latents of the training images are refined for `refine_epochs`, and latents of the
     test images are fitted for `fit_epochs`, both by `fit_latents` in batches of `fit_batch_size` (0: one
@@ -1123,9 +1118,9 @@ class GAN(Model):
     `encoder_layers` are D's convolutions, by default as many as halve the image to 4 pixels, with doubling
     channels. G mirrors them, except where `decoder_start` and `decoder_layers` say otherwise.
     RESULTS.md measures what each of the following brings:
-    `gradient_penalty`: gamma of R1, gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018, eq. 9). It
-    is applied in every 8th update with 8 times the weight, which costs less and works as well (Karras et al.
-    2020, sec. 3.1).
+    `gradient_penalty`: gamma of R1, gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018, eq. 9).
+    It is applied in every 8th update with 8 times the weight, which costs less and works as well (Karras et
+    al. 2020, sec. 3.1).
     `he_init`: initial weights that preserve the scale of signals, see `he_normal_`.
     `decoder_norm`: batch norm in G (Radford et al. 2016).
     """
@@ -1223,7 +1218,7 @@ class GAN(Model):
         return self.decode(scale * z)
 
     def diagnose(self, split):
-        """Diversity of samples: their mean distance over that of real images. Warns where one player wins."""
+        """Diversity of samples: their mean distance over that of real images. Warns if a player wins."""
         stride = max(1, len(split.x) // 200)
         x, _ = split.batch(slice(None, None, stride))  # about 200 images of all classes
         samples = self.sample(len(x))
@@ -1258,8 +1253,8 @@ def he_normal_(layer):
 
 
 class Classifier(Model):
-    """An encoder and a linear layer. `augment` shears, moves, blurs and dims the training images, so that the
-    soft edges of decoded images do not mislead a classifier that has only seen sharp ones."""
+    """An encoder and a linear layer. `augment` shears, moves, blurs and dims the training images, because
+    the soft edges of decoded images would mislead a classifier that has only seen sharp ones."""
 
     objectives = ("cross-entropy",)
     task = "classification"
@@ -1279,7 +1274,7 @@ class Classifier(Model):
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
-        require(n_classes >= 2, "a classifier needs labels of two classes or more; these data have none")
+        require(n_classes >= 2, "a classifier needs data with labels of two classes or more")
         self.augment = augment
         self.encoder = make_encoder(
             image_shape,
@@ -1335,10 +1330,11 @@ CHARACTER_SHAPE = (1, 28, 28)  # of the image of a character
 class Text2Text(Model):
     """From a query, tokens [B, 5] such as "12+34", to its answer, tokens [B, 3] such as "46 ".
 
-    One LSTM reads the query, in both directions if `bidirectional`. Another LSTM, which receives the first
-    one's last hidden state at each of 3 steps, writes the answer. `dense` puts a ReLU layer of that many units
-    between the two. With `attention`, each step of the answer also sees a mean of the encoder's outputs,
-    weighted by how well they match the decoder's state (Luong et al. 2015, eq. 5 to 8, score "general").
+    One LSTM reads the query, in both directions if `bidirectional`. Another LSTM, which receives the last
+    hidden state of the first at each of 3 steps, writes the answer. `dense` puts a ReLU layer of that many
+    units between the two. With `attention`, each step of the answer also sees a mean of the encoder's
+    outputs, weighted by how well they match the decoder's state (Luong et al. 2015, eq. 5 to 8, score
+    "general").
 
     Subclasses replace one end: `frames` turns a query into vectors, `write` turns states into an answer.
     """
@@ -1432,8 +1428,8 @@ class Image2Text(Text2Text):
 
     Each image passes the convolutions `encoder_layers`; by default one convolution and max-pooling.
     `frame_size` reduces each to that many numbers, by batch norm and tanh (0: no reduction). Without it the
-    LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can change its
-    gates by more than 1. `augment` transforms the training images, see `augmented`.
+    LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can change
+    its gates by more than 1. `augment` transforms the training images, see `augmented`.
     """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
@@ -1613,11 +1609,11 @@ UNITS = {  # of logged terms, where `units` of a model does not replace them
 
 
 def constructor_defaults(model):
-    """Every keyword argument that MODELS[model] takes, as {name: default}. Arguments without a default, which
-    are facts of the data, map to inspect.Parameter.empty."""
+    """Every keyword argument of MODELS[model], as {name: default}. Arguments without a default, which are
+    facts of the data, map to inspect.Parameter.empty."""
     defaults = {}
-    # A constructor passes its **options to that of its parent class, and its **networks to NETWORKS. Going
-    # from those and the oldest class to the class itself, each default replaces what it overrides.
+    # A constructor passes its **options to its parent's, and its **networks to the functions of NETWORKS.
+    # From the oldest ancestor to the class itself, a default replaces that of an ancestor.
     for cls in reversed(MODELS[model].__mro__):
         for network in NETWORKS.get(cls, ()):
             for name, parameter in inspect.signature(network).parameters.items():

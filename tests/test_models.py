@@ -571,7 +571,7 @@ def test_a_wide_transposed_convolution_is_torchs_own(arguments, size, batch):
 
 
 def test_only_wide_layers_are_matrix_products():
-    decoder = models.ConvDecoder(8, (1, 4, 4), (1024, 1, 1), [(16, 2, 2, 0), (1, 2, 2, 0)])
+    decoder = models.ConvDecoder(8, (1, 4, 4), (1024, 1, 1), [(16, 2, 2, 0, 0), (1, 2, 2, 0, 0)])
     kinds = [type(layer) for layer in decoder.stack if isinstance(layer, nn.ConvTranspose2d)]
     assert kinds == [models.WideConvTranspose2d, nn.ConvTranspose2d]
 
@@ -581,9 +581,14 @@ def test_only_wide_layers_are_matrix_products():
     "8,3,2,1,-1", "8,3,2,1;8,3,2,1", "8,3.5,2,1",
 ])  # fmt: skip
 def test_layers_that_make_no_sense_are_refused(text):
-    assert models.parse_layers("32,3,2,1 64,4,2,0,1", (4, 5)) == [(32, 3, 2, 1), (64, 4, 2, 0, 1)]
+    assert models.parse_layers("32,3,2,1 64,4,2,0") == [(32, 3, 2, 1), (64, 4, 2, 0)]
     with pytest.raises(ModelError, match="channels,kernel,stride,padding"):
         models.parse_layers(text)
+
+
+def test_output_padding_may_be_left_out():
+    layers = models.parse_layers("32,3,2,1 64,4,2,0,1", transposed=True)
+    assert layers == [(32, 3, 2, 1, 0), (64, 4, 2, 0, 1)]
 
 
 @pytest.mark.parametrize("options, told", [
@@ -627,9 +632,9 @@ def test_fitted_latents_are_the_least_squares_solution(batch_size, beta):
         x,
         1200 if batch_size is None else 400,
         0.02,
-        batch_size,
-        torch.zeros(7, 4, dtype=torch.float64),
-        beta,
+        batch_size=batch_size,
+        start=torch.zeros(7, 4, dtype=torch.float64),
+        beta=beta,
     )
     # Adam never quite rests where batches come in random order: it divides by what the gradients were
     np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-4 if batch_size is None else 0.02)
@@ -658,8 +663,8 @@ def test_fitting_latents_leaves_the_model_as_it_was(training):
 
 def test_latents_are_fitted_with_the_network_in_eval_mode():
     model = tiny("ad").train()
-    modes, raw = [], model.raw
-    model.raw = lambda z, labels=None: (modes.append(model.decoder.training), raw(z))[1]
+    modes = []
+    model.decoder.register_forward_hook(lambda decoder, z, output: modes.append(decoder.training))
     model.fit_latents(torch.rand(5, 1, 4, 4), 2, 0.1, batch_size=3)
     assert modes == [False] * 4
 
@@ -671,7 +676,7 @@ def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
     def fit(seed=1):
         torch.manual_seed(seed)
         x, y = torch.linspace(0, 1, 5 * 16).view(5, 1, 4, 4), torch.arange(5) % 3
-        return model.fit_latents(x, 4, 0.1, 2, labels=y)
+        return model.fit_latents(x, 4, 0.1, batch_size=2, labels=y)
 
     with torch.inference_mode():
         inside = fit()
@@ -681,7 +686,9 @@ def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
 
 @pytest.mark.parametrize("batch_size, sizes", [(None, [11]), (0, [11]), (4, [4, 4, 3]), (50, [11])])
 def test_every_epoch_of_a_fit_shows_each_picture_once_with_its_own_label(batch_size, sizes, monkeypatch):
-    model, seen, told = tiny("cvae"), [], []
+    model = tiny("cvae")
+    seen = []
+    reports = []
     x = torch.linspace(0, 1, 11)[:, None, None, None].expand(-1, 1, 4, 4)
     y, start = torch.arange(11) % 3, torch.arange(11.0)[:, None].expand(-1, 8) / 10
     latent_loss = model.latent_loss
@@ -695,16 +702,20 @@ def test_every_epoch_of_a_fit_shows_each_picture_once_with_its_own_label(batch_s
         return loss
 
     monkeypatch.setattr(model, "latent_loss", spy)
-    tell = lambda epoch, loss: told.append((epoch, loss))  # noqa: E731
-    model.fit_latents(x, 3, 1e-6, batch_size, start, beta=0.25, labels=y, tell=tell)
-    assert [len(places) for places, _ in seen] == 3 * sizes and [epoch for epoch, _ in told] == [1, 2, 3]
+
+    def callback(epoch, loss):
+        reports.append((epoch, loss))
+
+    options = dict(batch_size=batch_size, start=start, beta=0.25, labels=y, callback=callback)
+    model.fit_latents(x, 3, 1e-6, **options)
+    assert [len(places) for places, _ in seen] == 3 * sizes and [epoch for epoch, _ in reports] == [1, 2, 3]
     orders = []
     for epoch in range(3):
         part = seen[epoch * len(sizes) : (epoch + 1) * len(sizes)]
         orders.append([place for places, _ in part for place in places])
         assert sorted(orders[-1]) == [*range(11)]
         mean = sum(len(places) * loss for places, loss in part) / 11
-        assert told[epoch][1] == pytest.approx(mean)
+        assert reports[epoch][1] == pytest.approx(mean)
     assert orders[0] != orders[1]
 
 
@@ -951,9 +962,9 @@ def small_gan(image_shape=(1, 8, 8), **options):
 @pytest.mark.parametrize("colors", [1, 3])
 def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colors, size, halvings):
     model = build("gan", (colors, size, size))
-    drawn = model.draw(5)
+    drawn = model.generate(5)
     assert drawn.shape == (5, colors, size, size) and drawn.abs().max() <= 1
-    assert model.score(drawn).shape == (5,)
+    assert model.discriminate(drawn).shape == (5,)
     assert images(model.sample(4), 4, colors, size, size)
     counts = [
         sum(isinstance(layer, kind) for layer in player.modules())
@@ -967,7 +978,7 @@ def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colors, size, hal
 
 def test_a_gan_draws_pictures_that_are_not_square():
     model = small_gan((3, 12, 20))
-    assert images(model.sample(2), 2, 3, 12, 20) and model.score(model.draw(2)).shape == (2,)
+    assert images(model.sample(2), 2, 3, 12, 20) and model.discriminate(model.generate(2)).shape == (2,)
 
 
 def test_without_flags_the_generator_mirrors_the_discriminator():
@@ -1005,10 +1016,10 @@ def test_losses_of_both_players_are_their_formulas():
     model, given = small_gan(gradient_penalty=0.0, he_init=False), batch(40, (1, 8, 8))
     with torch.no_grad():  # scores around 0, of both signs
         model.discriminator[1].weight.mul_(50)
-        fake = drawn_alike(lambda: model.score(model.draw(40)))
+        fake = drawn_alike(lambda: model.discriminate(model.generate(40)))
         model.discriminator[1].bias.sub_(fake.median())
-        fake = drawn_alike(lambda: model.score(model.draw(40))).double().numpy()
-        real = model.score(2 * given.x - 1).double().numpy()
+        fake = drawn_alike(lambda: model.discriminate(model.generate(40))).double().numpy()
+        real = model.discriminate(2 * given.x - 1).double().numpy()
         loss, parts = drawn_alike(model.discriminator_loss, given, 0)
         own, own_parts = drawn_alike(model.generator_loss, given, 0)
 
@@ -1029,7 +1040,7 @@ def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures
     model = small_gan((1, 5, 5), gradient_penalty=3.0).double()
     given = Batch(torch.rand(2, 1, 5, 5, dtype=torch.float64), None, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "draw", lambda n: torch.zeros(n, 1, 5, 5, dtype=torch.float64))
+        patch.setattr(model, "generate", lambda n: torch.zeros(n, 1, 5, 5, dtype=torch.float64))
         loss, parts = model.discriminator_loss(given, 16)
         spared, its_parts = model.discriminator_loss(given, 17)
     assert spared == its_parts["discriminator"] == parts["discriminator"]
@@ -1039,7 +1050,7 @@ def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures
             for pixel in range(25):
                 step = torch.zeros(25, dtype=torch.float64)
                 step[pixel] = h
-                ends = [model.score((x[k] + sign * step.view(1, 5, 5))[None]) for sign in (1, -1)]
+                ends = [model.discriminate((x[k] + sign * step.view(1, 5, 5))[None]) for sign in (1, -1)]
                 squares += ((ends[0] - ends[1]) / (2 * h)).item() ** 2
     assert (loss - parts["discriminator"]).item() == pytest.approx(8 * 3 / 2 * squares / 2, rel=1e-5)
     assert not given.x.requires_grad
@@ -1076,7 +1087,7 @@ def test_a_discriminator_that_is_never_fooled_is_warned_of():
     drawn = split.x[1::2] / 255
     model.sample = lambda n: drawn[:n]
     split.x[::2, :, 0, 0] = 255  # real pictures have a white corner
-    model.score = lambda x: x[:, 0, 0, 0]
+    model.discriminate = lambda x: x[:, 0, 0, 0]
     with torch.no_grad():
         assert "discriminator wins" in model.diagnose(split)["warning"]
         drawn[:20, :, 0, 0] = 1
@@ -1228,8 +1239,10 @@ def test_keywords_are_what_the_constructor_takes(model):
     own = inspect.signature(cls).parameters
     named = {name: p.default for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
     assert named.items() <= found.items()
-    networks = [inspect.signature(network).parameters for network in getattr(cls, "networks", ())]
-    passed_on = {name: p.default for of in networks for name, p in of.items() if p.default is not empty}
+    networks = [inspect.signature(network).parameters for network in models.NETWORKS.get(cls, ())]
+    passed_on = {
+        name: p.default for taken in networks for name, p in taken.items() if p.default is not empty
+    }
     assert passed_on.keys() <= found.keys()
     if not set(cls.__mro__[1:]) & set(models.MODELS.values()):  # else a parent takes some too
         assert found == passed_on | named

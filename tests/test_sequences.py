@@ -121,9 +121,9 @@ def test_a_loss_is_a_mean_over_answers(model, splits):
 
 def test_characters_and_whole_answers_are_counted():
     y = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    named = torch.tensor([[1, 2, 3], [4, 0, 6]])
-    found = {name: value.item() for name, value in models.right(named, y).items()}
-    assert found == pytest.approx({"characters": 500 / 6, "exact": 50})
+    answers = torch.tensor([[1, 2, 3], [4, 0, 6]])
+    accuracy = {name: value.item() for name, value in models.answer_accuracy(answers, y).items()}
+    assert accuracy == pytest.approx({"characters": 500 / 6, "exact": 50})
 
 
 def test_results_are_the_answers_of_the_data_set(splits):
