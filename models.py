@@ -193,7 +193,7 @@ class ConvDecoder(nn.Module):
             normalize = batch_norm and channels != image_shape[0]
             if not batch_norm:
                 stack.append(nn.ReLU())
-            conv = WideConvTranspose2d if shape[0] >= 1024 else nn.ConvTranspose2d  # the same function
+            conv = WideConvTranspose2d if shape[0] >= 1024 else nn.ConvTranspose2d  # faster, same outputs
             layer = conv(shape[0], channels, kernel, stride, padding, output_padding, bias=not normalize)
             stack.append(layer)
             if normalize:
@@ -218,10 +218,8 @@ class LatentModel(Model):
 
     def set_likelihood(self, likelihood):
         check_choice("likelihood", likelihood, LIKELIHOODS)
-        require(
-            self.decoder.outputs_logits or likelihood == "gaussian",
-            "a decoder without a readout makes pixels, not logits: --likelihood gaussian",
-        )
+        message = "a decoder without a readout makes pixels, not logits: --likelihood gaussian"
+        require(self.decoder.outputs_logits or likelihood == "gaussian", message)
         self.likelihood = likelihood
         self.to_pixels = nn.Sigmoid() if self.decoder.outputs_logits else nn.Identity()
 
@@ -549,10 +547,8 @@ def conv_shapes(image_shape, layers):
     for channels, kernel, stride, padding in layers:
         _, *sides = shapes[-1]
         height, width = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
-        require(
-            min(height, width) >= 1,
-            f"convolutions leave nothing of a picture of {image_shape[1]} x {image_shape[2]} pixels",
-        )
+        size = f"{image_shape[1]} x {image_shape[2]}"
+        require(min(height, width) >= 1, f"convolutions leave nothing of a picture of {size} pixels")
         shapes.append((channels, height, width))
     return shapes
 
@@ -654,10 +650,8 @@ class RNNDecoder(nn.Module):
         self.image_shape = image_shape
         self.outputs_logits = readout
         row = image_shape[0] * image_shape[2]  # channels x width
-        require(
-            readout or hidden == row,
-            f"without a readout --decoder-hidden must be a row of the picture, {row}",
-        )
+        message = f"without a readout --decoder-hidden must be a row of the picture, {row}"
+        require(readout or hidden == row, message)
         self.inputs = nn.Linear(size, inputs) if inputs else nn.Identity()
         self.rnn = CELLS[cell](inputs or size, hidden, depth, batch_first=True)
         self.readout = nn.Linear(hidden, row) if readout else nn.Identity()
@@ -681,7 +675,7 @@ def linear_layers(inputs, hidden, depth):
 class MLPEncoder(nn.Module):
     """`depth` linear layers of `hidden` units with ReLU."""
 
-    layers = None  # as of RNNEncoder
+    layers = None
 
     def __init__(self, image_shape, hidden, depth):
         super().__init__()
@@ -786,12 +780,12 @@ def make_decoder(
 
 
 def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, callback=None):
-    """Latents that minimize `model.latent_loss` for images x [n, C, H, W], by Adam, with the network frozen
-    and in eval mode.
+    """Minimizes `model.latent_loss` of images x [n, C, H, W] over their latents by Adam, with the network
+    frozen and in eval mode.
 
-    Returns parameters [n, model.params_per_latent * latent_dim]: z itself or the parameters of distributions
-    over z. They start from `start`, or from N(0, I). `beta` weighs the KL. All images form one batch unless
-    `batch_size` is smaller. `callback(epoch, loss)` is called after each epoch.
+    Returns [n, model.params_per_latent * latent_dim]: z itself, or the parameters of distributions over z.
+    They start from `start`, or from N(0, I). `beta` weighs the KL. All images form one batch, or batches of
+    `batch_size`. `callback(epoch, loss)` is called after each epoch.
     """
     was_training = model.training
     model.eval()
@@ -842,7 +836,8 @@ def negative_elbo(model, params, x, labels, samples):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Distributions of auto-decoders. Each has the methods of the Gaussian.
+# The other distributions over latents, for auto-decoders. Their methods are those of the Gaussian; a point
+# has neither density nor prior.
 
 
 class Point:
@@ -956,7 +951,7 @@ class AutoDecoder(LatentModel):
     has_encoder = True  # `encode` fits latents
     has_free_latents = True
     draws_samples = True
-    has_validation_loss = False  # it would take latents fitted to the validation images after each epoch
+    has_validation_loss = False  # it would need latents fitted to the validation images in each epoch
     defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant", valid_fraction=0.0)
     distribution = Point  # of the latents
 
@@ -1035,8 +1030,8 @@ class AutoDecoder(LatentModel):
 
     @torch.no_grad()
     def evaluate_latents(self, train, test):
-        """{"train": terms, "refined": terms, "test": terms} of the latents of the training images, the same
-        refined, and those of the test images; without those that are not fitted yet."""
+        """Mean loss terms of three tables of latents: "train" and "refined", for the training images, and
+        "test". A table that is not fitted yet is left out."""
         tables = {
             "train": (self.latents.weight, train),
             "refined": (self.refined, train),
@@ -1049,8 +1044,8 @@ class AutoDecoder(LatentModel):
         }
 
     def mean_terms(self, params, split, batch_size=16):
-        """Means over a split of the terms of `loss_terms`. The batch size matters to "report" alone."""
-        torch.manual_seed(0)  # the same noise whatever was drawn before
+        """Means of the loss terms over a split. The batch size matters to the objective "report" alone."""
+        torch.manual_seed(0)  # the same noise in every call
         means = {}
         parts = zip(params.split(batch_size), batches(split, batch_size), strict=True)
         for part, (x, _) in parts:
@@ -1060,7 +1055,7 @@ class AutoDecoder(LatentModel):
         return means
 
     def learned_latents(self, split):
-        """The means z [n, latent_dim] of a split's latents; of the training split, refined ones if any."""
+        """Mean z [n, latent_dim] of a split's latents; of the refined ones where there are any."""
         tables = []
         if split == "train":
             tables = [self.refined, self.latents.weight.detach()]
@@ -1069,15 +1064,13 @@ class AutoDecoder(LatentModel):
         for params in tables:
             if not params.isnan().any():
                 return self.distribution.from_params(params).mean
-        raise ModelError(
-            f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs", status=1
-        )
+        message = f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs"
+        raise ModelError(message, status=1)
 
     def encode(self, x, labels=None):
-        """The means z [B, latent_dim] of latents fitted to images."""
-        params = self.fit_latents(
-            x, self.fit_epochs, self.fit_lr, batch_size=self.fit_batch_size, beta=self.fit_beta
-        )
+        """Mean z [B, latent_dim] of latents fitted to images."""
+        options = dict(batch_size=self.fit_batch_size, beta=self.fit_beta)
+        params = self.fit_latents(x, self.fit_epochs, self.fit_lr, **options)
         return self.distribution.from_params(params).mean
 
     @torch.no_grad()
@@ -1091,7 +1084,7 @@ class AutoDecoder(LatentModel):
 
 class VariationalAutoDecoder(AutoDecoder):
     """An auto-decoder whose table holds the parameters of a distribution over each z; the decoder sees
-    samples of it (Zadeh et al. 2019). `prior` names the kind of distribution and its prior."""
+    samples of it (Zadeh et al. 2019). `prior` chooses the prior and with it the family of distributions."""
 
     def __init__(self, image_shape, n_train, n_test, beta=1.0, prior="gaussian", **options):
         check_choice("prior", prior, DISTRIBUTIONS)
@@ -1112,12 +1105,12 @@ PENALTY_INTERVAL = 8  # updates
 
 
 class GAN(Model):
-    """A discriminator D and a generator G, each with its own optimizer and the non-saturating loss
-    (Goodfellow et al. 2014, sec. 3).
+    """A discriminator D and a generator G, each with its own optimizer; non-saturating losses (Goodfellow et
+    al. 2014, sec. 3).
 
-    `encoder_layers` are D's convolutions, by default as many as halve the image to 4 pixels, with doubling
-    channels. G mirrors them, except where `decoder_start` and `decoder_layers` say otherwise.
-    RESULTS.md measures what each of the following brings:
+    `encoder_layers` are D's convolutions; by default they halve the image until it has 4 pixels a side. G
+    mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
+    RESULTS.md measures the effect of each of the following:
     `gradient_penalty`: gamma of R1, gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018, eq. 9).
     It is applied in every 8th update with 8 times the weight, which costs less and works as well (Karras et
     al. 2020, sec. 3.1).
@@ -1166,8 +1159,7 @@ class GAN(Model):
         self.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU, with the same results
 
     def turns(self):
-        # A momentum of 0.5 instead of 0.9, because gradients against an older opponent mislead
-        # (Radford et al. 2016)
+        # Adam's beta1 is 0.5 instead of 0.9 (Radford et al. 2016): old gradients are of an old opponent
         def group(network):
             return {"params": list(network.parameters()), "betas": (0.5, 0.999)}
 
@@ -1193,7 +1185,7 @@ class GAN(Model):
             x.requires_grad_()
         real = self.discriminate(x)
         fake = self.discriminate(generated)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # −log D(x) − log(1 − D(G(z)))
         accuracy = 50 * ((real > 0).float() + (fake < 0).float()).mean()
         terms = {"discriminator": loss, "discriminator_accuracy": accuracy}
         if penalize:
@@ -1204,7 +1196,7 @@ class GAN(Model):
 
     def generator_loss(self, batch, step):
         fake = self.discriminate(self.generate(len(batch.x)))
-        loss = F.softplus(-fake).mean()
+        loss = F.softplus(-fake).mean()  # −log D(G(z))
         return loss, {"generator": loss}
 
     def decode(self, z, labels=None):
@@ -1218,7 +1210,8 @@ class GAN(Model):
         return self.decode(scale * z)
 
     def diagnose(self, split):
-        """Diversity of samples: their mean distance over that of real images. Warns if a player wins."""
+        """Diversity of samples: their mean distance over that of real images. Warns of mode collapse and of
+        a discriminator that is always right."""
         stride = max(1, len(split.x) // 200)
         x, _ = split.batch(slice(None, None, stride))  # about 200 images of all classes
         samples = self.sample(len(x))
@@ -1230,7 +1223,7 @@ class GAN(Model):
             diagnosis["warning"] = "the generator draws nearly the same picture each time (mode collapse)"
         elif real.float().mean() - fake.float().mean() > 0.98:
             diagnosis["warning"] = (
-                "the discriminator wins: no sample fools it, so the generator learns little"
+                "the discriminator wins: no sample fools it and the generator learns little"
             )
         return diagnosis
 
@@ -1357,10 +1350,8 @@ class Text2Text(Model):
         decoder_depth=1,
     ):
         super().__init__()
-        require(
-            n_classes == len(SYMBOLS),
-            f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic",
-        )
+        message = f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic"
+        require(n_classes == len(SYMBOLS), message)
         check_choice("objective", objective, self.objectives)
         self.directions = 2 if bidirectional else 1
         self.attention = attention
