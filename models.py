@@ -160,7 +160,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, image_shape, layers, batch_norm=False):
         super().__init__()
         self.layers = layers
-        self.size = math.prod(conv_shapes(image_shape, layers)[-1])
+        self.size = math.prod(conv_shapes(image_shape, layers)[-1])  # channels x height x width at the end
         stack = []
         in_channels = image_shape[0]
         for channels, kernel, stride, padding in layers:
@@ -198,7 +198,7 @@ class ConvDecoder(nn.Module):
             stack.append(layer)
             if normalize:
                 stack += [nn.BatchNorm2d(channels), nn.ReLU()]
-            shape = shape_after(layer, shape)
+            shape = shape_after(layer, shape)  # (channels, height, width)
         image_shape = tuple(image_shape)
         require(shape == image_shape, f"the decoder's layers end at {shape}, the data are {image_shape}")
         self.stack = nn.Sequential(*stack)
@@ -217,6 +217,7 @@ class LatentModel(Model):
     params_per_latent = 1  # z itself; more where a model learns the parameters of a distribution over z
 
     def set_likelihood(self, likelihood):
+        """Sets how pixels are scored and how the decoder's output becomes pixels."""
         check_choice("likelihood", likelihood, LIKELIHOODS)
         message = "a decoder without a readout makes pixels, not logits: --likelihood gaussian"
         require(self.decoder.outputs_logits or likelihood == "gaussian", message)
@@ -275,17 +276,17 @@ class Autoencoder(LatentModel):
         for_encoder = {name: value for name, value in networks.items() if name not in for_decoder}
 
         self.encoder = make_encoder(image_shape, **for_encoder)
-        features = self.encoder.size + label_width
-        inputs = latent_dim + label_width  # of the decoder
-        output = nn.Linear(dense or squeeze or features, self.params_per_latent * latent_dim)
+        n_features = self.encoder.size + label_width
+        n_latents = latent_dim + label_width
+        output = nn.Linear(dense or squeeze or n_features, self.params_per_latent * latent_dim)
         self.to_latent = output
         self.from_latent = nn.Identity()
         if dense:
-            self.to_latent = nn.Sequential(nn.Linear(features, dense), nn.ReLU(), output)
-            self.from_latent = nn.Sequential(nn.Linear(inputs, dense), nn.ReLU())
+            self.to_latent = nn.Sequential(nn.Linear(n_features, dense), nn.ReLU(), output)
+            self.from_latent = nn.Sequential(nn.Linear(n_latents, dense), nn.ReLU())
         elif squeeze:
-            self.to_latent = nn.Sequential(nn.Linear(features, squeeze), nn.Sigmoid(), output)
-        self.decoder = make_decoder(dense or inputs, image_shape, self.encoder.layers, **for_decoder)
+            self.to_latent = nn.Sequential(nn.Linear(n_features, squeeze), nn.Sigmoid(), output)
+        self.decoder = make_decoder(dense or n_latents, image_shape, self.encoder.layers, **for_decoder)
         self.set_likelihood(likelihood)
 
     def features(self, x, labels=None):
@@ -1382,7 +1383,7 @@ class Text2Text(Model):
         return self.writer(states)  # (B, 3, decoder_hidden) -> logits (B, 3, symbols)
 
     def states(self, x):
-        """The decoder's states [B, 3, decoder_hidden], one for each character of the answer."""
+        """States of the decoder [B, 3, decoder_hidden], for the characters of the answer."""
         outputs, (hidden, _) = self.encoder(self.frames(x))  # (B, 5, size), (depth * directions, B, hidden)
         last = hidden[-self.directions :].transpose(0, 1).flatten(1)  # (B, size)
         steps = self.between(last)[:, None].repeat(1, ANSWER_LENGTH, 1)  # (B, 3, dense or size)
@@ -1415,7 +1416,8 @@ def answer_accuracy(tokens, y):
 
 
 class Image2Text(Text2Text):
-    """Reads images of the query's characters, float [B, 5, 1, 28, 28], without labels for single characters.
+    """Reads images of the query's characters, float [B, 5, 1, 28, 28]. Only whole answers are labels: no
+    character of a query is labeled.
 
     Each image passes the convolutions `encoder_layers`; by default one convolution and max-pooling.
     `frame_size` reduces each to that many numbers, by batch norm and tanh (0: no reduction). Without it the
@@ -1428,7 +1430,7 @@ class Image2Text(Text2Text):
     def __init__(
         self, n_classes, encoder_layers=None, batch_norm=False, frame_size=0, augment=False, **options
     ):
-        self.encoder_layers = encoder_layers
+        self.encoder_layers = encoder_layers  # the constructor of Text2Text makes the layers from these
         self.batch_norm = batch_norm
         self.frame_size = frame_size
         self.augment = augment
@@ -1457,11 +1459,11 @@ class Image2Text(Text2Text):
 class Text2Image(Text2Text):
     """Draws the answer's characters, float [B, 3, 1, 28, 28]; a ConvDecoder turns each state into an image.
 
-    The objective is the squared error, which is least for the mean of all images of a symbol. Because the
-    data show each character in another handwriting every time, that error says little about which symbol was
-    meant. `reader`, a classifier of characters with a turn of its own, is trained on the images of the true
-    answers and tells which drawn answers are right. `spelling` weighs an additional cross-entropy: a linear
-    layer must tell the answer's symbols from the states that are drawn.
+    The objective is the squared error. It is least for the mean image of a symbol and, as the handwriting in
+    the data varies, says little about which symbol was meant. Which drawn answers are right is judged by
+    `reader`, a classifier of characters that is trained in a turn of its own on the images of true answers.
+    `spelling` weighs an additional cross-entropy: a linear layer predicts the answer's symbols from the
+    states that are drawn.
     """
 
     objectives = ("mse",)
@@ -1478,7 +1480,7 @@ class Text2Image(Text2Text):
         spelling=0.0,
         **options,
     ):
-        self.decoder_start = decoder_start
+        self.decoder_start = decoder_start  # the constructor of Text2Text makes the layers from these
         self.decoder_layers = decoder_layers
         self.decoder_norm = decoder_norm
         self.spelling = spelling
