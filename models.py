@@ -937,7 +937,7 @@ DISTRIBUTIONS = {"gaussian": Gaussian, "exponential": Exponential, "uniform": Un
 
 
 class AutoDecoder(LatentModel):
-    """The latents are an embedding table, a parameter group of its own with learning rate `latent_lr`.
+    """The latents are rows of an embedding table, learned by the optimizer with learning rate `latent_lr`.
 
     Objective "nats" is −log p(x | z) plus `beta` times the penalty or KL of z, in nats per image. Objective
     "report" is the loss of report R1: the norm |x − x̂| over a batch's pixels in 0..255, divided by their
