@@ -1,171 +1,633 @@
-"""Every model of this project, leaf to root: blocks, encoders, decoders, models, one table at the bottom.
+"""Deep generative models in the order of a textbook, and one table of them at the bottom.
 
-    model = models.load("runs/cvae-mnist10k/best.pt")      # rebuilt without any flag, in eval mode
+    model = models.load("runs/cvae-mnist10k/best.pt")      # needs no flags; the model is in eval mode
     model.sample(10, labels=torch.arange(10))              # float [10, 1, 28, 28] in [0, 1]
 
-One contract lets one loop train everything:
-- `turns()` lists who steps on each batch: `Turn(name, param_groups, loss)`, one optimizer each.
-- A loss function takes (batch, step), step being the updates so far (infinity when evaluating: every weight
-  is at its final value), and returns (loss, parts): the scalar to minimize, and named scalars to log.
-- Class attributes declare what a model can do, see `Model`.
-- Outside a model images are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
-- Losses are in nats per image: summed over pixels and latents, averaged over the batch.
-- `diagnose(split)`, if a model has it, is logged after each epoch; its "warning" is printed.
+The autoencoder, the VAE and the conditional VAE come first, with the likelihoods, the Gaussian and the two
+convolutional networks that they use. Other networks, auto-decoders, the GAN, the classifier and the sequence
+models follow. The file needs only torch and works when it is copied into another project.
 
-This file needs torch alone and works when copied into another project.
+Conventions of every model:
+- Images outside a model are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
+- Losses are in nats per image: summed over pixels and latents, averaged over the batch. KL terms are >= 0.
+- `turns()` says what the training loop optimizes. A loss function takes (batch, step), where step counts the
+  updates so far (infinity in evaluation: each weight has its final value), and returns (loss, terms): the
+  scalar to minimize and a dict of named scalars to log.
 """
 
 import inspect
 import math
-from collections import namedtuple
+from collections.abc import Callable
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# images, class numbers (or queries, answers), places in the training split (or None)
-Batch = namedtuple("Batch", "x y index")
-
-# a player of the training loop: parameter groups for its optimizer and the loss that they minimize
-Turn = namedtuple("Turn", "name param_groups loss")
-
-UNITS = {  # of every term that a model logs, where its class says nothing else
-    "loss": "nats/image",
-    "reconstruction": "nats/image",
-    "kl": "nats/image",
-    "penalty": "nats/image",
-    "kl_per_dimension": "nats",
-    "active_latents": "",
-    "mse": "per pixel",
-    "rmse": "of 0..255",
-    "accuracy": "%",
-    "characters": "%",
-    "exact": "%",
-    "reader": "%",
-    "discriminator": "nats",
-    "generator": "nats",
-    "discriminator_accuracy": "%",
-    "spelling": "nats/character",
-    "diversity": "",
-}
-
 
 class ModelError(ValueError):
-    """A model that cannot be built, or a checkpoint that cannot be read: one line that says why. `status` is
-    what a command line ends with: 2 for a wrong flag, 1 for a broken file."""
+    """A model that cannot be built or a checkpoint that cannot be read, in one line. `status` is the exit
+    status of a command that fails with it: 2 for a wrong flag, 1 for anything else."""
 
     def __init__(self, message, status=2):
         super().__init__(message)
         self.status = status
 
 
+def require(condition, message, status=2):
+    if not condition:
+        raise ModelError(message, status)
+
+
+def check_choice(name, value, choices):
+    require(value in choices, f"{name} {value!r} does not exist here: choose from {', '.join(choices)}")
+
+
 # -----------------------------------------------------------------------------------------------------------
-# Blocks: convolutions written as data
+# The contract between a model and the training loop
+
+
+class Batch(NamedTuple):
+    x: torch.Tensor  # images [B, C, H, W], or queries of the sequence models
+    y: torch.Tensor | None  # class numbers [B], or answers
+    index: torch.Tensor | None  # place of each example in the training split [B]; None in other splits
+
+
+class Turn(NamedTuple):  # one optimizer, which takes one step on each batch; a GAN has two
+    name: str
+    param_groups: list  # for the optimizer, as torch.optim takes them
+    loss: Callable  # (batch, step) -> (loss, terms)
 
 
 class Model(nn.Module):
-    """What every model declares about itself, so that other files ask and need not probe."""
+    """What a model declares about itself, with the values that hold for most."""
 
     task = "generation"  # or "classification", "arithmetic"
-    has_validation_loss = True  # whose term "loss" chooses the best checkpoint
-    conditional = False  # sample, encode and decode take class labels
-    has_encoder = False  # encode, reconstruct
-    has_posterior = False  # posterior, log_weights
-    has_free_latents = False  # learned_latents, in place of an encoder that is learned
-    draws_samples = False  # sample
-    units = {}  # of logged terms, where they are not those of UNITS
-    kl_warm_up = 0  # updates
+    objectives = ()  # choices of the argument `objective`, default first
+    defaults = {}  # of training flags such as epochs
+    has_validation_loss = True  # the term "loss" on the validation split chooses the best checkpoint
+    conditional = False  # sample, encode and decode need class labels
+    has_encoder = False  # has encode and reconstruct
+    has_posterior = False  # has posterior and log_weights
+    has_free_latents = False  # latents are parameters: has learned_latents
+    draws_samples = False  # has sample
+    units = {}  # of logged terms, where they differ from UNITS
+    kl_warm_up = 0  # updates until the KL has its full weight
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
+
+    def turns(self):
+        """One optimizer for all parameters."""
+        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
 
     def diagnose(self, split):
-        """Named numbers about a split (x uint8 [n, C, H, W], y [n]), logged after each epoch."""
+        """Numbers to log after each epoch, computed on a split (x uint8 [n, C, H, W], y [n]). The loop
+        prints the text under "warning", if there is one."""
         return {}
 
 
-def parse_layers(text, numbers=(4,)):
+# -----------------------------------------------------------------------------------------------------------
+# Likelihoods of pixels, and the Gaussian over latents
+
+
+def bernoulli_nll(logits, x):
+    """−log p(x | z) [B] in nats of pixels that are 1 with probability sigmoid(logits).
+
+    For gray pixels it is a cross-entropy, not the likelihood of a distribution: its minimum is above 0.
+    """
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def gaussian_nll(mean, x):
+    """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, less (D / 2) log π."""
+    return (mean - x).square().flatten(1).sum(1)
+
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class Gaussian:
+    """Diagonal Gaussian over latents; mean and log_variance are [B, D]. Its prior is N(0, I)."""
+
+    n_params = 2  # for each latent
+
+    def __init__(self, mean, log_variance):
+        self.mean = mean
+        self.log_variance = log_variance
+
+    @classmethod
+    def from_params(cls, params):
+        """From unconstrained parameters [B, 2 * D], such as a linear layer's outputs."""
+        mean, log_variance = params.chunk(2, dim=-1)
+        return cls(mean, log_variance)
+
+    def sample(self, n=None):
+        """z [B, D], or [n, B, D]. Scaling and shifting noise keeps z differentiable with respect to the
+        parameters (Kingma & Welling 2014, eq. 4)."""
+        shape = self.mean.shape if n is None else (n, *self.mean.shape)
+        noise = torch.randn(shape, device=self.mean.device)
+        return self.mean + (self.log_variance / 2).exp() * noise
+
+    def log_prob(self, z):
+        """Log density of z [..., B, D] in nats, summed over the latents: [..., B]."""
+        squares = (z - self.mean).square() / self.log_variance.exp()
+        return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+    def kl(self):
+        """KL from the prior in nats, of each image and latent [B, D] (Kingma & Welling 2014, app. B)."""
+        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
+
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        """z [n, dim] from N(0, I), or from its truncation to ± `truncate` standard deviations."""
+        if truncate is None:
+            return torch.randn(n, dim, device=device)
+        return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Convolutional encoder and decoder. The defaults, for digits: 1 x 28 x 28 -> 16 x 14 x 14 -> 32 x 7 x 7 and
+# back, each arrow a (transposed) convolution with kernel 4, stride 2 and padding 1.
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions with ReLU: images [B, C, H, W] -> features [B, size]. Each of `layers` is (channels,
+    kernel, stride, padding)."""
+
+    def __init__(self, image_shape, layers, batch_norm=False):
+        super().__init__()
+        self.layers = layers
+        self.size = math.prod(conv_shapes(image_shape, layers)[-1])  # channels x height x width at the end
+        stack = []
+        in_channels = image_shape[0]
+        for channels, kernel, stride, padding in layers:
+            stack.append(nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=not batch_norm))
+            if batch_norm:
+                stack.append(nn.BatchNorm2d(channels))
+            stack.append(nn.ReLU())
+            in_channels = channels
+        self.stack = nn.Sequential(*stack, nn.Flatten())
+
+    def forward(self, x):
+        return self.stack(x)
+
+
+class ConvDecoder(nn.Module):
+    """A linear layer to a small image of many channels, then transposed convolutions with ReLU between them:
+    latents [B, size] -> logits of pixels [B, C, H, W].
+
+    `start` is the shape of the small image. Each of `layers` is (channels, kernel, stride, padding, output
+    padding). With `batch_norm`, batch norm and ReLU follow each layer but those that output pixels.
+    """
+
+    outputs_logits = True  # rather than pixels
+
+    def __init__(self, size, image_shape, start, layers, batch_norm=False):
+        super().__init__()
+        stack = [nn.Linear(size, math.prod(start)), nn.Unflatten(1, start)]
+        shape = start
+        for channels, kernel, stride, padding, output_padding in layers:
+            normalize = batch_norm and channels != image_shape[0]
+            if not batch_norm:
+                stack.append(nn.ReLU())
+            conv = WideConvTranspose2d if shape[0] >= 1024 else nn.ConvTranspose2d  # faster, same outputs
+            layer = conv(shape[0], channels, kernel, stride, padding, output_padding, bias=not normalize)
+            stack.append(layer)
+            if normalize:
+                stack += [nn.BatchNorm2d(channels), nn.ReLU()]
+            shape = shape_after(layer, shape)  # (channels, height, width)
+        image_shape = tuple(image_shape)
+        require(shape == image_shape, f"the decoder's layers end at {shape}, the data are {image_shape}")
+        self.stack = nn.Sequential(*stack)
+
+    def forward(self, z):
+        return self.stack(z)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Autoencoder: compress an image to a few numbers and reconstruct it (Hinton & Salakhutdinov 2006)
+
+
+class LatentModel(Model):
+    """A model whose `decoder` turns latents z [B, latent_dim] into images, scored by a likelihood."""
+
+    params_per_latent = 1  # z itself; more where a model learns the parameters of a distribution over z
+
+    def set_likelihood(self, likelihood):
+        """Sets how pixels are scored and how the decoder's output becomes pixels."""
+        check_choice("likelihood", likelihood, LIKELIHOODS)
+        message = "a decoder without a readout makes pixels, not logits: --likelihood gaussian"
+        require(self.decoder.outputs_logits or likelihood == "gaussian", message)
+        self.likelihood = likelihood
+        self.to_pixels = nn.Sigmoid() if self.decoder.outputs_logits else nn.Identity()
+
+    def negative_log_likelihood(self, logits, x):
+        """−log p(x | z) of each image in nats, [B]."""
+        if self.likelihood == "bernoulli":
+            return bernoulli_nll(logits, x)
+        return gaussian_nll(self.to_pixels(logits), x)
+
+    def decode(self, z, labels=None):
+        """Images [B, C, H, W] in [0, 1]."""
+        return self.to_pixels(self.decode_logits(z, labels)).clamp(0, 1)
+
+    @torch.no_grad()
+    def reconstruct(self, x, labels=None):
+        return self.decode(self.encode(x, labels), labels)
+
+    def fit_latents(self, x, epochs, lr, **options):
+        """Latents optimized for images x with the network frozen: see the function `fit_latents` below."""
+        return fit_latents(self, x, epochs, lr, **options)
+
+
+class Autoencoder(LatentModel):
+    """x -> encoder -> features -> to_latent -> z -> from_latent -> decoder -> logits of x.
+
+    By default the encoder and the decoder are the two above, `to_latent` is a linear layer and `from_latent`
+    the identity. `networks` are arguments of `make_encoder` and `make_decoder`, which choose other networks.
+    `dense` adds a ReLU layer of that many units to `to_latent` and to `from_latent`; `squeeze` adds one of
+    sigmoids to `to_latent` alone. `label_width` is the size of a label embedding that a conditional model
+    appends to the features and to z.
+    """
+
+    objectives = ("reconstruction",)
+    has_encoder = True
+    defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
+
+    def __init__(
+        self,
+        image_shape,
+        latent_dim=32,
+        objective="reconstruction",
+        likelihood="gaussian",
+        dense=0,
+        squeeze=0,
+        label_width=0,
+        **networks,
+    ):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        self.latent_dim = latent_dim
+        self.objective = objective
+        for_decoder = {name: value for name, value in networks.items() if name.startswith("decoder")}
+        for_encoder = {name: value for name, value in networks.items() if name not in for_decoder}
+
+        self.encoder = make_encoder(image_shape, **for_encoder)
+        n_features = self.encoder.size + label_width
+        n_latents = latent_dim + label_width
+        output = nn.Linear(dense or squeeze or n_features, self.params_per_latent * latent_dim)
+        self.to_latent = output
+        self.from_latent = nn.Identity()
+        if dense:
+            self.to_latent = nn.Sequential(nn.Linear(n_features, dense), nn.ReLU(), output)
+            self.from_latent = nn.Sequential(nn.Linear(n_latents, dense), nn.ReLU())
+        elif squeeze:
+            self.to_latent = nn.Sequential(nn.Linear(n_features, squeeze), nn.Sigmoid(), output)
+        self.decoder = make_decoder(dense or n_latents, image_shape, self.encoder.layers, **for_decoder)
+        self.set_likelihood(likelihood)
+
+    def features(self, x, labels=None):
+        """Input of `to_latent`, [B, size]. Only a conditional model uses labels, here and below."""
+        return self.encoder(x)
+
+    def encode(self, x, labels=None):
+        """z [B, latent_dim]."""
+        return self.to_latent(self.features(x, labels))
+
+    def decode_logits(self, z, labels=None):
+        """Output of the decoder [B, C, H, W]: logits of pixels, or pixels if it has no readout."""
+        return self.decoder(self.from_latent(z))
+
+    def loss(self, batch, step):
+        z = self.encode(batch.x, batch.y)  # (B, latent_dim)
+        logits = self.decode_logits(z, batch.y)  # (B, C, H, W)
+        loss = self.negative_log_likelihood(logits, batch.x).mean()
+        return loss, {"loss": loss}
+
+    def latent_loss(self, z, x, labels, beta):
+        """What `fit_latents` minimizes: as `loss`, plus beta times −log N(z; 0, I) without its constant."""
+        nll = self.negative_log_likelihood(self.decode_logits(z, labels), x)
+        return (nll + beta * (z.square() / 2).sum(1)).mean()
+
+    def diagnose(self, split):
+        """Mean squared error of a split's reconstructions, per pixel."""
+        errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in batches(split)]
+        return {"mse": torch.cat(errors).mean().item()}
+
+
+def batches(split, size=500):
+    """A split in parts of `size`: float images in [0, 1] and labels."""
+    for start in range(0, len(split.x), size):
+        yield split.batch(slice(start, start + size))
+
+
+# -----------------------------------------------------------------------------------------------------------
+# VAE: the encoder predicts a Gaussian over z, and the decoder sees a sample of it (Kingma & Welling 2014)
+
+
+class VAE(Autoencoder):
+    """Minimizes the negative ELBO with its KL weighted by beta (Higgins et al. 2017, eq. 4), or the negative
+    IWAE bound of `iwae_samples` samples (Burda et al. 2016).
+
+    `kl_warm_up`: updates over which the weight of the KL grows from 0 to beta. `free_bits`: KL in nats below
+    which an image's latent is not penalized (Kingma et al. 2016, app. C.8, who average it over a minibatch).
+    `shift`: training images are moved at random by up to this many pixels, against overfitting.
+    """
+
+    objectives = ("elbo", "iwae")
+    has_posterior = True
+    draws_samples = True
+    distribution = Gaussian  # of the latents
+    params_per_latent = Gaussian.n_params
+
+    def __init__(
+        self,
+        image_shape,
+        latent_dim=16,
+        objective="elbo",
+        likelihood="bernoulli",
+        beta=1.0,
+        kl_warm_up=0,
+        free_bits=0.0,
+        iwae_samples=5,
+        shift=0,
+        **networks,
+    ):
+        super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
+        unweighted = beta == 1 and not kl_warm_up and not free_bits
+        message = "--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none"
+        require(objective == "elbo" or unweighted, message)
+        self.beta = beta
+        self.kl_warm_up = kl_warm_up
+        self.free_bits = free_bits
+        self.iwae_samples = iwae_samples
+        self.shift = shift
+
+    def posterior(self, x, labels=None):
+        """q(z | x)."""
+        params = self.to_latent(self.features(x, labels))  # (B, 2 * latent_dim)
+        return Gaussian.from_params(params)
+
+    def encode(self, x, labels=None):
+        """The mean of q(z | x), [B, latent_dim]."""
+        return self.posterior(x, labels).mean
+
+    def loss(self, batch, step):
+        x, labels, _ = batch
+        if self.shift and self.training:
+            x = shifted(x, self.shift)
+        posterior = self.posterior(x, labels)  # q(z | x)
+        kl = posterior.kl()  # (B, D)
+        if self.objective == "elbo":
+            z = posterior.sample()  # (B, D)
+            logits = self.decode_logits(z, labels)  # (B, C, H, W)
+            nll = self.negative_log_likelihood(logits, x)  # (B,)
+            loss = nll.mean() + self.kl_weight(step) * kl.clamp(min=self.free_bits).sum(1).mean()
+        else:
+            log_weights, nll = self.log_weights(x, labels, self.iwae_samples, posterior)  # both (k, B)
+            loss = -iwae_bound(log_weights).mean()
+        return loss, {"loss": loss, "reconstruction": nll.mean(), "kl": kl.sum(1).mean()}
+
+    def kl_weight(self, step):
+        """Grows linearly from 0 to beta during the warm-up."""
+        if step >= self.kl_warm_up:
+            return self.beta
+        return self.beta * (step / self.kl_warm_up)
+
+    @torch.no_grad()
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images [n, C, H, W], decoded from the prior. Its latents are first limited to ± `truncate`
+        standard deviations (None: no limit), then multiplied by `scale`."""
+        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
+        return self.decode(scale * z, labels)
+
+    def log_weights(self, x, labels, k, posterior=None):
+        """Log importance weights log p(x | z) + log p(z) − log q(z | x) of k samples of q(z | x), and their
+        −log p(x | z); in nats, both [k, B]."""
+        if posterior is None:
+            posterior = self.posterior(x, labels)
+        z = posterior.sample(k)  # (k, B, D)
+        zeros = torch.zeros_like(posterior.mean)
+        prior = Gaussian(mean=zeros, log_variance=zeros)
+        repeated_labels = None if labels is None else labels.repeat(k)
+        logits = self.decode_logits(z.flatten(0, 1), repeated_labels)  # (k * B, C, H, W)
+        nll = self.negative_log_likelihood(logits, x.repeat(k, 1, 1, 1)).view(k, -1)
+        return prior.log_prob(z) - posterior.log_prob(z) - nll, nll
+
+    def latent_loss(self, params, x, labels, beta):
+        """What `fit_latents` minimizes: the negative ELBO of Gaussians with these parameters."""
+        posterior = Gaussian.from_params(params)
+        nll = self.negative_log_likelihood(self.decode_logits(posterior.sample(), labels), x)
+        return (nll + beta * posterior.kl().sum(1)).mean()
+
+    def diagnose(self, split):
+        """Also the KL of each latent, and the number of active latents: those whose posterior mean has a
+        variance above 0.01 over the data (Burda et al. 2016, sec. 5.2)."""
+        posteriors = [self.posterior(x, y) for x, y in batches(split)]
+        kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
+        means = torch.cat([posterior.mean for posterior in posteriors])
+        active = (means.var(0, correction=0) > 0.01).sum().item()
+        diagnosis = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
+        if active == 0:
+            advice = "try a lower --beta, or --kl-warm-up or --free-bits"
+            diagnosis["warning"] = f"the decoder ignores z: {advice}"
+        return diagnosis
+
+
+def iwae_bound(log_weights):
+    """Log of the mean of k importance weights [k, B]: a lower bound on log p(x), [B], which is the ELBO for
+    k = 1 (Burda et al. 2016, eq. 8)."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def shifted(x, limit):
+    """Images [B, C, H, W], each moved by up to `limit` whole pixels along each axis and padded with 0."""
+    n, _, height, width = x.shape
+    padded = F.pad(x, (limit, limit, limit, limit))
+    top = torch.randint(2 * limit + 1, (n, 1), device=x.device)
+    rows = top + torch.arange(height, device=x.device)  # (B, H)
+    left = torch.randint(2 * limit + 1, (n, 1), device=x.device)
+    columns = left + torch.arange(width, device=x.device)  # (B, W)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    channels_last = padded.movedim(1, 3)[image, rows[:, :, None], columns[:, None]]  # (B, H, W, C)
+    return channels_last.movedim(3, 1)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Conditional VAE: encoder and decoder also see the class (Sohn et al. 2015)
+
+LABELS = ("concat", "add")
+
+
+class ConditionalVAE(VAE):
+    """A VAE whose samples are of a class that the user chooses. An embedding of the label is concatenated to
+    the encoder's features and to z; or added to z alone (`label="add"`), where it has the size of z.
+
+    The `dense` layers matter. With linear layers alone a label can only shift the mean of q(z | x); with a
+    hidden layer it can also rotate and scale q(z | x), so that each class fills the prior, and samples
+    improve.
+    """
+
+    conditional = True
+    defaults = dict(epochs=30, batch_size=32, lr=2e-3, lr_schedule="cosine")
+
+    def __init__(
+        self, image_shape, n_classes, latent_dim=8, dense=256, label="concat", label_dim=16, **options
+    ):
+        check_choice("label", label, LABELS)
+        require(n_classes >= 2, "a conditional model needs data with labels of two classes or more")
+        label_width = label_dim if label == "concat" else 0
+        super().__init__(image_shape, latent_dim, dense=dense, label_width=label_width, **options)
+        self.label = label
+        self.n_classes = n_classes
+        self.embedding = nn.Embedding(n_classes, label_dim if label == "concat" else latent_dim)
+
+    def embed(self, labels):
+        require(labels is not None, "a conditional model needs labels")
+        return self.embedding(labels)
+
+    def features(self, x, labels=None):
+        features = super().features(x)
+        if self.label == "add":
+            return features
+        return torch.cat([features, self.embed(labels)], 1)
+
+    def decode_logits(self, z, labels=None):
+        if self.label == "add":
+            return super().decode_logits(z + self.embed(labels))
+        return super().decode_logits(torch.cat([z, self.embed(labels)], 1))
+
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """As of a VAE; without labels, the class of each image is random."""
+        if labels is None:
+            labels = torch.randint(self.n_classes, (n,), device=self.device)
+        return super().sample(n, labels, scale, truncate)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Convolution stacks, written as text and mirrored
+
+
+def parse_layers(text, transposed=False):
     """Text "32,3,2,1 64,3,2,1" -> [(32, 3, 2, 1), (64, 3, 2, 1)].
 
-    Each entry is channels, kernel, stride, padding and, of transposed convolutions, perhaps output padding.
+    Each entry is channels, kernel, stride and padding. A transposed convolution has an output padding as
+    well, which is 0 where the text has none.
     """
     try:
         layers = [tuple(int(number) for number in entry.split(",")) for entry in text.split()]
     except ValueError:
         layers = []
-    if not layers or any(len(e) not in numbers or min(e[:3]) < 1 or min(e) < 0 for e in layers):
-        form = "channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
-        raise ModelError(f"layers {text!r}: write {form}")
+    if transposed:
+        layers = [(*layer, 0) if len(layer) == 4 else layer for layer in layers]
+    length = 5 if transposed else 4
+    valid = all(len(layer) == length and min(layer[:3]) > 0 and min(layer) >= 0 for layer in layers)
+    example = "channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
+    require(layers and valid, f"layers {text!r}: write {example}")
     return layers
 
 
 def default_layers(image_shape, channels=16, smallest=8):
-    """Halve the picture until it is at most 8 wide: 28 pixels take two layers, 64 pixels three."""
-    size, layers = min(image_shape[1:]), []
+    """Convolutions that each halve the image and double the channels, until the smaller side is at most
+    `smallest`: two for 28 pixels, three for 64."""
+    layers = []
+    size = min(image_shape[1:])
     while size > smallest or not layers:
         layers.append((channels, 4, 2, 1))
-        size, channels = size // 2, 2 * channels
+        size = size // 2
+        channels = 2 * channels
     return layers
 
 
-def conv_shapes(shape, layers):
+def conv_shapes(image_shape, layers):
     """The shape (channels, height, width) before each convolution and after the last one."""
-    shapes = [tuple(shape)]
-    for channels, kernel, stride, padding, *_ in layers:
-        size = [(side + 2 * padding - kernel) // stride + 1 for side in shapes[-1][1:]]
-        if min(size) < 1:
-            raise ModelError(f"convolutions leave nothing of a picture of {shape[1]} x {shape[2]} pixels")
-        shapes.append((channels, *size))
+    shapes = [tuple(image_shape)]
+    for channels, kernel, stride, padding in layers:
+        _, *sides = shapes[-1]
+        height, width = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
+        size = f"{image_shape[1]} x {image_shape[2]}"
+        require(min(height, width) >= 1, f"convolutions leave nothing of a picture of {size} pixels")
+        shapes.append((channels, height, width))
     return shapes
 
 
 def mirror(image_shape, layers):
-    """The transposed convolutions that undo `layers`, as (shape they start from, layers).
+    """The transposed convolutions that undo `layers`: the shape that they start from, and the layers.
 
-    Output padding gives back the row that a stride dropped: 7 pixels become 14, not 13.
+    Their output padding restores the rows and columns that a stride dropped: 7 pixels become 14, not 13.
     """
     shapes = conv_shapes(image_shape, layers)
     mirrored = []
-    for (channels, *size), (_, kernel, stride, padding, *_) in zip(shapes, layers, strict=False):
-        dropped = tuple((side + 2 * padding - kernel) % stride for side in size)
-        mirrored.insert(0, (channels, kernel, stride, padding, dropped))
-    return shapes[-1], mirrored
+    for (channels, *sides), (_, kernel, stride, padding) in zip(shapes[:-1], layers, strict=True):
+        output_padding = tuple((side + 2 * padding - kernel) % stride for side in sides)
+        mirrored.append((channels, kernel, stride, padding, output_padding))
+    return shapes[-1], mirrored[::-1]
+
+
+def shape_after(layer, shape):
+    """The shape that a decoder's layer makes of an image of this shape, both (channels, height, width)."""
+    try:
+        output = layer(torch.zeros(1, *shape))
+    except RuntimeError as error:
+        raise ModelError(f"the decoder's layers do not work: {str(error).splitlines()[0]}") from error
+    return tuple(output.shape[1:])
+
+
+class WideConvTranspose2d(nn.ConvTranspose2d):
+    """nn.ConvTranspose2d as one matrix product whose results are added where they overlap.
+
+    On a CPU it is 3 to 8 times as fast as torch's where thousands of channels meet a few pixels, as at the
+    start of report R1's decoder, and slower elsewhere.
+    """
+
+    def forward(self, x):
+        if not x.is_cpu:
+            return super().forward(x)
+        height, width = [
+            (side - 1) * stride - 2 * padding + kernel + output_padding
+            for side, stride, padding, kernel, output_padding in zip(
+                x.shape[2:], self.stride, self.padding, self.kernel_size, self.output_padding, strict=True
+            )
+        ]
+        pixels = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, H, W) -> (B * H * W, C)
+        patches = pixels @ self.weight.flatten(1)  # what each pixel adds, (B * H * W, out * k * k)
+        patches = patches.unflatten(0, (len(x), math.prod(x.shape[2:]))).transpose(1, 2)
+        output = F.fold(patches, (height, width), self.kernel_size, 1, self.padding, self.stride)
+        if self.bias is None:
+            return output
+        return output + self.bias[:, None, None]
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Encoders: image -> features [B, size]
+# Recurrent and fully connected networks, and the choice among encoders and decoders by name
 
-
-class ConvEncoder(nn.Module):
-    """A stack of convolutions with ReLU, flattened."""
-
-    def __init__(self, image_shape, layers, batch_norm=False):
-        super().__init__()
-        shapes = conv_shapes(image_shape, layers)
-        self.layers, self.size = layers, math.prod(shapes[-1])
-        stack = []
-        for (inputs, *_), (outputs, kernel, stride, padding, *_) in zip(shapes, layers, strict=False):
-            stack.append(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not batch_norm))
-            stack += [nn.BatchNorm2d(outputs), nn.ReLU()] if batch_norm else [nn.ReLU()]
-        self.stack = nn.Sequential(*stack, nn.Flatten())
-
-    def forward(self, x):
-        return self.stack(x)  # (B, C, H, W) -> (B, size)
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
+SEQUENCES = ("last", "full")
 
 
 class RNNEncoder(nn.Module):
-    """Reads a picture from top to bottom, one row of channels x width at each time step.
+    """Reads an image from top to bottom, one row of channels x width at each time step.
 
-    `sequence`: "last" keeps the last layer's final hidden state (of both directions), "full" keeps every
-    row's output.
+    `sequence`: "last" returns the last layer's final hidden state (of both directions), "full" the outputs
+    for all rows.
     """
+
+    layers = None  # no convolutions that a decoder could mirror
 
     def __init__(self, image_shape, cell, hidden, depth, bidirectional, sequence):
         super().__init__()
         channels, height, width = image_shape
-        self.directions, self.sequence = 1 + bidirectional, sequence
+        self.directions = 2 if bidirectional else 1
+        self.sequence = sequence
         self.rnn = CELLS[cell](
             channels * width, hidden, depth, batch_first=True, bidirectional=bidirectional
         )
-        self.size = self.directions * hidden * (height if sequence == "full" else 1)
+        self.size = self.directions * hidden
+        if sequence == "full":
+            self.size *= height
 
     def forward(self, x):
         rows = x.transpose(1, 2).flatten(2)  # (B, C, H, W) -> (B, H, C * W)
@@ -174,11 +636,47 @@ class RNNEncoder(nn.Module):
             return outputs.flatten(1)
         hidden = state[0] if isinstance(state, tuple) else state  # an LSTM also returns its cell state
         last = hidden[-self.directions :]  # (depth * directions, B, hidden) -> (directions, B, hidden)
-        return last.transpose(0, 1).flatten(1)  # (B, size)
+        return last.transpose(0, 1).flatten(1)  # (B, directions * hidden)
+
+
+class RNNDecoder(nn.Module):
+    """Feeds z to an RNN once for each row of the image; each of its outputs becomes a row.
+
+    `inputs`: units of a linear layer before the RNN, 0 for none. `readout`: whether a linear layer turns
+    hidden units into a row; without it the hidden state is a row of pixels.
+    """
+
+    def __init__(self, size, image_shape, cell, hidden, depth, inputs, readout):
+        super().__init__()
+        self.image_shape = image_shape
+        self.outputs_logits = readout
+        row = image_shape[0] * image_shape[2]  # channels x width
+        message = f"without a readout --decoder-hidden must be a row of the picture, {row}"
+        require(readout or hidden == row, message)
+        self.inputs = nn.Linear(size, inputs) if inputs else nn.Identity()
+        self.rnn = CELLS[cell](inputs or size, hidden, depth, batch_first=True)
+        self.readout = nn.Linear(hidden, row) if readout else nn.Identity()
+
+    def forward(self, z):
+        channels, height, width = self.image_shape
+        steps = self.inputs(z)[:, None].expand(-1, height, -1)  # (B, size) -> (B, H, inputs)
+        outputs, _ = self.rnn(steps)  # (B, H, hidden)
+        rows = self.readout(outputs)  # (B, H, C * W)
+        return rows.unflatten(2, (channels, width)).transpose(1, 2)  # (B, C, H, W)
+
+
+def linear_layers(inputs, hidden, depth):
+    sizes = [inputs] + depth * [hidden]
+    layers = []
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return layers
 
 
 class MLPEncoder(nn.Module):
     """`depth` linear layers of `hidden` units with ReLU."""
+
+    layers = None
 
     def __init__(self, image_shape, hidden, depth):
         super().__init__()
@@ -189,93 +687,10 @@ class MLPEncoder(nn.Module):
         return self.stack(x)  # (B, C, H, W) -> (B, hidden)
 
 
-def linear_layers(inputs, hidden, depth):
-    sizes = [inputs] + [hidden] * depth
-    return [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Decoders: latents [B, size] -> what the likelihood wants, logits of pixels [B, C, H, W]
-
-
-class ConvDecoder(nn.Module):
-    """A linear layer to a small picture of many channels, then transposed convolutions with ReLU between.
-
-    With `batch_norm` every layer but those that make pixels ends with batch norm and ReLU instead.
-    """
-
-    def __init__(self, size, image_shape, start, layers, batch_norm=False):
-        super().__init__()
-        made, stack = start, [nn.Linear(size, math.prod(start)), nn.Unflatten(1, start)]
-        for outputs, kernel, stride, padding, *extra in layers:
-            norm = batch_norm and outputs != image_shape[0]
-            stack += [] if batch_norm else [nn.ReLU()]
-            extra = extra[0] if extra else 0
-            transposed = WideConvTranspose2d if made[0] >= 1024 else nn.ConvTranspose2d
-            layer = transposed(made[0], outputs, kernel, stride, padding, extra, bias=not norm)
-            try:
-                made = tuple(layer(torch.zeros(1, *made)).shape[1:])
-            except RuntimeError as error:
-                raise ModelError(
-                    f"the decoder's layers do not work: {str(error).splitlines()[0]}"
-                ) from error
-            stack += [layer, nn.BatchNorm2d(outputs), nn.ReLU()] if norm else [layer]
-        if made != tuple(image_shape):
-            raise ModelError(f"the decoder's layers end at {made}, the data are {tuple(image_shape)}")
-        self.stack = nn.Sequential(*stack)
-
-    def forward(self, z):
-        return self.stack(z)  # (B, size) -> (B, C, H, W)
-
-
-class WideConvTranspose2d(nn.ConvTranspose2d):
-    """The same as one matrix product, whose results are added where they overlap.
-
-    On a CPU it is 3 to 8 times as fast as torch's own where thousands of channels meet a few pixels, as at
-    the start of report R1's decoder, and slower elsewhere.
-    """
-
-    def forward(self, x):
-        if not x.is_cpu:
-            return super().forward(x)
-        rows, columns = [
-            (n - 1) * self.stride[i] - 2 * self.padding[i] + self.kernel_size[i] + self.output_padding[i]
-            for i, n in enumerate(x.shape[2:])
-        ]
-        pixels = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, H, W) -> (B * H * W, C)
-        patches = pixels @ self.weight.flatten(1)  # what each draws, (B * H * W, out * k * k)
-        patches = patches.unflatten(0, (len(x), math.prod(x.shape[2:]))).transpose(1, 2)
-        drawn = F.fold(patches, (rows, columns), self.kernel_size, 1, self.padding, self.stride)
-        return drawn if self.bias is None else drawn + self.bias[:, None, None]
-
-
-class RNNDecoder(nn.Module):
-    """Shows z to an RNN once for every row; each of its outputs becomes a row of the picture.
-
-    `inputs`: units of a linear layer before the RNN, 0 for none. `readout`: a linear layer from hidden units
-    to a row; without it the hidden state is the row.
-    """
-
-    def __init__(self, size, image_shape, cell, hidden, depth, inputs, readout):
-        super().__init__()
-        channels, _, width = self.image_shape = image_shape
-        if not readout and hidden != channels * width:
-            raise ModelError(
-                f"without a readout --decoder-hidden must be a row of the picture, {channels * width}"
-            )
-        self.inputs = nn.Linear(size, inputs) if inputs else nn.Identity()
-        self.rnn = CELLS[cell](inputs or size, hidden, depth, batch_first=True)
-        self.readout = nn.Linear(hidden, channels * width) if readout else nn.Identity()
-
-    def forward(self, z):
-        channels, height, width = self.image_shape
-        rows = self.inputs(z)[:, None].expand(-1, height, -1)  # (B, size) -> (B, H, inputs)
-        rows = self.readout(self.rnn(rows)[0])  # (B, H, C * W)
-        return rows.unflatten(2, (channels, width)).transpose(1, 2)  # (B, C, H, W)
-
-
 class MLPDecoder(nn.Module):
     """`depth` linear layers of `hidden` units with ReLU, and one to the pixels."""
+
+    outputs_logits = True
 
     def __init__(self, size, image_shape, hidden, depth):
         super().__init__()
@@ -286,10 +701,10 @@ class MLPDecoder(nn.Module):
         return self.stack(z)  # (B, size) -> (B, C, H, W)
 
 
-CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
+# Names of --encoder and --decoder, each with the arguments below that apply to it
 RNN_ENCODER = ("encoder_hidden", "encoder_depth", "bidirectional", "sequence")
 RNN_DECODER = ("decoder_hidden", "decoder_depth", "decoder_inputs", "decoder_readout")
-ENCODERS = {  # and the arguments that size each of them
+ENCODERS = {
     "conv": ("encoder_layers", "batch_norm"),
     "lstm": RNN_ENCODER,
     "gru": RNN_ENCODER,
@@ -301,7 +716,6 @@ DECODERS = {
     "gru": RNN_DECODER,
     "mlp": ("decoder_hidden", "decoder_depth"),
 }
-SEQUENCES = ("last", "full")
 
 
 def make_encoder(
@@ -314,8 +728,11 @@ def make_encoder(
     sequence="last",
     batch_norm=False,
 ):
-    """The arguments are flags of train.py. `encoder_layers` is a convolution stack as text (None: derived
-    from the picture's size), `encoder_hidden` and `encoder_depth` are units and layers of an RNN or MLP."""
+    """An encoder: images -> features [B, encoder.size]. The arguments are flags of train.py.
+
+    `encoder_layers` are convolutions as text, or None for `default_layers`; `encoder_hidden` and
+    `encoder_depth` are units and layers of an RNN or MLP.
+    """
     check_choice("encoder", encoder, ENCODERS)
     check_choice("sequence", sequence, SEQUENCES)
     if encoder == "conv":
@@ -339,122 +756,127 @@ def make_decoder(
     decoder_readout=True,
     decoder_norm=False,
 ):
-    """As `make_encoder`. `mirrored` are the encoder's layers, if it has any, which the convolutions mirror
-    where they are not told more; without them, the default of the picture's size."""
+    """A decoder: latents [B, size] -> logits of pixels [B, C, H, W]. The arguments are flags of train.py.
+
+    Transposed convolutions mirror the convolutions `mirrored` (None: those of `default_layers`), unless
+    `decoder_start` and `decoder_layers` replace the shape that they start from and the layers.
+    """
     check_choice("decoder", decoder, DECODERS)
     if decoder == "conv":
         start, layers = mirror(image_shape, mirrored or default_layers(image_shape))
-        layers = parse_layers(decoder_layers, (4, 5)) if decoder_layers else layers
-        return ConvDecoder(size, image_shape, tuple(decoder_start or start), layers, decoder_norm)
+        if decoder_start:
+            start = tuple(decoder_start)
+        if decoder_layers:
+            layers = parse_layers(decoder_layers, transposed=True)
+        return ConvDecoder(size, image_shape, start, layers, decoder_norm)
     if decoder == "mlp":
         return MLPDecoder(size, image_shape, decoder_hidden, decoder_depth)
-    sizes = decoder_hidden, decoder_depth, decoder_inputs, decoder_readout
-    return RNNDecoder(size, image_shape, decoder, *sizes)
-
-
-def check_choice(name, value, choices):
-    if value not in choices:
-        raise ModelError(f"{name} {value!r} does not exist here: choose from {', '.join(choices)}")
+    return RNNDecoder(
+        size, image_shape, decoder, decoder_hidden, decoder_depth, decoder_inputs, decoder_readout
+    )
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Likelihoods, in nats for each image [B]
+# Latents fitted to images with the network frozen
 
 
-def bernoulli_nll(logits, x):
-    """−log p(x | z) of pixels that are 1 with probability sigmoid(logits), [B].
+def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, callback=None):
+    """Minimizes `model.latent_loss` of images x [n, C, H, W] over their latents by Adam, with the network
+    frozen and in eval mode.
 
-    On gray pixels this is a score, not a likelihood: its least value is their entropy, not 0.
+    Returns [n, model.params_per_latent * latent_dim]: z itself, or the parameters of distributions over z.
+    They start from `start`, or from N(0, I). `beta` weighs the KL. All images form one batch, or batches of
+    `batch_size`. `callback(epoch, loss)` is called after each epoch.
     """
-    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    was_training = model.training
+    model.eval()
+    has_rnn = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
+    cudnn = torch.backends.cudnn.flags(enabled=not has_rnn)  # cuDNN's RNNs have no gradient in eval mode
+    with torch.inference_mode(False), torch.enable_grad(), cudnn:
+        if start is None:
+            start = torch.randn(len(x), model.params_per_latent * model.latent_dim, device=x.device)
+        params = start.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([params], lr)
+        for epoch in range(epochs):
+            mean_loss = 0.0
+            order = torch.randperm(len(x)).to(x.device)
+            for index in order.split(batch_size or len(x)):
+                batch_labels = None if labels is None else labels[index]
+                loss = model.latent_loss(params[index], x[index], batch_labels, beta)
+                (params.grad,) = torch.autograd.grad(loss, params)  # leaves the network's gradients alone
+                optimizer.step()
+                mean_loss += loss.item() * len(index) / len(x)
+            if callback is not None:
+                callback(epoch + 1, mean_loss)
+    model.train(was_training)
+    return params.detach()
 
 
-def gaussian_nll(mean, x):
-    """Squared error [B]: −log p(x | z) of a Gaussian with variance ½, less its constant D/2·ln π."""
-    return (mean - x).square().flatten(1).sum(1)
+def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
+    """How much a VAE loses because one encoder serves all images (Cremer et al. 2018).
+
+    Compares the encoder's Gaussians with Gaussians fitted to each image, which start from the encoder's, for
+    the same decoder. Returns for each of the two their parameters [B, 2 * D] and −ELBO [B] in nats.
+    """
+    posterior = model.posterior(x, labels)
+    encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
+    fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
+    return [(params, negative_elbo(model, params, x, labels, samples)) for params in (encoded, fitted)]
 
 
-LIKELIHOODS = ("bernoulli", "gaussian")
+def negative_elbo(model, params, x, labels, samples):
+    """−ELBO [B] in nats of Gaussians with these parameters, a mean over samples of z. Every call draws the
+    same noise."""
+    torch.manual_seed(0)
+    posterior = Gaussian.from_params(params)
+    total = 0
+    for _ in range(samples):
+        logits = model.decode_logits(posterior.sample(), labels)
+        total = total + model.negative_log_likelihood(logits, x)
+    return (total / samples + posterior.kl().sum(1)).detach()
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Distributions over latents. `from_params` makes one from unconstrained parameters [..., n_params * D]; `kl`
-# is from the prior, in nats, for each image and dimension [B, D]; `prior` draws from it, [n, D].
+# The other distributions over latents, for auto-decoders. Their methods are those of the Gaussian; a point
+# has neither density nor prior.
 
 
 class Point:
-    """One value and no doubt: what a model that is not variational knows of z [B, D]."""
+    """A point estimate of z [B, D], for models that are not variational."""
 
-    n_params = 1  # for each latent
+    n_params = 1
 
     def __init__(self, mean):
         self.mean = mean
 
     @classmethod
-    def from_params(cls, numbers):
-        return cls(numbers)
+    def from_params(cls, params):
+        return cls(params)
 
     def sample(self):
         return self.mean
 
     def kl(self):
-        """−log density of z under N(0, I), less its constant: the price of a point far out."""
+        """−log N(z; 0, I) without its constant, which penalizes points far from 0."""
         return self.mean.square() / 2
-
-    @staticmethod
-    def prior(n, dim, truncate=None, device=None):
-        return Gaussian.prior(n, dim, truncate, device)
-
-
-class Gaussian:
-    """Diagonal Gaussian; mean and log_variance are [B, D]. Prior N(0, I)."""
-
-    n_params = 2
-
-    def __init__(self, mean, log_variance):
-        self.mean, self.log_variance = mean, log_variance
-
-    @classmethod
-    def from_params(cls, numbers):
-        return cls(*numbers.chunk(2, dim=-1))
-
-    def sample(self, n=None):
-        """z [B, D], or [n, B, D]. Mean plus deviation times noise keeps the path differentiable
-        (Kingma & Welling 2014, eq. 4)."""
-        shape = self.mean.shape if n is None else (n, *self.mean.shape)
-        return self.mean + (self.log_variance / 2).exp() * torch.randn(shape, device=self.mean.device)
-
-    def log_prob(self, z):
-        """log density in nats, summed over the D latents: [B], or [n, B]."""
-        squares = (z - self.mean).square() / self.log_variance.exp()
-        return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
-
-    def kl(self):
-        """Kingma & Welling 2014, app. B."""
-        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
-
-    @staticmethod
-    def prior(n, dim, truncate=None, device=None):
-        """`truncate` draws again what lies beyond ± that many deviations."""
-        if truncate is None:
-            return torch.randn(n, dim, device=device)
-        return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
 
 
 class Exponential:
-    """Independent exponentials; log_rate is [B, D]. Prior Exp(1)."""
+    """Independent exponential distributions; log_rate is [B, D]. Their prior is Exp(1)."""
 
     n_params = 1
 
     def __init__(self, log_rate):
-        self.log_rate, self.mean = log_rate, (-log_rate).exp()
+        self.log_rate = log_rate
+        self.mean = (-log_rate).exp()
 
     @classmethod
-    def from_params(cls, numbers):
-        return cls(numbers)
+    def from_params(cls, params):
+        return cls(params)
 
     def sample(self):
-        """z [B, D]: the inverse of the distribution function, of uniform noise that is kept off 0."""
+        """z [B, D], by the inverse of the cumulative distribution function. The uniform noise is kept away
+        from 0, whose logarithm is infinite."""
         return -torch.rand_like(self.mean).clamp(min=1e-7).log() * self.mean
 
     def log_prob(self, z):
@@ -471,16 +893,19 @@ class Exponential:
 
 
 class Uniform:
-    """Independent uniforms on [start, start + width], both [B, D], inside the prior's [0, 1]."""
+    """Independent uniform distributions on [start, start + width], both [B, D], inside [0, 1]. Their prior
+    is uniform on [0, 1]."""
 
     n_params = 2
 
     def __init__(self, start, width):
-        self.start, self.width, self.mean = start, width, start + width / 2
+        self.start = start
+        self.width = width
+        self.mean = start + width / 2
 
     @classmethod
-    def from_params(cls, numbers):
-        start, width = numbers.sigmoid().chunk(2, dim=-1)
+    def from_params(cls, params):
+        start, width = params.sigmoid().chunk(2, dim=-1)
         return cls(start * (1 - width), width)
 
     def sample(self):
@@ -500,368 +925,36 @@ class Uniform:
 
 
 def refuse_truncation(truncate):
-    if truncate is not None:
-        raise ModelError("--truncate cuts a Gaussian prior off; this model's is another")
+    require(truncate is None, "--truncate needs a Gaussian prior, and this model has another")
 
 
 DISTRIBUTIONS = {"gaussian": Gaussian, "exponential": Exponential, "uniform": Uniform}
 
 
 # -----------------------------------------------------------------------------------------------------------
-# What all models with latents share
-
-
-class LatentModel(Model):
-    """Subclasses set latent_dim, likelihood, squash (to pixels) and `decode_logits`, the network from z."""
-
-    distribution = Point  # what is known of an image's z
-
-    def set_likelihood(self, likelihood, networks):
-        check_choice("likelihood", likelihood, LIKELIHOODS)
-        logits = networks.get("decoder_readout", True) or networks.get("decoder") not in CELLS
-        if not logits and likelihood != "gaussian":
-            raise ModelError("a decoder without a readout makes pixels, not logits: --likelihood gaussian")
-        self.likelihood = likelihood
-        self.to_pixels = nn.Sigmoid() if logits else nn.Identity()  # to pixels
-
-    @property
-    def device(self):
-        return next(self.parameters()).device
-
-    def negative_log_likelihood(self, raw, x):
-        """−log p(x | z) for each image, [B]."""
-        if self.likelihood == "bernoulli":
-            return bernoulli_nll(raw, x)
-        return gaussian_nll(self.to_pixels(raw), x)
-
-    def decode(self, z, labels=None):
-        """Images [B, C, H, W] in [0, 1] of latents."""
-        return self.to_pixels(self.decode_logits(z, labels)).clamp(0, 1)
-
-    @torch.no_grad()
-    def reconstruct(self, x, labels=None):
-        return self.decode(self.encode(x, labels), labels)
-
-    @torch.no_grad()
-    def sample_prior(self, n, labels=None, scale=1.0, truncate=None):
-        """n images decoded from the prior, its latents times scale, `truncate`d at that many deviations."""
-        return self.decode(
-            scale * self.distribution.prior(n, self.latent_dim, truncate, self.device), labels
-        )
-
-    def latent_loss(self, numbers, x, labels, beta):
-        """What `fit_latents` minimizes, a mean over images."""
-        q = self.distribution.from_params(numbers)
-        return (
-            self.negative_log_likelihood(self.decode_logits(q.sample(), labels), x) + beta * q.kl().sum(1)
-        ).mean()
-
-    def fit_latents(self, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, tell=None):
-        """Latents that explain images [n, C, H, W] best, by Adam with the network frozen and in eval mode.
-
-        Returns the numbers [n, numbers * D] that `self.distribution.of` makes distributions of. They
-        start from N(0, I), or from `start`; `beta` weighs the KL; all images are one batch unless
-        `batch_size` says less; `tell(epoch, loss)` is called after each epoch.
-        """
-        was_training = self.training
-        self.eval()
-        rnn = any(isinstance(layer, nn.RNNBase) for layer in self.modules())
-        cudnn = torch.backends.cudnn.flags(enabled=not rnn)  # its RNNs have no gradient in eval mode
-        with torch.inference_mode(False), torch.enable_grad(), cudnn:
-            if start is None:
-                start = torch.randn(len(x), self.distribution.n_params * self.latent_dim, device=x.device)
-            numbers = start.detach().clone().requires_grad_()
-            optimizer = torch.optim.Adam([numbers], lr)
-            for epoch in range(epochs):
-                total = 0.0
-                for index in torch.randperm(len(x)).to(x.device).split(batch_size or len(x)):
-                    own = None if labels is None else labels[index]
-                    loss = self.latent_loss(numbers[index], x[index], own, beta)
-                    (numbers.grad,) = torch.autograd.grad(loss, numbers)  # and none for the network
-                    optimizer.step()
-                    total += loss.item() * len(index) / len(x)
-                if tell:
-                    tell(epoch + 1, total)
-        self.train(was_training)
-        return numbers.detach()
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Autoencoder: squeeze a picture through a few numbers and draw it again (Hinton & Salakhutdinov 2006)
-
-
-class Autoencoder(LatentModel):
-    """x -> encoder -> z [B, latent_dim] -> decoder -> x, as every model with an encoder.
-
-    `dense` puts a layer of so many units, with ReLU, between features and latents and another between
-    latents and decoder; `squeeze` one with sigmoid before the latents alone. `label_width` is what a
-    conditional model adds to both. `networks` are the arguments of make_encoder and make_decoder.
-    """
-
-    objectives = ("reconstruction",)
-    has_encoder = True
-    defaults = dict(epochs=20, batch_size=64, lr=1e-3, lr_schedule="constant")
-    networks = (make_encoder, make_decoder)
-
-    def __init__(
-        self,
-        image_shape,
-        latent_dim=32,
-        objective="reconstruction",
-        likelihood="gaussian",
-        dense=0,
-        squeeze=0,
-        label_width=0,
-        **networks,
-    ):
-        super().__init__()
-        check_choice("objective", objective, self.objectives)
-        self.set_likelihood(likelihood, networks)
-        self.latent_dim, self.objective = latent_dim, objective
-        for_decoder = {name: value for name, value in networks.items() if name.startswith("decoder")}
-        for_encoder = {name: value for name, value in networks.items() if name not in for_decoder}
-
-        self.encoder = make_encoder(image_shape, **for_encoder)
-        features, inputs = self.encoder.size + label_width, latent_dim + label_width
-        self.to_latent = nn.Linear(dense or squeeze or features, self.distribution.n_params * latent_dim)
-        self.from_latent = nn.Identity()
-        if dense:
-            self.to_latent = nn.Sequential(nn.Linear(features, dense), nn.ReLU(), self.to_latent)
-            self.from_latent = nn.Sequential(nn.Linear(inputs, dense), nn.ReLU())
-        elif squeeze:
-            self.to_latent = nn.Sequential(nn.Linear(features, squeeze), nn.Sigmoid(), self.to_latent)
-        mirrored = getattr(self.encoder, "layers", None)  # of convolutions
-        self.decoder = make_decoder(dense or inputs, image_shape, mirrored, **for_decoder)
-
-    # features and raw are where a conditional model adds the label
-
-    def features(self, x, labels=None):
-        return self.encoder(x)
-
-    def decode_logits(self, z, labels=None):
-        """What the likelihood wants: logits of pixels, or the pixels themselves without a readout."""
-        return self.decoder(self.from_latent(z))
-
-    def turns(self):
-        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
-
-    def loss(self, batch, step):
-        raw = self.decode_logits(self.encode(batch.x, batch.y), batch.y)
-        loss = self.negative_log_likelihood(raw, batch.x).mean()
-        return loss, {"loss": loss}
-
-    def encode(self, x, labels=None):
-        """z [B, latent_dim] of images; of a VAE, the mean of q(z | x)."""
-        return self.to_latent(self.features(x, labels))
-
-    def diagnose(self, split):
-        """Mean squared error of the reconstructions of a split (x uint8 [n, C, H, W], y [n])."""
-        errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in batches(split)]
-        return {"mse": torch.cat(errors).mean().item()}
-
-
-def batches(split, size=500):
-    """A split as (float images in [0, 1], labels), `size` at a time."""
-    for start in range(0, len(split.x), size):
-        yield split.batch(slice(start, start + size))
-
-
-# -----------------------------------------------------------------------------------------------------------
-# VAE: the encoder guesses a Gaussian over latents, the decoder explains the picture (Kingma & Welling 2014)
-
-
-class VAE(Autoencoder):
-    """Minimizes the negative ELBO, its KL weighted by beta (Higgins et al. 2017, eq. 4), or the IWAE bound.
-
-    `kl_warm_up`: updates over which the KL's weight grows from 0 to beta. `free_bits`: nats of KL that each
-    image and latent may spend at no further cost (Kingma et al. 2016, app. C.8, there per minibatch).
-    `shift`: pixels by which training pictures are moved at random, against overfitting.
-    """
-
-    objectives = ("elbo", "iwae")
-    has_posterior = True
-    draws_samples = True
-    distribution = Gaussian
-
-    def __init__(
-        self,
-        image_shape,
-        latent_dim=16,
-        objective="elbo",
-        likelihood="bernoulli",
-        beta=1.0,
-        kl_warm_up=0,
-        free_bits=0.0,
-        iwae_samples=5,
-        shift=0,
-        **networks,
-    ):
-        super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
-        if objective == "iwae" and (beta != 1 or kl_warm_up or free_bits):
-            raise ModelError("--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none")
-        self.beta, self.kl_warm_up, self.free_bits = beta, kl_warm_up, free_bits
-        self.iwae_samples, self.shift = iwae_samples, shift
-
-    def posterior(self, x, labels=None):
-        """q(z | x)."""
-        return Gaussian.from_params(self.to_latent(self.features(x, labels)))
-
-    def loss(self, batch, step):
-        if self.shift and self.training:
-            batch = batch._replace(x=shifted(batch.x, self.shift))
-        posterior = self.posterior(batch.x, batch.y)
-        kl = posterior.kl()  # (B, D)
-        if self.objective == "iwae":
-            log_weights, reconstruction = self.log_weights(batch.x, batch.y, self.iwae_samples, posterior)
-            loss = -iwae_bound(log_weights).mean()
-        else:
-            reconstruction = self.negative_log_likelihood(
-                self.decode_logits(posterior.sample(), batch.y), batch.x
-            )
-            weight = self.beta * min(1, step / self.kl_warm_up) if self.kl_warm_up else self.beta
-            loss = reconstruction.mean() + weight * kl.clamp(min=self.free_bits).sum(1).mean()
-        return loss, {"loss": loss, "reconstruction": reconstruction.mean(), "kl": kl.sum(1).mean()}
-
-    def log_weights(self, x, labels, k, posterior=None):
-        """log p(x | z) p(z) / q(z | x) for k samples z of q, and their −log p(x | z); nats, both [k, B]."""
-        posterior = posterior or self.posterior(x, labels)
-        z = posterior.sample(k)  # (k, B, D)
-        prior = Gaussian(torch.zeros_like(posterior.mean), torch.zeros_like(posterior.mean))
-        raw = self.decode_logits(
-            z.flatten(0, 1), None if labels is None else labels.repeat(k)
-        )  # (k * B, C, H, W)
-        nats = self.negative_log_likelihood(raw, x.repeat(k, 1, 1, 1)).view(k, -1)
-        return prior.log_prob(z) - posterior.log_prob(z) - nats, nats
-
-    sample = LatentModel.sample_prior
-
-    def encode(self, x, labels=None):
-        return self.posterior(x, labels).mean
-
-    def diagnose(self, split):
-        """Also the KL of each latent, and how many are active: the variance of their mean over the data is
-        above 0.01 (Burda et al. 2016, sec. 5.2)."""
-        posteriors = [self.posterior(x, y) for x, y in batches(split)]
-        kl = torch.cat([posterior.kl() for posterior in posteriors]).mean(0)
-        means = torch.cat([posterior.mean for posterior in posteriors])
-        active = (means.var(0, correction=0) > 0.01).sum().item()
-        found = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
-        if active == 0:
-            found["warning"] = "the decoder ignores z: try a lower --beta, or --kl-warm-up or --free-bits"
-        return found
-
-
-def iwae_bound(log_weights):
-    """log of the mean of k weights [k, B], a bound on log p(x), [B] (Burda et al. 2016, eq. 8); of one, the
-    ELBO."""
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
-
-
-def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
-    """What a VAE loses because one encoder serves all images (Cremer et al. 2018).
-
-    Returns two pairs, of the encoder and of Gaussians fitted to each image for the same decoder from the
-    encoder's answer: their numbers [B, 2 * D] and their −ELBO in nats [B], under the same noise for both.
-    """
-    posterior, found = model.posterior(x, labels), []
-    encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
-    fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
-    for numbers in (encoded, fitted):
-        torch.manual_seed(0)
-        q = Gaussian.from_params(numbers)
-        nats = (
-            sum(
-                model.negative_log_likelihood(model.decode_logits(q.sample(), labels), x)
-                for _ in range(samples)
-            )
-            / samples
-        )
-        found.append((numbers, (nats + q.kl().sum(1)).detach()))
-    return found
-
-
-def shifted(x, most):
-    """Images [B, C, H, W], each moved by up to `most` whole pixels either way; what comes in is 0."""
-    n, _, height, width = x.shape
-    padded = F.pad(x, (most,) * 4)
-    rows = torch.randint(2 * most + 1, (n, 1), device=x.device) + torch.arange(height, device=x.device)
-    columns = torch.randint(2 * most + 1, (n, 1), device=x.device) + torch.arange(width, device=x.device)
-    image = torch.arange(n, device=x.device)[:, None, None]
-    return padded.movedim(1, 3)[image, rows[:, :, None], columns[:, None]].movedim(3, 1)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Conditional VAE: encoder and decoder are told the class (Sohn et al. 2015)
-
-LABELS = ("concat", "add")
-
-
-class ConditionalVAE(VAE):
-    """A VAE that draws what it is asked for. An embedding of the label is concatenated to the encoder's
-    features and to z, or added to z alone (`label="add"`, where it has the size of z).
-
-    The dense layers matter: a label that meets one linear layer can only shift its q(z | x), behind a
-    hidden layer it can turn and scale it to fill the prior, and samples get better.
-    """
-
-    conditional = True
-    defaults = dict(epochs=30, batch_size=32, lr=2e-3, lr_schedule="cosine")
-
-    def __init__(
-        self, image_shape, n_classes, latent_dim=8, dense=256, label="concat", label_dim=16, **options
-    ):
-        check_choice("label", label, LABELS)
-        self.label, self.n_classes = label, n_classes
-        width = label_dim if label == "concat" else 0
-        super().__init__(image_shape, latent_dim, dense=dense, label_width=width, **options)
-        if n_classes < 2:
-            raise ModelError("a conditional model needs labels of two classes or more; these data have none")
-        self.embedding = nn.Embedding(n_classes, label_dim if label == "concat" else latent_dim)
-
-    def embed(self, labels):
-        if labels is None:
-            raise ModelError("a conditional model needs to be told the labels")
-        return self.embedding(labels)
-
-    def features(self, x, labels=None):
-        features = super().features(x)
-        return torch.cat([features, self.embed(labels)], 1) if self.label == "concat" else features
-
-    def decode_logits(self, z, labels=None):
-        e = self.embed(labels)
-        return super().decode_logits(torch.cat([z, e], 1) if self.label == "concat" else z + e)
-
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """As of a VAE; without labels, each image is of a random class."""
-        if labels is None:
-            labels = torch.randint(self.n_classes, (n,), device=self.embedding.weight.device)
-        return super().sample(n, labels, scale, truncate)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Auto-decoder: no encoder; each training picture owns its z, learned with the decoder (Park et al. 2019)
+# Auto-decoder: no encoder; the latents of the training images are parameters, learned with the decoder
+# (Park et al. 2019)
 
 
 class AutoDecoder(LatentModel):
-    """Free latents in an embedding, with an optimizer group of their own and learning rate `latent_lr`.
+    """The latents are rows of an embedding table, learned by the optimizer with learning rate `latent_lr`.
 
-    Objective "nats": −log p(x | z) plus `beta` times what the prior asks for z. "report": the distance
-    |x − x̂| of a batch's pixels in 0..255, over their number, plus beta times the KL's mean over images and
-    latents; it depends on the batch size.
-    After training the latents are refined for `refine_epochs` and those of the test pictures found in
-    `fit_epochs`, the network frozen: see `fit_latents`, in batches of `fit_batch_size` (0: all at once), the
-    KL weighted by `fit_beta` (None: beta).
+    Objective "nats" is −log p(x | z) plus `beta` times the penalty or KL of z, in nats per image. Objective
+    "report" is the loss of report R1: the norm |x − x̂| over a batch's pixels in 0..255, divided by their
+    number, plus beta times the mean KL over images and latents. It depends on the batch size.
+
+    After training, the latents of the training images are refined for `refine_epochs`, and latents of the
+    test images are fitted for `fit_epochs`, both by `fit_latents` in batches of `fit_batch_size` (0: one
+    batch) with the KL weighted by `fit_beta` (None: beta).
     """
 
     objectives = ("nats", "report")
-    has_encoder = True  # that fits latents
+    has_encoder = True  # `encode` fits latents
     has_free_latents = True
     draws_samples = True
-    has_validation_loss = (
-        False  # a new picture has no latents until some are fitted, which takes too long for each epoch
-    )
+    has_validation_loss = False  # it would need latents fitted to the validation images in each epoch
     defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant", valid_fraction=0.0)
-    networks = (make_decoder,)
+    distribution = Point  # of the latents
 
     def __init__(
         self,
@@ -882,16 +975,24 @@ class AutoDecoder(LatentModel):
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
-        self.set_likelihood(likelihood, networks)
-        self.latent_dim, self.objective, self.beta, self.latent_lr = latent_dim, objective, beta, latent_lr
-        self.refine_epochs, self.fit_epochs, self.fit_lr = refine_epochs, fit_epochs, fit_lr
-        self.fit_batch_size, self.fit_beta = fit_batch_size, beta if fit_beta is None else fit_beta
-        self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
-        width = self.distribution.n_params * latent_dim
+        self.latent_dim = latent_dim
+        self.objective = objective
+        self.beta = beta
+        self.latent_lr = latent_lr
+        self.refine_epochs = refine_epochs
+        self.fit_epochs = fit_epochs
+        self.fit_lr = fit_lr
+        self.fit_batch_size = fit_batch_size
+        self.fit_beta = beta if fit_beta is None else fit_beta
         if objective == "report":
             self.units = dict(loss="report R1", reconstruction="report R1", kl="nats, mean")
-        self.latents = nn.Embedding(n_train, width)  # starts from N(0, I)
-        self.register_buffer("refined", torch.full((n_train, width), math.nan))  # NaN until they are found
+
+        self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
+        self.set_likelihood(likelihood)
+        self.params_per_latent = self.distribution.n_params
+        width = self.params_per_latent * latent_dim
+        self.latents = nn.Embedding(n_train, width)  # initialized from N(0, I)
+        self.register_buffer("refined", torch.full((n_train, width), math.nan))  # NaN until they are fitted
         self.register_buffer("test_latents", torch.full((n_test, width), math.nan))
 
     def turns(self):
@@ -905,101 +1006,123 @@ class AutoDecoder(LatentModel):
         return self.decoder(z)
 
     def loss(self, batch, step):
-        return self.terms(self.latents(batch.index), batch.x, self.beta)
+        params = self.latents(batch.index)  # (B, params_per_latent * latent_dim)
+        return self.loss_terms(params, batch.x, self.beta)
 
-    def terms(self, numbers, x, beta):
-        """The objective for images x whose latents have these numbers, and its parts."""
-        q = self.distribution.from_params(numbers)
-        raw = self.decode_logits(q.sample())
-        error = self.to_pixels(raw) - x
-        if self.objective == "report":  # see `units`
-            reconstruction, kl = 255 * error.norm() / error.numel(), q.kl().mean()
+    def loss_terms(self, params, x, beta):
+        """The objective for images x and the parameters of their latents, and its terms."""
+        posterior = self.distribution.from_params(params)
+        logits = self.decode_logits(posterior.sample())
+        error = self.to_pixels(logits) - x
+        if self.objective == "report":
+            reconstruction = 255 * error.norm() / error.numel()
+            kl = posterior.kl().mean()
         else:
-            reconstruction, kl = self.negative_log_likelihood(raw, x).mean(), q.kl().sum(1).mean()
+            reconstruction = self.negative_log_likelihood(logits, x).mean()
+            kl = posterior.kl().sum(1).mean()
         loss = reconstruction + beta * kl
-        price = "penalty" if self.distribution is Point else "kl"
-        parts = {"loss": loss, "reconstruction": reconstruction, price: kl}
-        return loss, parts | {"rmse": 255 * error.square().mean().sqrt()}
+        kl_name = "penalty" if self.distribution is Point else "kl"
+        rmse = 255 * error.square().mean().sqrt()
+        return loss, {"loss": loss, "reconstruction": reconstruction, kl_name: kl, "rmse": rmse}
 
-    def latent_loss(self, numbers, x, labels, beta):
-        return self.terms(numbers, x, beta)[0]
+    def latent_loss(self, params, x, labels, beta):
+        loss, _ = self.loss_terms(params, x, beta)
+        return loss
 
     @torch.no_grad()
-    def evaluate_latents(self, train, test, batch_size=16):
-        """The terms for the latents of the training pictures, the refined ones and those of the test
-        pictures, whichever there are; means over batches of 16, which matters to `report` alone."""
-        found = {}
-        latents = {"train": self.latents.weight, "refined": self.refined, "test": self.test_latents}
-        for name, numbers in latents.items():
-            if numbers.isnan().any() or not len(numbers):
-                continue
-            split = test if name == "test" else train
-            pairs = zip(
-                numbers.split(batch_size),
-                batches(test if name == "test" else train, batch_size),
-                strict=True,
-            )
-            totals = found[name] = {}
-            torch.manual_seed(0)  # the same noise whatever was drawn before
-            for part, (x, _) in pairs:
-                for term, value in self.terms(part, x, self.beta)[1].items():
-                    totals[term] = totals.get(term, 0.0) + value.item() * len(x) / len(numbers)
-        return found
+    def evaluate_latents(self, train, test):
+        """Mean loss terms of three tables of latents: "train" and "refined", for the training images, and
+        "test". A table that is not fitted yet is left out."""
+        tables = {
+            "train": (self.latents.weight, train),
+            "refined": (self.refined, train),
+            "test": (self.test_latents, test),
+        }
+        return {
+            name: self.mean_terms(params, split)
+            for name, (params, split) in tables.items()
+            if len(params) and not params.isnan().any()
+        }
+
+    def mean_terms(self, params, split, batch_size=16):
+        """Means of the loss terms over a split. The batch size matters to the objective "report" alone."""
+        torch.manual_seed(0)  # the same noise in every call
+        means = {}
+        parts = zip(params.split(batch_size), batches(split, batch_size), strict=True)
+        for part, (x, _) in parts:
+            _, terms = self.loss_terms(part, x, self.beta)
+            for name, value in terms.items():
+                means[name] = means.get(name, 0.0) + value.item() * len(x) / len(params)
+        return means
 
     def learned_latents(self, split):
-        """The means z [n, latent_dim] that were found for a split, the refined ones where there are any."""
-        tables = {"train": [self.refined, self.latents.weight.detach()], "test": [self.test_latents]}
-        for numbers in tables.get(split, []):
-            if not numbers.isnan().any():
-                return self.distribution.from_params(numbers).mean
-        raise ModelError(
-            f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs", status=1
-        )
+        """Mean z [n, latent_dim] of a split's latents; of the refined ones where there are any."""
+        tables = []
+        if split == "train":
+            tables = [self.refined, self.latents.weight.detach()]
+        elif split == "test":
+            tables = [self.test_latents]
+        for params in tables:
+            if not params.isnan().any():
+                return self.distribution.from_params(params).mean
+        message = f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs"
+        raise ModelError(message, status=1)
 
     def encode(self, x, labels=None):
-        """The mean z [B, latent_dim] of latents fitted to images."""
-        fitted = self.fit_latents(x, self.fit_epochs, self.fit_lr, self.fit_batch_size, beta=self.fit_beta)
-        return self.distribution.from_params(fitted).mean
+        """Mean z [B, latent_dim] of latents fitted to images."""
+        options = dict(batch_size=self.fit_batch_size, beta=self.fit_beta)
+        params = self.fit_latents(x, self.fit_epochs, self.fit_lr, **options)
+        return self.distribution.from_params(params).mean
 
+    @torch.no_grad()
     def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """As of any model, but from a Gaussian with the mean and covariance of the training latents."""
-        z = self.latents.weight.detach()
-        noise = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)
-        return self.decode(z.mean(0) + scale * noise @ (z - z.mean(0)))  # (n, n_train) @ (n_train, D)
+        """n images from a Gaussian with the mean and covariance of the training latents; `scale` and
+        `truncate` as of a VAE."""
+        z = self.latents.weight.detach()  # (n_train, D)
+        weights = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)  # (n, n_train)
+        return self.decode(z.mean(0) + scale * weights @ (z - z.mean(0)))
 
 
 class VariationalAutoDecoder(AutoDecoder):
-    """Each picture owns the parameters of a distribution over z, the decoder sees samples of it
-    (Zadeh et al. 2019): of which, `prior` says."""
+    """An auto-decoder whose table holds the parameters of a distribution over each z; the decoder sees
+    samples of it (Zadeh et al. 2019). `prior` chooses the prior and with it the family of distributions."""
 
     def __init__(self, image_shape, n_train, n_test, beta=1.0, prior="gaussian", **options):
         check_choice("prior", prior, DISTRIBUTIONS)
         self.distribution = DISTRIBUTIONS[prior]
         super().__init__(image_shape, n_train, n_test, beta=beta, **options)
 
-    sample = LatentModel.sample_prior
+    @torch.no_grad()
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images decoded from the prior; `scale` and `truncate` as of a VAE."""
+        z = self.distribution.prior(n, self.latent_dim, truncate, self.device)
+        return self.decode(scale * z)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# GAN: a generator learns to draw what a discriminator cannot tell from photographs (Goodfellow et al. 2014)
+# GAN: a generator learns to make images that a discriminator takes for real (Goodfellow et al. 2014)
+
+PENALTY_INTERVAL = 8  # updates
 
 
-class GAN(LatentModel):
-    """Two players, each with its own optimizer. The discriminator D scores pictures, the generator G draws.
+class GAN(Model):
+    """A discriminator D and a generator G, each with its own optimizer; non-saturating losses (Goodfellow et
+    al. 2014, sec. 3).
 
-    `encoder_layers` are D's convolutions, without them each halves the picture and doubles the channels; G
+    `encoder_layers` are D's convolutions; by default they halve the image until it has 4 pixels a side. G
     mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
-    Objective: the non-saturating losses (Goodfellow et al. 2014, sec. 3).
-    Remedies, each against one trouble; RESULTS.md has what each brought:
-    `gradient_penalty`: gamma of R1, gamma/2 E|grad D(x)|² on real pictures (Mescheder et al. 2018, eq. 9);
-    on every 8th step alone but eightfold, as good and cheaper (Karras et al. 2020, sec. 3.1).
-    `he_init`: weights for which signals keep their size, see `he_normal_`.
+    RESULTS.md measures the effect of each of the following:
+    `gradient_penalty`: gamma of R1, gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018, eq. 9).
+    It is applied in every 8th update with 8 times the weight, which costs less and works as well (Karras et
+    al. 2020, sec. 3.1).
+    `he_init`: initial weights that preserve the scale of signals, see `he_normal_`.
     `decoder_norm`: batch norm in G (Radford et al. 2016).
     """
 
     objectives = ("nonsaturating",)
     draws_samples = True
-    has_validation_loss = False  # neither player's loss says how good the pictures are
+    has_validation_loss = False  # neither loss says how good the images are
+    distribution = Gaussian  # of the latents
     defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant", valid_fraction=0.0)
 
     def __init__(
@@ -1016,102 +1139,120 @@ class GAN(LatentModel):
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
-        self.latent_dim, self.objective = latent_dim, objective
-        self.likelihood, self.to_pixels = "gaussian", nn.Identity()  # `decode_logits` makes pixels
+        self.latent_dim = latent_dim
+        self.objective = objective
         self.gradient_penalty = gradient_penalty
 
         layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
-        judge = ConvEncoder(image_shape, layers)
-        self.discriminator = nn.Sequential(judge, nn.Linear(judge.size, 1))
-        told = dict(decoder_start=decoder_start, decoder_layers=decoder_layers, decoder_norm=decoder_norm)
-        self.generator = nn.Sequential(make_decoder(latent_dim, image_shape, layers, **told), nn.Tanh())
+        features = ConvEncoder(image_shape, layers)
+        self.discriminator = nn.Sequential(features, nn.Linear(features.size, 1))
+        decoder = make_decoder(
+            latent_dim,
+            image_shape,
+            layers,
+            decoder_start=decoder_start,
+            decoder_layers=decoder_layers,
+            decoder_norm=decoder_norm,
+        )
+        self.generator = nn.Sequential(decoder, nn.Tanh())
         if he_init:
             self.apply(he_normal_)
-        self.to(memory_format=torch.channels_last)  # the same numbers, half again as fast on a CPU
+        self.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU, with the same results
 
     def turns(self):
-        # a momentum of 0.5: what the other player did ten steps ago is no longer true (Radford et al. 2016)
-        def player(network):
-            return [{"params": list(network.parameters()), "betas": (0.5, 0.999)}]
+        # Adam's beta1 is 0.5 instead of 0.9 (Radford et al. 2016): old gradients are of an old opponent
+        def group(network):
+            return {"params": list(network.parameters()), "betas": (0.5, 0.999)}
 
         return [
-            Turn("discriminator", player(self.discriminator), self.discriminator_loss),
-            Turn("generator", player(self.generator), self.generator_loss),
+            Turn("discriminator", [group(self.discriminator)], self.discriminator_loss),
+            Turn("generator", [group(self.generator)], self.generator_loss),
         ]
 
-    def draw(self, n):
-        """n fresh pictures of G in [−1, 1], as D sees them."""
+    def generate(self, n):
+        """n images of G in [−1, 1], the range of D's inputs."""
         return self.generator(torch.randn(n, self.latent_dim, device=self.device))
 
-    def score(self, x):
-        """D's logits [B] for pictures in [−1, 1]: above 0, it takes them for real."""
+    def discriminate(self, x):
+        """D's logits [B] for images in [−1, 1]; positive where D takes them for real."""
         return self.discriminator(x).squeeze(1)
 
     def discriminator_loss(self, batch, step):
         x = 2 * batch.x - 1
         with torch.no_grad():
-            drawn = self.draw(len(x))
-        penalized = self.gradient_penalty and step % 8 == 0
-        if penalized:
+            generated = self.generate(len(x))
+        penalize = self.gradient_penalty > 0 and step % PENALTY_INTERVAL == 0
+        if penalize:
             x.requires_grad_()
-        real, fake = self.score(x), self.score(drawn)
-        loss = F.softplus(-real).mean() + F.softplus(fake).mean()
-        parts = {
-            "discriminator": loss,
-            "discriminator_accuracy": 50 * ((real > 0).float() + (fake < 0).float()).mean(),
-        }
-        if penalized:
-            (slope,) = torch.autograd.grad(real.sum(), x, create_graph=True)
-            loss = loss + 8 * self.gradient_penalty / 2 * slope.square().flatten(1).sum(1).mean()
-        return loss, parts
+        real = self.discriminate(x)
+        fake = self.discriminate(generated)
+        loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # −log D(x) − log(1 − D(G(z)))
+        accuracy = 50 * ((real > 0).float() + (fake < 0).float()).mean()
+        terms = {"discriminator": loss, "discriminator_accuracy": accuracy}
+        if penalize:
+            (gradient,) = torch.autograd.grad(real.sum(), x, create_graph=True)
+            squared_norm = gradient.square().flatten(1).sum(1)
+            loss = loss + PENALTY_INTERVAL * self.gradient_penalty / 2 * squared_norm.mean()
+        return loss, terms
 
     def generator_loss(self, batch, step):
-        loss = F.softplus(-self.score(self.draw(len(batch.x)))).mean()
+        fake = self.discriminate(self.generate(len(batch.x)))
+        loss = F.softplus(-fake).mean()  # −log D(G(z))
         return loss, {"generator": loss}
 
-    sample = LatentModel.sample_prior
-
-    def decode_logits(self, z, labels=None):
+    def decode(self, z, labels=None):
+        """Images [B, C, H, W] in [0, 1]."""
         return (self.generator(z) + 1) / 2
 
+    @torch.no_grad()
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images decoded from the prior; `scale` and `truncate` as of a VAE."""
+        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
+        return self.decode(scale * z)
+
     def diagnose(self, split):
-        """How varied samples are, their mean distance over that of real pictures; and who wins."""
-        x, _ = split.batch(slice(None, None, max(1, len(split.x) // 200)))  # of every class
-        drawn = self.sample(len(x))
-        diversity = (F.pdist(drawn.flatten(1)).mean() / F.pdist(x.flatten(1)).mean()).item()
-        real, fake = self.score(2 * x - 1) > 0, self.score(2 * drawn - 1) > 0
-        found = {"diversity": diversity}
-        if (real.float().mean() - fake.float().mean()) > 0.98:
-            found["warning"] = "the discriminator wins: no sample fools it, so the generator learns little"
-        if diversity < 0.5:  # the graver of the two
-            found["warning"] = "the generator draws nearly the same picture again and again (mode collapse)"
-        return found
+        """Diversity of samples: their mean distance over that of real images. Warns of mode collapse and of
+        a discriminator that is always right."""
+        stride = max(1, len(split.x) // 200)
+        x, _ = split.batch(slice(None, None, stride))  # about 200 images of all classes
+        samples = self.sample(len(x))
+        diversity = (F.pdist(samples.flatten(1)).mean() / F.pdist(x.flatten(1)).mean()).item()
+        real = self.discriminate(2 * x - 1) > 0
+        fake = self.discriminate(2 * samples - 1) > 0
+        diagnosis = {"diversity": diversity}
+        if diversity < 0.5:  # the more serious of the two
+            diagnosis["warning"] = "the generator draws nearly the same picture each time (mode collapse)"
+        elif real.float().mean() - fake.float().mean() > 0.98:
+            diagnosis["warning"] = (
+                "the discriminator wins: no sample fools it and the generator learns little"
+            )
+        return diagnosis
 
 
 def he_normal_(layer):
-    """Starts a layer so that signals keep their size on the way through ReLUs (He et al. 2015, eq. 10).
-    Torch's own weights shrink them 2.4-fold at each: all of a GAN's samples begin as one gray."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        inputs = layer.weight[0].numel()  # that add up to one output
-        if isinstance(layer, nn.ConvTranspose2d):  # (in, out, k, k): each output meets 1 of stride² taps
-            inputs = layer.weight[:, 0].numel() / math.prod(layer.stride)
-        nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+    """Initializes a layer so that signals keep their scale through ReLUs (He et al. 2015, eq. 10). Torch's
+    default weights shrink them 2.4-fold at each layer, so that all samples of a new GAN are one gray."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        return
+    fan_in = layer.weight[0].numel()
+    if isinstance(layer, nn.ConvTranspose2d):  # weight (in, out, k, k); an output meets 1 of stride² taps
+        fan_in = layer.weight[:, 0].numel() / math.prod(layer.stride)
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_in))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Classifier: judges what the others draw
+# Classifier, which also judges the samples of the other models
 
 
 class Classifier(Model):
-    """An encoder and a linear layer. `augment` moves, blurs and dims the training pictures, so that the soft
-    edges of a decoder's pictures do not fool a judge that has only seen sharp ones."""
+    """An encoder and a linear layer. `augment` shears, moves, blurs and dims the training images, because
+    the soft edges of decoded images would mislead a classifier that has only seen sharp ones."""
 
     objectives = ("cross-entropy",)
     task = "classification"
     defaults = dict(epochs=20, batch_size=64, lr=2e-3, lr_schedule="cosine")
-    networks = (make_encoder,)
 
     def __init__(
         self,
@@ -1127,23 +1268,29 @@ class Classifier(Model):
     ):
         super().__init__()
         check_choice("objective", objective, self.objectives)
-        if n_classes < 2:
-            raise ModelError("a classifier needs labels of two classes or more; these data have none")
+        require(n_classes >= 2, "a classifier needs data with labels of two classes or more")
         self.augment = augment
-        sizes = dict(encoder_hidden=encoder_hidden, encoder_depth=encoder_depth, batch_norm=batch_norm)
-        self.encoder = make_encoder(image_shape, encoder_layers=encoder_layers, **sizes, **networks)
+        self.encoder = make_encoder(
+            image_shape,
+            encoder_layers=encoder_layers,
+            encoder_hidden=encoder_hidden,
+            encoder_depth=encoder_depth,
+            batch_norm=batch_norm,
+            **networks,
+        )
         self.to_logits = nn.Linear(self.encoder.size, n_classes)
 
     def forward(self, x):
         return self.to_logits(self.encoder(x))  # (B, C, H, W) -> (B, n_classes)
 
-    def turns(self):
-        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
-
     def loss(self, batch, step):
-        logits = self(augmented(batch.x) if self.augment and self.training else batch.x)
+        x = batch.x
+        if self.augment and self.training:
+            x = augmented(x)
+        logits = self(x)
         loss = F.cross_entropy(logits, batch.y)
-        return loss, {"loss": loss, "accuracy": 100 * (logits.argmax(1) == batch.y).float().mean()}
+        accuracy = 100 * (logits.argmax(1) == batch.y).float().mean()
+        return loss, {"loss": loss, "accuracy": accuracy}
 
     @torch.no_grad()
     def predict(self, x):
@@ -1152,13 +1299,15 @@ class Classifier(Model):
 
 
 def augmented(x):
-    """Images [B, C, H, W], each sheared, turned and scaled by up to about a fifth and moved by up to 7% of
-    its width, then blurred and dimmed by a random amount."""
-    n, device = len(x), x.device
+    """Images [B, C, H, W], each sheared, rotated and scaled by up to about a fifth, moved by up to 7% of its
+    width, and blurred and dimmed by random amounts."""
+    n = len(x)
+    device = x.device
     affine = torch.eye(2, 3, device=device).repeat(n, 1, 1)
     affine[:, :, :2] += torch.empty(n, 2, 2, device=device).uniform_(-0.2, 0.2)
-    affine[:, :, 2] = torch.empty(n, 2, device=device).uniform_(-0.14, 0.14)  # of a grid from -1 to 1
-    x = F.grid_sample(x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)
+    affine[:, :, 2] = torch.empty(n, 2, device=device).uniform_(-0.14, 0.14)  # the grid is from −1 to 1
+    grid = F.affine_grid(affine, x.shape, align_corners=False)
+    x = F.grid_sample(x, grid, align_corners=False)
     blur, dim = torch.rand(2, n, 1, 1, 1, device=device)
     return x.lerp(F.avg_pool2d(x, 3, 1, 1), blur) * (1 - dim / 2)
 
@@ -1167,20 +1316,21 @@ def augmented(x):
 # Sequence models: arithmetic learned from examples, read and written one character at a time
 # (Sutskever et al. 2014; Zaremba & Sutskever 2014)
 
-SYMBOLS = "0123456789+- "  # a token is a symbol's place in it
-ANSWER = 3  # characters
-PICTURE = (1, 28, 28)  # of a character
-READER = "16,5,2,2 32,5,2,2"  # convolutions of the classifier that reads drawn answers
+SYMBOLS = "0123456789+- "  # a token is the place of its symbol in this text
+ANSWER_LENGTH = 3  # characters
+CHARACTER_SHAPE = (1, 28, 28)  # of the image of a character
 
 
 class Text2Text(Model):
-    """A query, tokens [B, 5] such as "12+34", to its answer, tokens [B, 3] such as "46 ".
+    """From a query, tokens [B, 5] such as "12+34", to its answer, tokens [B, 3] such as "46 ".
 
-    One LSTM reads the query; its last state, of both directions if `bidirectional`, is shown another LSTM 3
-    times, which writes the answer. `dense` puts a layer of so many units, with ReLU, between the two. With
-    `attention` each step of the answer also looks back at the query: at a mean of the encoder's outputs,
-    weighted by how well they fit the decoder's state (Luong et al. 2015, eq. 5 to 8, score "general").
-    The other sequence models change an end: `frames` makes vectors of a query, `write` an answer of states.
+    One LSTM reads the query, in both directions if `bidirectional`. Another LSTM, which receives the last
+    hidden state of the first at each of 3 steps, writes the answer. `dense` puts a ReLU layer of that many
+    units between the two. With `attention`, each step of the answer also sees a mean of the encoder's
+    outputs, weighted by how well they match the decoder's state (Luong et al. 2015, eq. 5 to 8, score
+    "general").
+
+    Subclasses replace one end: `frames` turns a query into vectors, `write` turns states into an answer.
     """
 
     objectives = ("cross-entropy",)
@@ -1201,27 +1351,29 @@ class Text2Text(Model):
         decoder_depth=1,
     ):
         super().__init__()
-        if n_classes != len(SYMBOLS):
-            raise ModelError(f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic")
+        message = f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic"
+        require(n_classes == len(SYMBOLS), message)
         check_choice("objective", objective, self.objectives)
-        self.directions, self.attention = 1 + bidirectional, attention
-        frame, size = self.make_reader(), self.directions * encoder_hidden
+        self.directions = 2 if bidirectional else 1
+        self.attention = attention
+        frame_size = self.make_frame_layers()
+        size = self.directions * encoder_hidden
         self.encoder = nn.LSTM(
-            frame, encoder_hidden, encoder_depth, batch_first=True, bidirectional=bidirectional
+            frame_size, encoder_hidden, encoder_depth, batch_first=True, bidirectional=bidirectional
         )
         self.between = nn.Sequential(nn.Linear(size, dense), nn.ReLU()) if dense else nn.Identity()
         self.decoder = nn.LSTM(dense or size, decoder_hidden, decoder_depth, batch_first=True)
         if attention:
             self.to_score = nn.Linear(decoder_hidden, size, bias=False)
             self.combine = nn.Linear(size + decoder_hidden, decoder_hidden)
-        self.make_writer(decoder_hidden)
+        self.make_answer_layers(decoder_hidden)
 
-    def make_reader(self):
-        """The layers of `frames`; returns the size of a frame."""
+    def make_frame_layers(self):
+        """Makes the layers of `frames`; returns the size of a frame."""
         return len(SYMBOLS)
 
-    def make_writer(self, size):
-        """The layers of `write`, for states of that size."""
+    def make_answer_layers(self, size):
+        """Makes the layers of `write`, for states of that size."""
         self.writer = nn.Linear(size, len(SYMBOLS))
 
     def frames(self, x):
@@ -1231,46 +1383,46 @@ class Text2Text(Model):
         return self.writer(states)  # (B, 3, decoder_hidden) -> logits (B, 3, symbols)
 
     def states(self, x):
-        """The decoder's states [B, 3, decoder_hidden], one for each character of the answer."""
+        """States of the decoder [B, 3, decoder_hidden], for the characters of the answer."""
         outputs, (hidden, _) = self.encoder(self.frames(x))  # (B, 5, size), (depth * directions, B, hidden)
         last = hidden[-self.directions :].transpose(0, 1).flatten(1)  # (B, size)
-        states, _ = self.decoder(self.between(last)[:, None].repeat(1, ANSWER, 1))  # (B, 3, decoder_hidden)
+        steps = self.between(last)[:, None].repeat(1, ANSWER_LENGTH, 1)  # (B, 3, dense or size)
+        states, _ = self.decoder(steps)  # (B, 3, decoder_hidden)
         if self.attention:
-            score = self.to_score(states) @ outputs.transpose(1, 2)  # (B, 3, 5)
-            context = score.softmax(2) @ outputs  # (B, 3, size)
+            scores = self.to_score(states) @ outputs.transpose(1, 2)  # (B, 3, 5)
+            context = scores.softmax(2) @ outputs  # (B, 3, size)
             states = self.combine(torch.cat([context, states], 2)).tanh()
         return states
 
     def forward(self, x):
         return self.write(self.states(x))
 
-    def turns(self):
-        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
-
     def loss(self, batch, step):
         logits = self(batch.x)
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="sum") / len(batch.y)
-        return loss, {"loss": loss} | right(logits.argmax(2), batch.y)
+        nll = F.cross_entropy(logits.flatten(0, 1), batch.y.flatten(), reduction="sum")
+        loss = nll / len(batch.y)
+        return loss, {"loss": loss} | answer_accuracy(logits.argmax(2), batch.y)
 
     @torch.no_grad()
     def predict(self, x):
-        """Answers of queries x, as the data hold them: tokens [B, 3] or pictures [B, 3, 1, 28, 28]."""
+        """Answers in the form of the data: tokens [B, 3], or images [B, 3, 1, 28, 28]."""
         return self(x).argmax(2)
 
 
-def right(named, y):
-    """% of characters right, and of answers right as a whole; tokens [B, 3]."""
-    same = (named == y).float()
-    return {"characters": 100 * same.mean(), "exact": 100 * same.amin(1).mean()}
+def answer_accuracy(tokens, y):
+    """Percentage of characters that are right, and of answers that are right as a whole; tokens [B, 3]."""
+    correct = (tokens == y).float()
+    return {"characters": 100 * correct.mean(), "exact": 100 * correct.amin(1).mean()}
 
 
 class Image2Text(Text2Text):
-    """Reads pictures of the query's characters, float [B, 5, 1, 28, 28]: each goes through `encoder_layers`,
-    without them through one convolution and max-pooling. Nobody tells it which digit a picture shows.
+    """Reads images of the query's characters, float [B, 5, 1, 28, 28]. Only whole answers are labels: no
+    character of a query is labeled.
 
-    `frame_size` squeezes each picture into so many numbers, by batch norm and tanh (0: not at all). Without
-    it the LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can
-    change its gates by more than 1. `augment` disguises the training pictures.
+    Each image passes the convolutions `encoder_layers`; by default one convolution and max-pooling.
+    `frame_size` reduces each to that many numbers, by batch norm and tanh (0: no reduction). Without it the
+    LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can change
+    its gates by more than 1. `augment` transforms the training images, see `augmented`.
     """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
@@ -1278,37 +1430,40 @@ class Image2Text(Text2Text):
     def __init__(
         self, n_classes, encoder_layers=None, batch_norm=False, frame_size=0, augment=False, **options
     ):
-        self.encoder_layers, self.batch_norm = encoder_layers, batch_norm
-        self.frame_size, self.augment = frame_size, augment
+        self.encoder_layers = encoder_layers  # the constructor of Text2Text makes the layers from these
+        self.batch_norm = batch_norm
+        self.frame_size = frame_size
+        self.augment = augment
         super().__init__(n_classes, **options)
 
-    def make_reader(self):
+    def make_frame_layers(self):
         if self.encoder_layers:
-            reader = ConvEncoder(PICTURE, parse_layers(self.encoder_layers), self.batch_norm)
-            size = reader.size
+            self.reader = ConvEncoder(CHARACTER_SHAPE, parse_layers(self.encoder_layers), self.batch_norm)
+            size = self.reader.size
         else:
-            reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+            self.reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
             size = 32 * 13 * 13
-        if self.frame_size:
-            to_frame = nn.Linear(size, self.frame_size, bias=False)
-            reader = nn.Sequential(reader, to_frame, nn.BatchNorm1d(self.frame_size), nn.Tanh())
-        self.reader = reader
-        return self.frame_size or size
+        if not self.frame_size:
+            return size
+        to_frame = nn.Linear(size, self.frame_size, bias=False)
+        self.reader = nn.Sequential(self.reader, to_frame, nn.BatchNorm1d(self.frame_size), nn.Tanh())
+        return self.frame_size
 
     def frames(self, x):
-        pictures = x.flatten(0, 1)
+        images = x.flatten(0, 1)
         if self.augment and self.training:
-            pictures = augmented(pictures)
-        return self.reader(pictures).unflatten(0, x.shape[:2])  # (B, 5, 1, 28, 28) -> (B, 5, size)
+            images = augmented(images)
+        return self.reader(images).unflatten(0, x.shape[:2])  # (B, 5, 1, 28, 28) -> (B, 5, size)
 
 
 class Text2Image(Text2Text):
-    """Draws the answer's characters, float [B, 3, 1, 28, 28], each a ConvDecoder's picture of a state.
+    """Draws the answer's characters, float [B, 3, 1, 28, 28]; a ConvDecoder turns each state into an image.
 
-    The squared error is least at the mean of all pictures of a symbol. Whether a drawn answer is right tells
-    `reader`, a classifier of the symbols that a turn of its own trains on the true answers' pictures.
-    `spelling` weighs a cross-entropy: the states that are drawn must spell the answer as well. Handwriting
-    is drawn anew each time, so squared error alone says little of which symbol was meant.
+    The objective is the squared error. It is least for the mean image of a symbol and, as the handwriting in
+    the data varies, says little about which symbol was meant. Which drawn answers are right is judged by
+    `reader`, a classifier of characters that is trained in a turn of its own on the images of true answers.
+    `spelling` weighs an additional cross-entropy: a linear layer predicts the answer's symbols from the
+    states that are drawn.
     """
 
     objectives = ("mse",)
@@ -1325,69 +1480,85 @@ class Text2Image(Text2Text):
         spelling=0.0,
         **options,
     ):
-        self.decoder_start, self.decoder_layers = decoder_start, decoder_layers
-        self.decoder_norm, self.spelling = decoder_norm, spelling
+        self.decoder_start = decoder_start  # the constructor of Text2Text makes the layers from these
+        self.decoder_layers = decoder_layers
+        self.decoder_norm = decoder_norm
+        self.spelling = spelling
         super().__init__(n_classes, objective, dense=dense, **options)
-        self.reader = Classifier(PICTURE, n_classes, encoder_layers=READER)
+        self.reader = Classifier(CHARACTER_SHAPE, n_classes, encoder_layers="16,5,2,2 32,5,2,2")
 
-    def make_writer(self, size):
-        layers = parse_layers(self.decoder_layers, (4, 5))
-        self.writer = ConvDecoder(size, PICTURE, tuple(self.decoder_start), layers, self.decoder_norm)
+    def make_answer_layers(self, size):
+        layers = parse_layers(self.decoder_layers, transposed=True)
+        self.writer = ConvDecoder(
+            size, CHARACTER_SHAPE, tuple(self.decoder_start), layers, self.decoder_norm
+        )
         self.speller = nn.Linear(size, len(SYMBOLS)) if self.spelling else None
 
     def write(self, states):
         return self.writer(states.flatten(0, 1)).sigmoid().unflatten(0, states.shape[:2])
 
     def turns(self):
-        own = [p for name, p in self.named_parameters() if not name.startswith("reader.")]
         reader = list(self.reader.parameters())
+        drawing = [p for name, p in self.named_parameters() if not name.startswith("reader.")]
         return [
             Turn("reader", [{"params": reader}], self.reader_loss),
-            Turn("model", [{"params": own}], self.loss),
+            Turn("model", [{"params": drawing}], self.loss),
         ]
 
     def reader_loss(self, batch, step):
-        pictures = Batch(batch.y.flatten(0, 1), solve_queries(batch.x).flatten(), None)
-        loss, parts = self.reader.loss(pictures, step)
-        return loss, {"reader": parts["accuracy"]}
+        symbols = solve_queries(batch.x).flatten()
+        characters = Batch(batch.y.flatten(0, 1), symbols, None)  # (B * 3, 1, 28, 28), (B * 3,)
+        loss, terms = self.reader.loss(characters, step)
+        return loss, {"reader": terms["accuracy"]}
 
     def loss(self, batch, step):
-        """Squared error of an answer, a Gaussian's nats less its constant, and of a pixel."""
+        """Squared error of an answer, summed over its pixels, and mean squared error of a pixel."""
         states = self.states(batch.x)
         error = gaussian_nll(self.write(states), batch.y).mean()
-        parts = {"loss": error, "mse": error / batch.y[0].numel()}
+        terms = {"loss": error, "mse": error / batch.y[0].numel()}
         if self.spelling:
-            parts["spelling"] = F.cross_entropy(self.speller(states).transpose(1, 2), solve_queries(batch.x))
-            parts["loss"] = error + self.spelling * parts["spelling"]
-        return parts["loss"], parts
+            logits = self.speller(states).transpose(1, 2)  # (B, symbols, 3)
+            terms["spelling"] = F.cross_entropy(logits, solve_queries(batch.x))
+            terms["loss"] = error + self.spelling * terms["spelling"]
+        return terms["loss"], terms
 
     @torch.no_grad()
     def predict(self, x):
         return self(x)
 
     @torch.no_grad()
-    def read(self, pictures):
-        """Tokens [B, 3] of answers' pictures, as the reader names them."""
-        return self.reader(pictures.flatten(0, 1)).argmax(1).unflatten(0, pictures.shape[:2])
+    def read(self, images):
+        """Tokens [B, 3] that the reader sees in images of answers [B, 3, 1, 28, 28]."""
+        return self.reader(images.flatten(0, 1)).argmax(1).unflatten(0, images.shape[:2])
 
     def diagnose(self, split):
-        """The drawn answers as the reader reads them, and what it names right of true pictures."""
-        read = [(self.read(self.predict(x)), self.read(y), solve_queries(x)) for x, y in batches(split)]
-        drawn, shown, truth = (torch.cat(tokens) for tokens in zip(*read, strict=True))
-        found = right(drawn, truth) | {"reader": right(shown, truth)["characters"]}
-        return {name: value.item() for name, value in found.items()}
+        """Accuracy of drawn answers as the reader reads them, and of the reader on the data's images."""
+        drawn = []
+        shown = []
+        truth = []
+        for x, y in batches(split):
+            drawn.append(self.read(self.predict(x)))
+            shown.append(self.read(y))
+            truth.append(solve_queries(x))
+        truth = torch.cat(truth)
+        accuracy = answer_accuracy(torch.cat(drawn), truth)
+        accuracy["reader"] = answer_accuracy(torch.cat(shown), truth)["characters"]
+        return {name: value.item() for name, value in accuracy.items()}
 
 
 def solve_queries(x):
-    """What queries, tokens [B, 5], come to: tokens [B, 3], for the reader's pictures and for spelling."""
-    texts = ("".join(SYMBOLS[token] for token in query) for query in x.tolist())
-    values = [sum(map(int, text.replace("-", "+-").split("+"))) for text in texts]  # 5-7 is 5 + -7
-    answers = [[SYMBOLS.index(symbol) for symbol in str(value).ljust(ANSWER)] for value in values]
+    """The answers, tokens [B, 3], of queries, tokens [B, 5]."""
+    answers = []
+    for tokens in x.tolist():
+        query = "".join(SYMBOLS[token] for token in tokens)
+        terms = query.replace("-", "+-").split("+")  # "5-7" is 5 + -7
+        answer = str(sum(int(term) for term in terms)).ljust(ANSWER_LENGTH)
+        answers.append([SYMBOLS.index(symbol) for symbol in answer])
     return torch.tensor(answers, device=x.device)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The table, and what keeps a model in a file
+# The table of models, and checkpoints
 
 MODELS = {
     "ae": Autoencoder,
@@ -1402,44 +1573,76 @@ MODELS = {
     "text2image": Text2Image,
 }
 
+# Functions that receive the keyword arguments which a constructor collects in **networks
+NETWORKS = {
+    Autoencoder: (make_encoder, make_decoder),
+    AutoDecoder: (make_decoder,),
+    Classifier: (make_encoder,),
+}
+
+UNITS = {  # of logged terms, where `units` of a model does not replace them
+    "loss": "nats/image",
+    "reconstruction": "nats/image",
+    "kl": "nats/image",
+    "penalty": "nats/image",
+    "kl_per_dimension": "nats",
+    "active_latents": "",
+    "mse": "per pixel",
+    "rmse": "of 0..255",
+    "accuracy": "%",
+    "characters": "%",
+    "exact": "%",
+    "reader": "%",
+    "discriminator": "nats",
+    "generator": "nats",
+    "discriminator_accuracy": "%",
+    "spelling": "nats/character",
+    "diversity": "",
+}
+
 
 def constructor_defaults(model):
-    """The keyword arguments of MODELS[model] with their defaults, its own and those it passes on."""
-    cls = MODELS[model]
-    found = {}
-    for network in getattr(cls, "networks", ()):
-        takes = inspect.signature(network).parameters
-        found |= {name: p for name, p in takes.items() if p.default is not p.empty}
-    for parent in reversed(cls.__mro__):
-        if issubclass(parent, nn.Module) and "__init__" in vars(parent) and parent is not nn.Module:
-            found |= inspect.signature(parent.__init__).parameters
-    return {name: p.default for name, p in found.items() if name != "self" and p.kind is not p.VAR_KEYWORD}
+    """Every keyword argument of MODELS[model], as {name: default}. Arguments without a default, which are
+    facts of the data, map to inspect.Parameter.empty."""
+    defaults = {}
+    # A constructor passes its **options to its parent's, and its **networks to the functions of NETWORKS.
+    # From the oldest ancestor to the class itself, a default replaces that of an ancestor.
+    for cls in reversed(MODELS[model].__mro__):
+        for network in NETWORKS.get(cls, ()):
+            for name, parameter in inspect.signature(network).parameters.items():
+                if parameter.default is not parameter.empty:
+                    defaults[name] = parameter.default
+        if issubclass(cls, Model) and "__init__" in vars(cls):
+            for name, parameter in inspect.signature(cls.__init__).parameters.items():
+                if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+                    defaults[name] = parameter.default
+    return defaults
 
 
 def build(model, **arguments):
-    """MODELS[model](**arguments), which remembers how to build it again."""
+    """MODELS[model](**arguments), with the `recipe` that `save` keeps."""
     built = MODELS[model](**arguments)
     built.recipe = {"model": model, "arguments": arguments}
     return built
 
 
 def save(file, model, **more):
-    """Weights and what `load` needs to rebuild the model; `more` may hold tensors and plain types."""
+    """Writes the weights and what `load` needs to rebuild the model; `more` are tensors and plain types."""
     torch.save({**model.recipe, "weights": model.state_dict(), **more}, file)
 
 
 def read_checkpoint(path, device="cpu"):
-    """The dict that `save` wrote. ModelError where the file is not one."""
+    """The dict that `save` wrote. Raises ModelError for any other file."""
+    message = f"{path} is not a checkpoint of this project, or is damaged"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-        if checkpoint.keys() >= {"model", "arguments", "weights"}:
-            return checkpoint
-        reason = None
     except FileNotFoundError:
         raise
-    except Exception as error:  # a broken file makes torch raise anything from IndexError to OSError
-        reason = error
-    raise ModelError(f"{path} is not a checkpoint of this project, or is damaged", status=1) from reason
+    except Exception as error:  # for a damaged file torch raises anything from IndexError to OSError
+        raise ModelError(message, status=1) from error
+    complete = isinstance(checkpoint, dict) and checkpoint.keys() >= {"model", "arguments", "weights"}
+    require(complete, message, status=1)
+    return checkpoint
 
 
 def load(path, device="cpu"):

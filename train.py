@@ -429,7 +429,7 @@ def fit_free_latents(model, optimizers, dataset, args, config, state, folder, de
 
         torch.manual_seed(args.seed * 1_000_003 + state["epoch"])
         x, started = split.to(device).batch(slice(None))[0], time.perf_counter()
-        options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, tell=tell)
+        options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, callback=tell)
         getattr(model, name).copy_(model.fit_latents(x, epochs, model.fit_lr, **options))
         state["seconds"] += time.perf_counter() - started
         state["finished_phases"].append(name)

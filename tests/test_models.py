@@ -43,7 +43,7 @@ def tiny(model="vae", **options):
     return build(model, **SMALL | dict(image_shape=(1, 4, 4), encoder="mlp", decoder="mlp") | options).eval()
 
 
-def batch(n=4, image_shape=(1, 28, 28), n_classes=3):
+def make_batch(n=4, image_shape=(1, 28, 28), n_classes=3):
     return Batch(torch.rand(n, *image_shape), torch.arange(n) % n_classes, torch.arange(n))
 
 
@@ -67,9 +67,10 @@ def images(x, *shape):
 @pytest.mark.parametrize("model", MAKERS)
 def test_every_pair_of_networks_trains_and_keeps_the_contract(model, encoder, decoder, image_shape):
     built = build(model, image_shape, encoder=encoder, decoder=decoder, **SMALL)
-    x, y, _ = given = batch(3, image_shape)
+    batch = make_batch(3, image_shape)
+    x, y, _ = batch
     ((_, groups, loss_function),) = built.turns()
-    loss, parts = loss_function(given, 0)
+    loss, parts = loss_function(batch, 0)
     assert loss.shape == () and loss.isfinite() and "loss" in parts
     assert all(part.shape == () and part.isfinite() for part in parts.values())
     loss.backward()
@@ -83,7 +84,7 @@ def test_every_pair_of_networks_trains_and_keeps_the_contract(model, encoder, de
         assert images(built.decode(100 * z, y), 3, *image_shape)
         assert images(built.reconstruct(x, y), 3, *image_shape)
         assert torch.equal(built.reconstruct(x, y), built.decode(z, y))
-        assert hasattr(built, "sample") == (model != "ae")
+        assert built.draws_samples == (model != "ae")
         if model != "ae":
             assert images(built.sample(5), 5, *image_shape)
             assert images(built.sample(3, y, scale=2.0, truncate=1.0), 3, *image_shape)
@@ -98,7 +99,7 @@ def test_every_pair_of_networks_trains_and_keeps_the_contract(model, encoder, de
 def test_auto_decoders_train_with_every_decoder(options, decoder, image_shape):
     built = build(options[0], image_shape, decoder=decoder, **options[1], **SMALL)
     ((_, groups, loss_function),) = built.turns()
-    loss, parts = loss_function(batch(3, image_shape), 0)
+    loss, parts = loss_function(make_batch(3, image_shape), 0)
     assert loss.shape == () and loss.isfinite() and parts["loss"] is loss
     assert all(part.shape == () and part.isfinite() for part in parts.values())
     assert parts.keys() <= models.UNITS.keys()
@@ -107,7 +108,7 @@ def test_auto_decoders_train_with_every_decoder(options, decoder, image_shape):
     stepped = [p for group in groups for p in group["params"]]
     assert len(stepped) == len({id(p) for p in stepped}) == len([*built.parameters()])
     with torch.inference_mode():
-        z = built.encode(batch(3, image_shape).x)
+        z = built.encode(make_batch(3, image_shape).x)
         assert z.shape == (3, 4) and z.isfinite().all()
         assert images(built.decode(100 * z), 3, *image_shape)
         assert images(built.sample(5), 5, *image_shape)
@@ -122,8 +123,9 @@ def test_auto_decoders_train_with_every_decoder(options, decoder, image_shape):
 @pytest.mark.parametrize("encoder", models.ENCODERS)
 def test_classifier_trains_with_every_encoder(encoder, image_shape):
     model = build("classifier", image_shape, encoder=encoder, encoder_hidden=8)
-    x, y, _ = given = batch(4, image_shape)
-    loss, parts = model.turns()[0].loss(given, 0)
+    batch = make_batch(4, image_shape)
+    x, y, _ = batch
+    loss, parts = model.turns()[0].loss(batch, 0)
     loss.backward()
     assert loss.isfinite() and 0 <= parts["accuracy"] <= 100
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())
@@ -131,7 +133,7 @@ def test_classifier_trains_with_every_encoder(encoder, image_shape):
     chances = model.predict(x)
     assert chances.shape == (4, 3) and chances.min() >= 0
     torch.testing.assert_close(chances.sum(1), torch.ones(4))
-    loss, parts = model.loss(given, INF)
+    loss, parts = model.loss(batch, INF)
     torch.testing.assert_close(loss, -chances[range(4), y].log().mean())
     assert parts["accuracy"] == 100 * (chances.argmax(1) == y).float().mean()
 
@@ -141,42 +143,42 @@ def test_classifier_trains_with_every_encoder(encoder, image_shape):
 
 
 def test_pixels_are_scored_as_a_loop_would():
-    raw, x = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    logits, x = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, 3, 4, 4, dtype=torch.float64)
     bernoulli, gaussian = [0, 0], [0, 0]
     for k in range(2):
-        for logit, pixel in zip(raw[k].flatten().tolist(), x[k].flatten().tolist(), strict=True):
+        for logit, pixel in zip(logits[k].flatten().tolist(), x[k].flatten().tolist(), strict=True):
             p = 1 / (1 + math.exp(-logit))
             bernoulli[k] -= pixel * math.log(p) + (1 - pixel) * math.log(1 - p)
             gaussian[k] += (logit - pixel) ** 2
-    assert models.bernoulli_nll(raw, x).tolist() == pytest.approx(bernoulli)
-    assert models.gaussian_nll(raw, x).tolist() == pytest.approx(gaussian)
-    normal = torch.distributions.Normal(raw, 0.5**0.5)  # variance ½, as gaussian_nll says
+    assert models.bernoulli_nll(logits, x).tolist() == pytest.approx(bernoulli)
+    assert models.gaussian_nll(logits, x).tolist() == pytest.approx(gaussian)
+    normal = torch.distributions.Normal(logits, 0.5**0.5)  # variance ½, as gaussian_nll says
     density = normal.log_prob(x).flatten(1).sum(1)
-    torch.testing.assert_close(models.gaussian_nll(raw, x), -density - 48 / 2 * math.log(math.pi))
+    torch.testing.assert_close(models.gaussian_nll(logits, x), -density - 48 / 2 * math.log(math.pi))
 
 
 @pytest.mark.parametrize("nats", [models.bernoulli_nll, models.gaussian_nll])
 def test_nats_have_the_right_gradient_and_sum_over_pixels(nats):
-    raw = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
     x = torch.rand(2, 1, 3, 3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda raw: nats(raw, x), raw)
-    assert nats(raw, x).shape == (2,)
-    torch.testing.assert_close(nats(raw.tile(1, 1, 2, 1), x.tile(1, 1, 2, 1)), 2 * nats(raw, x))
-    assert nats(1e4 * raw.detach(), x).isfinite().all()
+    assert torch.autograd.gradcheck(lambda logits: nats(logits, x), logits)
+    assert nats(logits, x).shape == (2,)
+    torch.testing.assert_close(nats(logits.tile(1, 1, 2, 1), x.tile(1, 1, 2, 1)), 2 * nats(logits, x))
+    assert nats(1e4 * logits.detach(), x).isfinite().all()
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Distributions over latents
 
 
-def oracles(numbers):
-    """What unconstrained numbers say of each kind, by the formulas of the report written out."""
-    first, second = numbers.chunk(2, dim=-1)
+def oracles(params):
+    """torch.distributions with these unconstrained parameters, by the formulas of report R1."""
+    first, second = params.chunk(2, dim=-1)
     width = 1 / (1 + (-second).exp())
     start = (1 - width) / (1 + (-first).exp())
     return {
         "gaussian": torch.distributions.Normal(first, second.exp().sqrt()),
-        "exponential": torch.distributions.Exponential(numbers.exp()),
+        "exponential": torch.distributions.Exponential(params.exp()),
         "uniform": torch.distributions.Uniform(start, start + width, validate_args=False),
     }
 
@@ -191,8 +193,8 @@ def is_drawn_from(z, cdf):
 
 @KINDS
 def test_log_density_agrees_with_torch_distributions(kind):
-    numbers = torch.randn(3, 10, dtype=torch.float64)
-    q, oracle = models.DISTRIBUTIONS[kind].from_params(numbers), oracles(numbers)[kind]
+    params = torch.randn(3, 10, dtype=torch.float64)
+    q, oracle = models.DISTRIBUTIONS[kind].from_params(params), oracles(params)[kind]
     inside = oracle.sample((7,))
     assert inside.shape == (7, 3, 10 // q.n_params)
     torch.testing.assert_close(q.log_prob(inside), oracle.log_prob(inside).sum(-1))
@@ -208,14 +210,14 @@ def test_log_density_agrees_with_torch_distributions(kind):
 
 @KINDS
 def test_kl_agrees_with_monte_carlo_of_log_densities(kind):
-    """300 sets of numbers; each estimate is held against its own standard error."""
+    """300 sets of parameters; each estimate is compared with its standard error."""
     from_params, n = models.DISTRIBUTIONS[kind].from_params, 4000
-    numbers = 1.5 * torch.randn(300, models.DISTRIBUTIONS[kind].n_params, dtype=torch.float64)
-    z = from_params(numbers.expand(n, -1, -1)).sample()
+    params = 1.5 * torch.randn(300, models.DISTRIBUTIONS[kind].n_params, dtype=torch.float64)
+    z = from_params(params.expand(n, -1, -1)).sample()
     prior = scipy.stats.norm.logpdf, scipy.stats.expon.logpdf, scipy.stats.uniform.logpdf
     prior = dict(zip(models.DISTRIBUTIONS, prior, strict=True))[kind]
-    difference = from_params(numbers).log_prob(z) - torch.from_numpy(prior(z.numpy())).sum(-1)
-    kl = from_params(numbers).kl()
+    difference = from_params(params).log_prob(z) - torch.from_numpy(prior(z.numpy())).sum(-1)
+    kl = from_params(params).kl()
     assert kl.shape == (300, 1) and (kl >= 0).all()
     error = difference.std(0) / n**0.5
     away = (difference.mean(0) - kl[:, 0]).abs()
@@ -226,19 +228,19 @@ def test_kl_agrees_with_monte_carlo_of_log_densities(kind):
 
 
 def test_gaussian_kl_agrees_with_torch_distributions():
-    numbers = torch.randn(3, 10, dtype=torch.float64)
+    params = torch.randn(3, 10, dtype=torch.float64)
     prior = torch.distributions.Normal(torch.zeros(5), torch.ones(5))
-    expected = torch.distributions.kl_divergence(oracles(numbers)["gaussian"], prior)
-    torch.testing.assert_close(Gaussian.from_params(numbers).kl(), expected)
-    z = Gaussian.from_params(numbers).sample(40_000)
+    expected = torch.distributions.kl_divergence(oracles(params)["gaussian"], prior)
+    torch.testing.assert_close(Gaussian.from_params(params).kl(), expected)
+    z = Gaussian.from_params(params).sample(40_000)
     assert z.shape == (40_000, 3, 5)
-    torch.testing.assert_close(z.std(0), oracles(numbers)["gaussian"].stddev, rtol=0.02, atol=0)
+    torch.testing.assert_close(z.std(0), oracles(params)["gaussian"].stddev, rtol=0.02, atol=0)
 
 
 @KINDS
 def test_samples_have_the_distribution_and_its_moments(kind):
-    numbers, n = torch.randn(4, 2), 20_000
-    q, oracle = models.DISTRIBUTIONS[kind].from_params(numbers.expand(n, -1, -1)), oracles(numbers)[kind]
+    params, n = torch.randn(4, 2), 20_000
+    q, oracle = models.DISTRIBUTIONS[kind].from_params(params.expand(n, -1, -1)), oracles(params)[kind]
     z = q.sample()
     assert ((z.mean(0) - oracle.mean).abs() < 5 * oracle.stddev / n**0.5).all()
     torch.testing.assert_close(z.std(0), oracle.stddev, rtol=0.05, atol=0)
@@ -264,14 +266,14 @@ def test_priors_are_drawn_as_they_are_called(kind):
 def test_any_numbers_make_a_distribution(kind):
     distribution = models.DISTRIBUTIONS[kind]
     ends = torch.tensor([-50.0, -8.0, 0.0, 8.0, 50.0])
-    numbers = torch.cartesian_prod(ends, ends)[:, : distribution.n_params].repeat(40, 1).requires_grad_()
-    q = distribution.from_params(numbers)
+    params = torch.cartesian_prod(ends, ends)[:, : distribution.n_params].repeat(40, 1).requires_grad_()
+    q = distribution.from_params(params)
     z = q.sample()
     for value in (z, q.mean, q.kl(), q.log_prob(z)):
         assert value.isfinite().all()
     assert (q.kl() > -1e-6).all()
     (z.sum() + q.kl().sum()).backward()
-    assert numbers.grad.isfinite().all() and numbers.grad.abs().max() > 0.5
+    assert params.grad.isfinite().all() and params.grad.abs().max() > 0.5
     if kind == "uniform":
         assert q.start.min() >= 0 and (q.width > 0).all() and (q.start + q.width).max() <= 1 + 1e-6
 
@@ -291,41 +293,45 @@ def test_a_point_costs_its_negative_log_density_less_the_constant():
 
 @pytest.mark.parametrize("likelihood", models.LIKELIHOODS)
 def test_autoencoder_loss_is_summed_over_pixels_and_averaged_over_images(likelihood):
-    model, given = tiny("ae", likelihood=likelihood), batch(6, (1, 4, 4))
-    image = model.reconstruct(given.x)
-    cross = -(given.x * image.log() + (1 - given.x) * (1 - image).log())
-    each = cross if likelihood == "bernoulli" else (given.x - image) ** 2
-    torch.testing.assert_close(model.loss(given, 0)[0], each.sum() / 6)
+    model = tiny("ae", likelihood=likelihood)
+    batch = make_batch(6, (1, 4, 4))
+    image = model.reconstruct(batch.x)
+    cross = -(batch.x * image.log() + (1 - batch.x) * (1 - image).log())
+    each = cross if likelihood == "bernoulli" else (batch.x - image) ** 2
+    torch.testing.assert_close(model.loss(batch, 0)[0], each.sum() / 6)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
 @pytest.mark.parametrize("model", ["vae", "cvae"])
 def test_elbo_is_reconstruction_plus_beta_kl(model, beta):
-    loss, parts = tiny(model, beta=beta).loss(batch(4, (1, 4, 4)), INF)
+    loss, parts = tiny(model, beta=beta).loss(make_batch(4, (1, 4, 4)), INF)
     torch.testing.assert_close(loss, parts["reconstruction"] + beta * parts["kl"])
     assert parts["loss"] is loss and parts["kl"] > 0
     assert set(parts) <= models.UNITS.keys()
 
 
 def test_warm_up_raises_the_weight_of_the_kl_from_nothing_to_beta():
-    model, given = tiny(beta=3.0, kl_warm_up=200), batch(4, (1, 4, 4))
+    model = tiny(beta=3.0, kl_warm_up=200)
+    batch = make_batch(4, (1, 4, 4))
     for step, weight in [(0, 0), (50, 0.75), (100, 1.5), (200, 3), (1000, 3), (INF, 3)]:
-        loss, parts = model.loss(given, step)
+        loss, parts = model.loss(batch, step)
         torch.testing.assert_close(loss, parts["reconstruction"] + weight * parts["kl"])
 
 
 def test_free_bits_clamp_per_image_and_latent():
     """One latent of two images: KLs of 0 and 2 cost (½ + 2) / 2. Clamped by their mean they would cost 1."""
-    model, given = tiny(latent_dim=2, free_bits=0.5, beta=2.0), batch(2, (1, 4, 4))
+    model = tiny(latent_dim=2, free_bits=0.5, beta=2.0)
+    batch = make_batch(2, (1, 4, 4))
     mean = torch.tensor([[0.0, 1.0], [2.0, 0.4]])  # KL mean² / 2: 0, ½, 2, .08
     model.posterior = lambda x, labels: Gaussian(mean, torch.zeros(2, 2))
-    loss, parts = model.loss(given, 0)
+    loss, parts = model.loss(batch, 0)
     assert (loss - parts["reconstruction"]).item() == pytest.approx(2 * (0.5 + 0.5 + 2 + 0.5) / 2, abs=1e-5)
     assert parts["kl"].item() == pytest.approx((0 + 0.5 + 2 + 0.08) / 2)
 
 
-def own_noise(monkeypatch, noise):
-    """torch.randn then hands out noise [..., N, D], each example its own; returns what starts over."""
+def noise_of_each_example(monkeypatch, noise):
+    """Replaces torch.randn by noise [..., N, D] of which each example keeps its part in any batch; returns a
+    function that starts over."""
     place = 0
 
     def randn(shape, device=None):
@@ -347,12 +353,13 @@ def own_noise(monkeypatch, noise):
     ("cvae", dict(label="add", beta=4.0)), ("classifier", dict(encoder="conv")),
 ])  # fmt: skip
 def test_batch_size_changes_no_loss(model, options, monkeypatch):
-    model, given = tiny(model, **options), batch(11, (1, 4, 4))
+    model = tiny(model, **options)
+    batch = make_batch(11, (1, 4, 4))
     k = (model.iwae_samples,) if options.get("objective") == "iwae" else ()
-    start = own_noise(monkeypatch, torch.randn(*k, 11, 4))
-    _, whole = model.loss(given, INF)
+    start = noise_of_each_example(monkeypatch, torch.randn(*k, 11, 4))
+    _, whole = model.loss(batch, INF)
     start()
-    parts = [model.loss(Batch(*part), INF)[1] for part in zip(*(t.split(4) for t in given), strict=True)]
+    parts = [model.loss(Batch(*part), INF)[1] for part in zip(*(t.split(4) for t in batch), strict=True)]
     for name, value in whole.items():
         mean = sum(size * part[name] for size, part in zip((4, 4, 3), parts, strict=True)) / 11
         torch.testing.assert_close(mean, value)
@@ -407,36 +414,36 @@ def linear_vae(exact):
     return model.eval(), Batch(x, None, None), torch.from_numpy(marginal.logpdf(x.flatten(1).numpy()))
 
 
-def bounds(model, given, k, repeats):
+def bounds(model, batch, k, repeats):
     """Importance weighted bounds of k samples [repeats, B], with the constant of the likelihood."""
     with torch.no_grad():
-        weights = [model.log_weights(given.x, given.y, k)[0] for _ in range(repeats)]
-        found = torch.stack([models.iwae_bound(weight) for weight in weights])
-    return found - given.x[0].numel() / 2 * math.log(math.pi)
+        weights = [model.log_weights(batch.x, batch.y, k)[0] for _ in range(repeats)]
+        values = torch.stack([models.iwae_bound(weight) for weight in weights])
+    return values - batch.x[0].numel() / 2 * math.log(math.pi)
 
 
-def elbo(model, given, repeats=1):
+def elbo(model, batch, repeats=1):
     model.objective = "elbo"
     with torch.no_grad():
-        found = torch.stack([model.loss(given, INF)[0] for _ in range(repeats)])
-    return -found - given.x[0].numel() / 2 * math.log(math.pi)
+        losses = torch.stack([model.loss(batch, INF)[0] for _ in range(repeats)])
+    return -losses - batch.x[0].numel() / 2 * math.log(math.pi)
 
 
 def test_with_the_true_posterior_every_bound_is_log_p():
-    model, given, log_p = linear_vae(exact=True)
+    model, batch, log_p = linear_vae(exact=True)
     for k in (1, 7):
-        torch.testing.assert_close(bounds(model, given, k, 1)[0], log_p)
-    found = elbo(model, given, 4000)
-    assert abs(found.mean() - log_p.mean()) < 5 * found.std() / 4000**0.5
+        torch.testing.assert_close(bounds(model, batch, k, 1)[0], log_p)
+    elbos = elbo(model, batch, 4000)
+    assert abs(elbos.mean() - log_p.mean()) < 5 * elbos.std() / 4000**0.5
 
 
 def test_bounds_rise_with_the_samples_to_log_p():
-    model, given, log_p = linear_vae(exact=False)
-    found = {k: bounds(model, given, k, 1500).mean(1) for k in (1, 5, 50)}
-    at = {k: values.mean() for k, values in found.items()}
-    assert at[1] + 0.05 < at[5] and at[5] + 0.005 < at[50] < log_p.mean()
-    torch.testing.assert_close(bounds(model, given, 30_000, 1)[0], log_p, rtol=0, atol=0.02)
-    single, direct = found[1], elbo(model, given, 1500)
+    model, batch, log_p = linear_vae(exact=False)
+    by_k = {k: bounds(model, batch, k, 1500).mean(1) for k in (1, 5, 50)}
+    means = {k: values.mean() for k, values in by_k.items()}
+    assert means[1] + 0.05 < means[5] and means[5] + 0.005 < means[50] < log_p.mean()
+    torch.testing.assert_close(bounds(model, batch, 30_000, 1)[0], log_p, rtol=0, atol=0.02)
+    single, direct = by_k[1], elbo(model, batch, 1500)
     error = (single.var() + direct.var()).sqrt() / 1500**0.5
     assert abs(single.mean() - direct.mean()) < 4 * error
     assert (direct.mean() + 4 * error) < log_p.mean()
@@ -444,15 +451,15 @@ def test_bounds_rise_with_the_samples_to_log_p():
 
 def test_iwae_loss_is_the_negative_bound_with_a_finite_gradient():
     model = tiny(objective="iwae", iwae_samples=4)
-    given = batch(3, (1, 4, 4))
+    batch = make_batch(3, (1, 4, 4))
     torch.manual_seed(1)
-    loss, parts = model.loss(given, INF)
+    loss, parts = model.loss(batch, INF)
     torch.manual_seed(1)
-    log_weights, nats = model.log_weights(given.x, given.y, 4)
+    log_weights, nats = model.log_weights(batch.x, batch.y, 4)
     assert log_weights.shape == nats.shape == (4, 3)
     torch.testing.assert_close(loss, -log_weights.exp().mean(0).log().mean())
     torch.testing.assert_close(parts["reconstruction"], nats.mean())
-    torch.testing.assert_close(parts["kl"], model.posterior(given.x).kl().sum() / 3)
+    torch.testing.assert_close(parts["kl"], model.posterior(batch.x).kl().sum() / 3)
     assert loss.requires_grad
 
 
@@ -526,10 +533,11 @@ def test_decoder_without_readout_returns_the_output_of_its_rnn(cell):
 
 def test_decoder_without_readout_makes_pixels_of_its_rows():
     options = dict(decoder="lstm", decoder_hidden=4, decoder_readout=False, likelihood="gaussian")
-    model, given = tiny("ae", **options), batch(3, (1, 4, 4))
-    raw = model.decode_logits(model.encode(given.x))
-    torch.testing.assert_close(model.reconstruct(given.x), raw.clamp(0, 1))
-    torch.testing.assert_close(model.loss(given, 0)[0], (raw - given.x).square().sum() / 3)
+    model = tiny("ae", **options)
+    batch = make_batch(3, (1, 4, 4))
+    logits = model.decode_logits(model.encode(batch.x))
+    torch.testing.assert_close(model.reconstruct(batch.x), logits.clamp(0, 1))
+    torch.testing.assert_close(model.loss(batch, 0)[0], (logits - batch.x).square().sum() / 3)
     with pytest.raises(ModelError, match="--likelihood gaussian"):
         tiny("vae", **options | dict(likelihood="bernoulli"))
     with pytest.raises(ModelError, match="a row of the picture, 4$"):
@@ -545,9 +553,9 @@ def test_mirror_undoes_a_stack_of_convolutions(size, layers):
     shape, layers = (2, *size), models.parse_layers(layers)
     start, mirrored = models.mirror(shape, layers)
     encoder = models.ConvEncoder(shape, layers)
-    made = encoder.stack[:-1](torch.rand(1, *shape))
-    assert made.shape[1:] == start == models.conv_shapes(shape, layers)[-1]
-    assert encoder.size == made.numel()
+    features = encoder.stack[:-1](torch.rand(1, *shape))
+    assert features.shape[1:] == start == models.conv_shapes(shape, layers)[-1]
+    assert encoder.size == features.numel()
     decoder = models.ConvDecoder(5, shape, start, mirrored)
     image = decoder(torch.randn(3, 5))
     assert image.shape == (3, *shape)
@@ -571,7 +579,7 @@ def test_a_wide_transposed_convolution_is_torchs_own(arguments, size, batch):
 
 
 def test_only_wide_layers_are_matrix_products():
-    decoder = models.ConvDecoder(8, (1, 4, 4), (1024, 1, 1), [(16, 2, 2, 0), (1, 2, 2, 0)])
+    decoder = models.ConvDecoder(8, (1, 4, 4), (1024, 1, 1), [(16, 2, 2, 0, 0), (1, 2, 2, 0, 0)])
     kinds = [type(layer) for layer in decoder.stack if isinstance(layer, nn.ConvTranspose2d)]
     assert kinds == [models.WideConvTranspose2d, nn.ConvTranspose2d]
 
@@ -581,12 +589,17 @@ def test_only_wide_layers_are_matrix_products():
     "8,3,2,1,-1", "8,3,2,1;8,3,2,1", "8,3.5,2,1",
 ])  # fmt: skip
 def test_layers_that_make_no_sense_are_refused(text):
-    assert models.parse_layers("32,3,2,1 64,4,2,0,1", (4, 5)) == [(32, 3, 2, 1), (64, 4, 2, 0, 1)]
+    assert models.parse_layers("32,3,2,1 64,4,2,0") == [(32, 3, 2, 1), (64, 4, 2, 0)]
     with pytest.raises(ModelError, match="channels,kernel,stride,padding"):
         models.parse_layers(text)
 
 
-@pytest.mark.parametrize("options, told", [
+def test_output_padding_may_be_left_out():
+    layers = models.parse_layers("32,3,2,1 64,4,2,0,1", transposed=True)
+    assert layers == [(32, 3, 2, 1, 0), (64, 4, 2, 0, 1)]
+
+
+@pytest.mark.parametrize("options, message", [
     (dict(encoder_layers="8,3,2,0 8,3,2,0 8,3,2,0 8,3,2,0"), "nothing of a picture of 28 x 28"),
     (dict(encoder_layers="8,29,1,0"), "nothing of a picture of 28 x 28"),
     (dict(decoder_layers="8,4,2,1 1,4,1,1"), r"\(1, 15, 15\), the data are \(1, 28, 28\)"),
@@ -594,8 +607,8 @@ def test_layers_that_make_no_sense_are_refused(text):
     (dict(decoder_start=(9, 28, 28), decoder_layers="1,3,1,1,1"), "."),  # output padding, but no stride
     (dict(decoder_start=(9, 1, 1), decoder_layers="1,1,1,1"), "."),  # nothing is left
 ])  # fmt: skip
-def test_convolutions_that_do_not_fit_the_picture_are_refused(options, told):
-    with pytest.raises(ModelError, match=told):
+def test_convolutions_that_do_not_fit_the_picture_are_refused(options, message):
+    with pytest.raises(ModelError, match=message):
         build("ae", **options)
 
 
@@ -623,16 +636,16 @@ def test_fitted_latents_are_the_least_squares_solution(batch_size, beta):
     # Least |x - W z - b|² + beta |z|² / 2, as one system with rows sqrt(beta / 2) I below W
     rows = np.concatenate([w, (beta / 2) ** 0.5 * np.eye(4)])
     wanted = np.linalg.lstsq(rows, np.concatenate([(x.flatten(1).numpy() - b).T, np.zeros((4, 7))]))[0].T
-    found = model.fit_latents(
+    fitted = model.fit_latents(
         x,
         1200 if batch_size is None else 400,
         0.02,
-        batch_size,
-        torch.zeros(7, 4, dtype=torch.float64),
-        beta,
+        batch_size=batch_size,
+        start=torch.zeros(7, 4, dtype=torch.float64),
+        beta=beta,
     )
     # Adam never quite rests where batches come in random order: it divides by what the gradients were
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-4 if batch_size is None else 0.02)
+    np.testing.assert_allclose(fitted.numpy(), wanted, rtol=0, atol=1e-4 if batch_size is None else 0.02)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -646,20 +659,21 @@ def test_fitting_latents_leaves_the_model_as_it_was(training):
     before = {name: t.clone() for name, t in model.state_dict().items()}
     grads = [p.grad.clone() for p in model.parameters()]
     x, start = torch.rand(5, 1, 4, 4), torch.randn(5, 4)
-    kept = x.clone(), start.clone()
-    found = model.fit_latents(x, 3, 0.1, start=start)
-    assert not torch.equal(found, start) and not found.requires_grad
+    x_before = x.clone()
+    start_before = start.clone()
+    fitted = model.fit_latents(x, 3, 0.1, start=start)
+    assert not torch.equal(fitted, start) and not fitted.requires_grad
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0, equal_nan=True)
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), grads, strict=True))
     assert all(p.requires_grad for p in model.parameters())
     assert all(module.training == training for module in model.modules())
-    assert torch.equal(x, kept[0]) and torch.equal(start, kept[1])
+    assert torch.equal(x, x_before) and torch.equal(start, start_before)
 
 
 def test_latents_are_fitted_with_the_network_in_eval_mode():
     model = tiny("ad").train()
-    modes, raw = [], model.raw
-    model.raw = lambda z, labels=None: (modes.append(model.decoder.training), raw(z))[1]
+    modes = []
+    model.decoder.register_forward_hook(lambda decoder, z, output: modes.append(decoder.training))
     model.fit_latents(torch.rand(5, 1, 4, 4), 2, 0.1, batch_size=3)
     assert modes == [False] * 4
 
@@ -671,7 +685,7 @@ def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
     def fit(seed=1):
         torch.manual_seed(seed)
         x, y = torch.linspace(0, 1, 5 * 16).view(5, 1, 4, 4), torch.arange(5) % 3
-        return model.fit_latents(x, 4, 0.1, 2, labels=y)
+        return model.fit_latents(x, 4, 0.1, batch_size=2, labels=y)
 
     with torch.inference_mode():
         inside = fit()
@@ -681,37 +695,43 @@ def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
 
 @pytest.mark.parametrize("batch_size, sizes", [(None, [11]), (0, [11]), (4, [4, 4, 3]), (50, [11])])
 def test_every_epoch_of_a_fit_shows_each_picture_once_with_its_own_label(batch_size, sizes, monkeypatch):
-    model, seen, told = tiny("cvae"), [], []
+    model = tiny("cvae")
+    seen = []
+    reports = []
     x = torch.linspace(0, 1, 11)[:, None, None, None].expand(-1, 1, 4, 4)
     y, start = torch.arange(11) % 3, torch.arange(11.0)[:, None].expand(-1, 8) / 10
     latent_loss = model.latent_loss
 
-    def spy(numbers, images, labels, beta):
-        loss = latent_loss(numbers, images, labels, beta)
+    def spy(params, images, labels, beta):
+        loss = latent_loss(params, images, labels, beta)
         places = (10 * images[:, 0, 0, 0]).round().long()
         assert torch.equal(labels, y[places]) and torch.equal(images, x[places]) and beta == 0.25
-        assert (numbers - start[places]).abs().max() < 1e-3  # of the same pictures; they hardly move
+        assert (params - start[places]).abs().max() < 1e-3  # of the same pictures; they hardly move
         seen.append((places.tolist(), loss.item()))
         return loss
 
     monkeypatch.setattr(model, "latent_loss", spy)
-    tell = lambda epoch, loss: told.append((epoch, loss))  # noqa: E731
-    model.fit_latents(x, 3, 1e-6, batch_size, start, beta=0.25, labels=y, tell=tell)
-    assert [len(places) for places, _ in seen] == 3 * sizes and [epoch for epoch, _ in told] == [1, 2, 3]
+
+    def callback(epoch, loss):
+        reports.append((epoch, loss))
+
+    options = dict(batch_size=batch_size, start=start, beta=0.25, labels=y, callback=callback)
+    model.fit_latents(x, 3, 1e-6, **options)
+    assert [len(places) for places, _ in seen] == 3 * sizes and [epoch for epoch, _ in reports] == [1, 2, 3]
     orders = []
     for epoch in range(3):
         part = seen[epoch * len(sizes) : (epoch + 1) * len(sizes)]
         orders.append([place for places, _ in part for place in places])
         assert sorted(orders[-1]) == [*range(11)]
         mean = sum(len(places) * loss for places, loss in part) / 11
-        assert told[epoch][1] == pytest.approx(mean)
+        assert reports[epoch][1] == pytest.approx(mean)
     assert orders[0] != orders[1]
 
 
-def test_labels_change_the_latents_that_are_found():
+def test_labels_change_the_fitted_latents():
     model, x = tiny("cvae"), torch.rand(4, 1, 4, 4)
-    found = [drawn_alike(model.fit_latents, x, 20, 0.1, labels=torch.full((4,), c)) for c in (0, 0, 1)]
-    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2], atol=1e-3)
+    fitted = [drawn_alike(model.fit_latents, x, 20, 0.1, labels=torch.full((4,), c)) for c in (0, 0, 1)]
+    assert torch.equal(fitted[0], fitted[1]) and not torch.allclose(fitted[0], fitted[2], atol=1e-3)
 
 
 @KINDS
@@ -742,17 +762,17 @@ def trained_vae(steps=150):
     return model.eval(), x[:100]
 
 
-def mean_elbo(model, numbers, x, draws=300):
-    """Of Gaussians with these numbers, by the formula; the same noise for whoever asks."""
+def mean_elbo(model, params, x, draws=300):
+    """Mean ELBO of Gaussians with these parameters, by its formula; every call draws the same noise."""
     torch.manual_seed(3)
-    mean, log_variance = numbers.detach().chunk(2, 1)
+    mean, log_variance = params.detach().chunk(2, 1)
     q = torch.distributions.Normal(mean, (log_variance / 2).exp())
     kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
     likelihood = 0.0
     with torch.no_grad():
         for _ in range(draws):
-            raw = model.decode_logits(mean + q.stddev * torch.randn_like(mean))
-            pixels = torch.distributions.Bernoulli(logits=raw, validate_args=False)
+            logits = model.decode_logits(mean + q.stddev * torch.randn_like(mean))
+            pixels = torch.distributions.Bernoulli(logits=logits, validate_args=False)
             likelihood += pixels.log_prob(x).flatten(1).sum(1) / draws
     return (likelihood - kl).mean().item()
 
@@ -771,28 +791,29 @@ def test_latents_fitted_from_the_encoders_answer_are_better_ones():
 
 def test_bounds_of_a_trained_vae_rise_with_the_samples():
     model, x = trained_vae()
-    given, repeats = Batch(x, None, None), 60
-    found = {k: bounds(model, given, k, repeats).mean(1) for k in (5, 50)}
-    found[1] = elbo(model, given, repeats)
+    batch = Batch(x, None, None)
+    repeats = 60
+    by_k = {k: bounds(model, batch, k, repeats).mean(1) for k in (5, 50)}
+    by_k[1] = elbo(model, batch, repeats)
     constant = 196 / 2 * math.log(math.pi)
-    assert found[1].mean() == pytest.approx(
+    assert by_k[1].mean() == pytest.approx(
         mean_elbo(model, model.to_latent(model.features(x)), x) - constant, abs=0.3
     )
-    for few, many in [(1, 5), (5, 50)]:
-        error = (found[few].var() + found[many].var()).sqrt() / repeats**0.5
-        assert found[few].mean() + 4 * error < found[many].mean()
+    for fewer, more in [(1, 5), (5, 50)]:
+        error = (by_k[fewer].var() + by_k[more].var()).sqrt() / repeats**0.5
+        assert by_k[fewer].mean() + 4 * error < by_k[more].mean()
 
 
 def test_gaussians_fitted_to_a_linear_model_are_its_true_posteriors():
-    model, given, log_p = linear_vae(exact=False)
-    posterior = model.posterior(given.x)
+    model, batch, log_p = linear_vae(exact=False)
+    posterior = model.posterior(batch.x)
     beside = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
-    many = Batch(given.x.repeat(200, 1, 1, 1), None, None)  # each 200 times, so that noise averages out
+    many = Batch(batch.x.repeat(200, 1, 1, 1), None, None)  # each 200 times, so that noise averages out
     fitted = model.fit_latents(many.x, 300, 0.02, start=beside.repeat(200, 1), beta=1.0)
     fitted = fitted.view(200, 4, 4).mean(0)
     w = model.decoder.stack[0].weight.detach()
     variance = 1 / (1 + 2 * (w**2).sum(0))
-    mean = 2 * variance * ((given.x.flatten(1) - model.decoder.stack[0].bias) @ w)
+    mean = 2 * variance * ((batch.x.flatten(1) - model.decoder.stack[0].bias) @ w)
     torch.testing.assert_close(fitted[:, :2], mean.detach(), rtol=0, atol=0.03)
     torch.testing.assert_close(fitted[:, 2:], variance.log().expand(4, 2), rtol=0, atol=0.1)
 
@@ -805,17 +826,17 @@ def test_gaussians_fitted_to_a_linear_model_are_its_true_posteriors():
 @pytest.mark.parametrize("model", ["ad", "vad"])
 def test_the_loss_of_the_report_is_its_formula(model, n):
     model = build(model, objective="report", beta=0.5, **SMALL).eval()
-    given = batch(n)
-    numbers = model.latents(given.index).detach()
-    loss, parts = drawn_alike(model.loss, given, 0)
-    drawn = drawn_alike(model.distribution.from_params(numbers).sample)
-    error = 255 * model.decode(drawn).detach().numpy().astype(float) - 255 * given.x.numpy()
+    batch = make_batch(n)
+    params = model.latents(batch.index).detach()
+    loss, parts = drawn_alike(model.loss, batch, 0)
+    drawn = drawn_alike(model.distribution.from_params(params).sample)
+    error = 255 * model.decode(drawn).detach().numpy().astype(float) - 255 * batch.x.numpy()
     distance = np.sqrt((error**2).sum()) / (n * 784)
     assert parts["reconstruction"].item() == pytest.approx(distance)
     assert parts["rmse"].item() == pytest.approx(distance * (n * 784) ** 0.5)
     assert parts["rmse"].item() == pytest.approx(np.sqrt((error**2).mean()))
     price = parts["penalty" if model.distribution is models.Point else "kl"].item()
-    z = numbers.numpy().astype(float)
+    z = params.numpy().astype(float)
     if model.distribution is models.Point:
         mean_kl = (z**2 / 2).mean()
     else:
@@ -828,18 +849,18 @@ def test_the_loss_of_the_report_is_its_formula(model, n):
 @pytest.mark.parametrize("likelihood", models.LIKELIHOODS)
 def test_nats_of_an_auto_decoder_do_not_depend_on_the_batch_size_and_the_reports_loss_does(likelihood):
     model = tiny("ad", likelihood=likelihood, beta=0.7)
-    given = batch(11, (1, 4, 4))
-    _, whole = model.loss(given, 0)
-    parts = [model.loss(Batch(*part), 0)[1] for part in zip(*(t.split(4) for t in given), strict=True)]
+    batch = make_batch(11, (1, 4, 4))
+    _, whole = model.loss(batch, 0)
+    parts = [model.loss(Batch(*part), 0)[1] for part in zip(*(t.split(4) for t in batch), strict=True)]
     for name in ("loss", "reconstruction", "penalty"):
         mean = sum(size * part[name] for size, part in zip((4, 4, 3), parts, strict=True)) / 11
         torch.testing.assert_close(mean, whole[name])
-    image, z = model.decode(model.latents(given.index)), model.latents(given.index)
-    cross = -(given.x * image.log() + (1 - given.x) * (1 - image).log())
-    each = cross if likelihood == "bernoulli" else (given.x - image) ** 2
+    image, z = model.decode(model.latents(batch.index)), model.latents(batch.index)
+    cross = -(batch.x * image.log() + (1 - batch.x) * (1 - image).log())
+    each = cross if likelihood == "bernoulli" else (batch.x - image) ** 2
     torch.testing.assert_close(whole["loss"], each.sum() / 11 + 0.7 * z.square().sum() / 2 / 11)
-    model.objective, twice = "report", Batch(*(t.repeat(4, *[1] * (t.dim() - 1)) for t in given))
-    once, fourfold = (model.loss(b, 0)[1]["reconstruction"] for b in (given, twice))
+    model.objective, twice = "report", Batch(*(t.repeat(4, *[1] * (t.dim() - 1)) for t in batch))
+    once, fourfold = (model.loss(b, 0)[1]["reconstruction"] for b in (batch, twice))
     torch.testing.assert_close(fourfold, once / 2)
 
 
@@ -870,7 +891,7 @@ def test_free_latents_have_their_own_learning_rate():
     ((_, groups, loss_function),) = model.turns()
     optimizer = torch.optim.Adam(groups, lr=0.001)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss_function(batch(50, (1, 4, 4)), 0)[0].backward()
+    loss_function(make_batch(50, (1, 4, 4)), 0)[0].backward()
     optimizer.step()
     for name, p in model.named_parameters():  # Adam's first step is its learning rate, whatever the slope
         step = 0.3 if name.startswith("latents") else 0.001
@@ -926,15 +947,15 @@ def test_an_auto_decoder_scores_the_latents_that_it_has():
     with torch.no_grad():
         model.refined.normal_()
         model.test_latents.normal_()
-    found = model.evaluate_latents(*splits)
+    scores = model.evaluate_latents(*splits)
     tables = dict(train=model.latents.weight.detach(), refined=model.refined, test=model.test_latents)
-    assert found.keys() == tables.keys()
+    assert scores.keys() == tables.keys()
     for name, z in tables.items():
         x, each = (splits[1] if name == "test" else splits[0]).x.numpy(), []
         for first in range(0, len(x), 16):
             error = 255 * model.decode(z[first : first + 16]).detach().numpy() - x[first : first + 16]
             each += [np.linalg.norm(error) / error.size] * len(error)
-        assert found[name]["reconstruction"] == pytest.approx(np.mean(each), rel=1e-5)
+        assert scores[name]["reconstruction"] == pytest.approx(np.mean(each), rel=1e-5)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -951,9 +972,9 @@ def small_gan(image_shape=(1, 8, 8), **options):
 @pytest.mark.parametrize("colors", [1, 3])
 def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colors, size, halvings):
     model = build("gan", (colors, size, size))
-    drawn = model.draw(5)
+    drawn = model.generate(5)
     assert drawn.shape == (5, colors, size, size) and drawn.abs().max() <= 1
-    assert model.score(drawn).shape == (5,)
+    assert model.discriminate(drawn).shape == (5,)
     assert images(model.sample(4), 4, colors, size, size)
     counts = [
         sum(isinstance(layer, kind) for layer in player.modules())
@@ -967,7 +988,7 @@ def test_both_players_of_a_gan_have_the_right_depth_and_shapes(colors, size, hal
 
 def test_a_gan_draws_pictures_that_are_not_square():
     model = small_gan((3, 12, 20))
-    assert images(model.sample(2), 2, 3, 12, 20) and model.score(model.draw(2)).shape == (2,)
+    assert images(model.sample(2), 2, 3, 12, 20) and model.discriminate(model.generate(2)).shape == (2,)
 
 
 def test_without_flags_the_generator_mirrors_the_discriminator():
@@ -988,7 +1009,7 @@ def test_each_player_of_a_gan_steps_alone(remedy):
     optimizers = [torch.optim.Adam(turn.param_groups, 0.01) for turn in model.turns()]
     for (name, groups, loss_function), optimizer in zip(model.turns(), optimizers, strict=True):
         before = {key: [p.detach().clone() for p in player.parameters()] for key, player in players.items()}
-        loss, parts = loss_function(batch(6, (1, 8, 8)), 0)
+        loss, parts = loss_function(make_batch(6, (1, 8, 8)), 0)
         assert loss.isfinite() and parts.keys() <= models.UNITS.keys()
         optimizer.zero_grad()
         loss.backward()
@@ -1002,22 +1023,23 @@ def test_each_player_of_a_gan_steps_alone(remedy):
 
 
 def test_losses_of_both_players_are_their_formulas():
-    model, given = small_gan(gradient_penalty=0.0, he_init=False), batch(40, (1, 8, 8))
+    model = small_gan(gradient_penalty=0.0, he_init=False)
+    batch = make_batch(40, (1, 8, 8))
     with torch.no_grad():  # scores around 0, of both signs
         model.discriminator[1].weight.mul_(50)
-        fake = drawn_alike(lambda: model.score(model.draw(40)))
+        fake = drawn_alike(lambda: model.discriminate(model.generate(40)))
         model.discriminator[1].bias.sub_(fake.median())
-        fake = drawn_alike(lambda: model.score(model.draw(40))).double().numpy()
-        real = model.score(2 * given.x - 1).double().numpy()
-        loss, parts = drawn_alike(model.discriminator_loss, given, 0)
-        own, own_parts = drawn_alike(model.generator_loss, given, 0)
+        fake = drawn_alike(lambda: model.discriminate(model.generate(40))).double().numpy()
+        real = model.discriminate(2 * batch.x - 1).double().numpy()
+        loss, parts = drawn_alike(model.discriminator_loss, batch, 0)
+        generator_loss, generator_parts = drawn_alike(model.generator_loss, batch, 0)
 
     def sigmoid(logit):
         return 1 / (1 + np.exp(-logit))
 
     wanted = -(np.log(sigmoid(real)) + np.log(1 - sigmoid(fake))).mean(), -np.log(sigmoid(fake)).mean()
-    assert (loss.item(), own.item()) == pytest.approx(wanted, rel=1e-4)
-    assert parts["discriminator"] == loss and own_parts["generator"] == own
+    assert (loss.item(), generator_loss.item()) == pytest.approx(wanted, rel=1e-4)
+    assert parts["discriminator"] == loss and generator_parts["generator"] == generator_loss
     discriminator_accuracy = 50 * ((real > 0).mean() + (fake < 0).mean())
     assert (
         parts["discriminator_accuracy"].item() == pytest.approx(discriminator_accuracy)
@@ -1027,22 +1049,22 @@ def test_losses_of_both_players_are_their_formulas():
 
 def test_gradient_penalty_is_half_gamma_times_the_squared_slope_at_real_pictures():
     model = small_gan((1, 5, 5), gradient_penalty=3.0).double()
-    given = Batch(torch.rand(2, 1, 5, 5, dtype=torch.float64), None, None)
+    batch = Batch(torch.rand(2, 1, 5, 5, dtype=torch.float64), None, None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "draw", lambda n: torch.zeros(n, 1, 5, 5, dtype=torch.float64))
-        loss, parts = model.discriminator_loss(given, 16)
-        spared, its_parts = model.discriminator_loss(given, 17)
+        patch.setattr(model, "generate", lambda n: torch.zeros(n, 1, 5, 5, dtype=torch.float64))
+        loss, parts = model.discriminator_loss(batch, 16)
+        spared, its_parts = model.discriminator_loss(batch, 17)
     assert spared == its_parts["discriminator"] == parts["discriminator"]
-    x, h, squares = 2 * given.x - 1, 1e-6, 0.0
+    x, h, squares = 2 * batch.x - 1, 1e-6, 0.0
     with torch.no_grad():
         for k in range(2):
             for pixel in range(25):
                 step = torch.zeros(25, dtype=torch.float64)
                 step[pixel] = h
-                ends = [model.score((x[k] + sign * step.view(1, 5, 5))[None]) for sign in (1, -1)]
+                ends = [model.discriminate((x[k] + sign * step.view(1, 5, 5))[None]) for sign in (1, -1)]
                 squares += ((ends[0] - ends[1]) / (2 * h)).item() ** 2
     assert (loss - parts["discriminator"]).item() == pytest.approx(8 * 3 / 2 * squares / 2, rel=1e-5)
-    assert not given.x.requires_grad
+    assert not batch.x.requires_grad
     (slope, *_) = torch.autograd.grad(loss - parts["discriminator"], model.discriminator[1].weight)
     assert slope.any()  # it changes the discriminator
 
@@ -1056,19 +1078,19 @@ def test_a_constant_generator_is_warned_of():
     model, split = small_gan((1, 7, 7)).eval(), gan_split()
     with torch.no_grad():
         model.generator[0].stack[-1].weight.zero_()
-        found = model.diagnose(split)
-    assert found["diversity"] == pytest.approx(0, abs=1e-4) and "mode collapse" in found["warning"]
+        diagnosis = model.diagnose(split)
+    assert diagnosis["diversity"] == pytest.approx(0, abs=1e-4) and "mode collapse" in diagnosis["warning"]
 
 
 def test_a_generator_as_varied_as_the_data_is_not_warned_of():
     model, split = small_gan((1, 7, 7)).eval(), gan_split()
     model.sample = lambda n: split.x[1::2][:n] / 255
     with torch.no_grad():
-        found = model.diagnose(split)
+        diagnosis = model.diagnose(split)
     real, drawn = ((split.x[k::2] / 255).flatten(1).double().numpy() for k in (0, 1))
     distance = [scipy.spatial.distance.pdist(x).mean() for x in (real, drawn)]
-    assert found["diversity"] == pytest.approx(distance[1] / distance[0], rel=1e-4)
-    assert "warning" not in found
+    assert diagnosis["diversity"] == pytest.approx(distance[1] / distance[0], rel=1e-4)
+    assert "warning" not in diagnosis
 
 
 def test_a_discriminator_that_is_never_fooled_is_warned_of():
@@ -1076,7 +1098,7 @@ def test_a_discriminator_that_is_never_fooled_is_warned_of():
     drawn = split.x[1::2] / 255
     model.sample = lambda n: drawn[:n]
     split.x[::2, :, 0, 0] = 255  # real pictures have a white corner
-    model.score = lambda x: x[:, 0, 0, 0]
+    model.discriminate = lambda x: x[:, 0, 0, 0]
     with torch.no_grad():
         assert "discriminator wins" in model.diagnose(split)["warning"]
         drawn[:20, :, 0, 0] = 1
@@ -1122,10 +1144,11 @@ def test_augmented_pictures_differ_a_little_and_keep_their_meaning():
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_augmentation_is_for_training_alone(augment):
-    model, given = tiny("classifier", encoder="conv", augment=augment), batch(8, (1, 4, 4))
-    assert torch.equal(model.loss(given, 0)[0], model.loss(given, 0)[0])
+    model = tiny("classifier", encoder="conv", augment=augment)
+    batch = make_batch(8, (1, 4, 4))
+    assert torch.equal(model.loss(batch, 0)[0], model.loss(batch, 0)[0])
     model.train()
-    assert torch.equal(model.loss(given, 0)[0], model.loss(given, 0)[0]) != augment
+    assert torch.equal(model.loss(batch, 0)[0], model.loss(batch, 0)[0]) != augment
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1137,14 +1160,16 @@ def test_diagnosis_agrees_with_a_direct_computation(model):
     model = tiny(model)
     split = data.Split(torch.randint(256, (501, 1, 4, 4), dtype=torch.uint8), torch.arange(501) % 3)
     x = split.x / 255
-    found = model.diagnose(split)
+    diagnosis = model.diagnose(split)
     error = (model.reconstruct(x, split.y) - x).square().mean().item()
-    assert found["mse"] == pytest.approx(error) and found.keys() <= {*models.UNITS, "warning"}
-    if hasattr(model, "posterior"):
+    assert diagnosis["mse"] == pytest.approx(error) and diagnosis.keys() <= {*models.UNITS, "warning"}
+    if model.has_posterior:
         kl = model.loss(Batch(x, split.y, None), INF)[1]["kl"].item()
-        assert len(found["kl_per_dimension"]) == 4 and sum(found["kl_per_dimension"]) == pytest.approx(kl)
+        assert len(diagnosis["kl_per_dimension"]) == 4 and sum(
+            diagnosis["kl_per_dimension"]
+        ) == pytest.approx(kl)
         means = model.encode(x, split.y).detach().numpy()
-        assert found["active_latents"] == (means.var(0, ddof=1) > 0.01).sum()
+        assert diagnosis["active_latents"] == (means.var(0, ddof=1) > 0.01).sum()
 
 
 def test_latents_that_say_nothing_are_counted_and_warned_of():
@@ -1155,8 +1180,8 @@ def test_latents_that_say_nothing_are_counted_and_warned_of():
         assert model.diagnose(split)["active_latents"] == 0
         assert "--kl-warm-up" in model.diagnose(split)["warning"]
         model.to_latent.weight[1] = 1.0
-        found = model.diagnose(split)
-    assert found["active_latents"] == 1 and "warning" not in found
+        diagnosis = model.diagnose(split)
+    assert diagnosis["active_latents"] == 1 and "warning" not in diagnosis
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1166,24 +1191,24 @@ def test_latents_that_say_nothing_are_counted_and_warned_of():
 @pytest.mark.parametrize("model", models.MODELS)
 def test_a_saved_model_comes_back_without_flags(model, tmp_path):
     for encoder, decoder in [("conv", "conv"), ("gru", "lstm")]:
-        made = build(model, encoder=encoder, decoder=decoder, **SMALL)
-        made.train()(batch().x) if model == "classifier" else None  # moves the running means
-        models.save(tmp_path / "best.pt", made, epoch=3, told=["plain", 1.0])
-        assert torch.load(tmp_path / "best.pt", weights_only=True)["told"] == ["plain", 1.0]
+        saved = build(model, encoder=encoder, decoder=decoder, **SMALL)
+        saved.train()(make_batch().x) if model == "classifier" else None  # moves the running means
+        models.save(tmp_path / "best.pt", saved, epoch=3, notes=["plain", 1.0])
+        assert torch.load(tmp_path / "best.pt", weights_only=True)["notes"] == ["plain", 1.0]
         assert models.read_checkpoint(tmp_path / "best.pt")["epoch"] == 3
-        back = models.load(tmp_path / "best.pt")
-        assert type(back) is type(made) and not back.training and back.recipe == made.recipe
-        made.eval()
-        x, y, _ = batch()
-        for method in {"encode", "reconstruct"} & set(dir(made)) if hasattr(made, "encode") else ():
-            one, other = (drawn_alike(getattr(m, method), x, y) for m in (back, made))
-            assert torch.equal(one, other)
-        if hasattr(made, "sample"):
-            assert torch.equal(drawn_alike(back.sample, 4, y), drawn_alike(made.sample, 4, y))
+        loaded = models.load(tmp_path / "best.pt")
+        assert type(loaded) is type(saved) and not loaded.training and loaded.recipe == saved.recipe
+        saved.eval()
+        x, y, _ = make_batch()
+        for method in ("encode", "reconstruct") if saved.has_encoder else ():
+            restored, original = (drawn_alike(getattr(m, method), x, y) for m in (loaded, saved))
+            assert torch.equal(restored, original)
+        if saved.draws_samples:
+            assert torch.equal(drawn_alike(loaded.sample, 4, y), drawn_alike(saved.sample, 4, y))
         if model == "classifier":
-            assert torch.equal(back.predict(x), made.predict(x))
-        models.save(tmp_path / "again.pt", back)
-        assert models.load(tmp_path / "again.pt").state_dict().keys() == made.state_dict().keys()
+            assert torch.equal(loaded.predict(x), saved.predict(x))
+        models.save(tmp_path / "again.pt", loaded)
+        assert models.load(tmp_path / "again.pt").state_dict().keys() == saved.state_dict().keys()
 
 
 def broken_files():
@@ -1223,18 +1248,20 @@ FACTS = {"image_shape", "n_classes", "n_train", "n_test"}  # of the data, which 
 
 @pytest.mark.parametrize("model", models.MODELS)
 def test_keywords_are_what_the_constructor_takes(model):
-    found = models.constructor_defaults(model)
+    defaults = models.constructor_defaults(model)
     cls, empty = models.MODELS[model], inspect.Parameter.empty
-    own = inspect.signature(cls).parameters
-    named = {name: p.default for name, p in own.items() if p.kind is not p.VAR_KEYWORD}
-    assert named.items() <= found.items()
-    networks = [inspect.signature(network).parameters for network in getattr(cls, "networks", ())]
-    passed_on = {name: p.default for of in networks for name, p in of.items() if p.default is not empty}
-    assert passed_on.keys() <= found.keys()
+    signature = inspect.signature(cls).parameters
+    named = {name: p.default for name, p in signature.items() if p.kind is not p.VAR_KEYWORD}
+    assert named.items() <= defaults.items()
+    networks = [inspect.signature(network).parameters for network in models.NETWORKS.get(cls, ())]
+    passed_on = {
+        name: p.default for taken in networks for name, p in taken.items() if p.default is not empty
+    }
+    assert passed_on.keys() <= defaults.keys()
     if not set(cls.__mro__[1:]) & set(models.MODELS.values()):  # else a parent takes some too
-        assert found == passed_on | named
-    optional = {name: value for name, value in found.items() if value is not empty}
-    assert found.keys() - optional.keys() <= FACTS and "self" not in found
+        assert defaults == passed_on | named
+    optional = {name: value for name, value in defaults.items() if value is not empty}
+    assert defaults.keys() - optional.keys() <= FACTS and "self" not in defaults
     plain = build(model)
     spelled_out = build(model, **{k: v for k, v in optional.items() if k != "label_width"})
     assert str(spelled_out) == str(plain)
@@ -1245,19 +1272,19 @@ def test_keywords_are_what_the_constructor_takes(model):
 def test_help_tells_each_default_and_the_parser_holds_none_of_its_own():
     parser = train.flags()
     actions = {action.dest: action for action in parser._actions}
-    told = {}
+    expected = {}
     for model, cls in models.MODELS.items():
         for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if name not in FACTS | {"label_width", *data.FLAGS}:
                 assert actions[name].default is None, name
-                told.setdefault(name, {})
-                told[name] |= {model: str(value)} if value is not None else {}
-    for name, expected in told.items():
-        found, text = {}, re.search(r"\(default (.*)\)$", actions[name].help)
+                expected.setdefault(name, {})
+                expected[name] |= {model: str(value)} if value is not None else {}
+    for name, defaults in expected.items():
+        from_help, text = {}, re.search(r"\(default (.*)\)$", actions[name].help)
         for group in re.split(r"; (?=\w+ )", text.group(1)) if text else []:
             which = [word for word in group.split() if word in models.MODELS]
-            found |= dict.fromkeys(which, group.removeprefix(" ".join(which) + " "))
-        assert found == expected, name
+            from_help |= dict.fromkeys(which, group.removeprefix(" ".join(which) + " "))
+        assert from_help == defaults, name
     help_text = " ".join(parser.format_help().split())
     assert "(default ae ad vad 32; vae gan 16; cvae 8)" in help_text
     assert "(default vae cvae vad 1.0; ad 0.0)" in help_text
@@ -1269,8 +1296,8 @@ def test_signals_keep_their_size_on_the_way_through_a_gan():
         torch.manual_seed(0)
         gan = build("gan", (3, 64, 64), he_init=he_init, decoder_norm=False)
         with torch.no_grad():
-            raw = gan.generator[:-1](torch.randn(200, 16))[:, :, 8:-8, 8:-8]  # borders meet fewer taps
+            logits = gan.generator[:-1](torch.randn(200, 16))[:, :, 8:-8, 8:-8]  # borders meet fewer taps
             score = gan.discriminator(torch.rand(200, 3, 64, 64) * 2 - 1)
-        sizes[he_init] = raw.square().mean().sqrt().item(), score.std().item()
+        sizes[he_init] = logits.square().mean().sqrt().item(), score.std().item()
     assert 0.5 < sizes[True][0] < 3  # of 2 squared at each layer, half of it cut off by the ReLU after
     assert sizes[False][0] < 0.1 * sizes[True][0] and sizes[False][1] < 0.1 * sizes[True][1]

@@ -1,4 +1,4 @@
-"""The sequence models and their arithmetic, held against sums, hand counts and Python's own arithmetic."""
+"""The sequence models and their arithmetic, compared with sums, counts by hand and Python's arithmetic."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def tiny(model, **options):
     return models.build(model, n_classes=13, **TINY | PICTURES[model] | options)
 
 
-def batch(model, splits, n=6):
+def make_batch(model, splits, n=6):
     index = torch.arange(n) * 1000
     return Batch(*splits[models.MODELS[model].defaults["drawn"]].batch(index), index)
 
@@ -73,18 +73,19 @@ def test_the_plain_models_are_the_reports(name):
     "options", [{}, dict(bidirectional=False), dict(attention=False, encoder_depth=2)], ids=str
 )
 def test_each_turn_reaches_all_its_weights_and_no_other(model, options, splits):
-    built, given = tiny(model, **options), batch(model, splits)
+    built = tiny(model, **options)
+    batch = make_batch(model, splits)
     turns, seen = built.turns(), []
     assert [name for name, *_ in turns] == (["reader", "model"] if model == "text2image" else ["model"])
     for _, groups, loss_function in turns:
-        own = {id(p) for group in groups for p in group["params"]}
+        stepped = {id(p) for group in groups for p in group["params"]}
         built.zero_grad()
-        loss, parts = loss_function(given, 0)
+        loss, parts = loss_function(batch, 0)
         loss.backward()
         reached = {id(p) for p in built.parameters() if p.grad is not None and p.grad.any()}
-        assert reached == own
+        assert reached == stepped
         assert all(part.shape == () and part.isfinite() for part in parts.values())
-        seen += own
+        seen += stepped
     assert len(seen) == len(set(seen)) == len(list(built.parameters()))
     assert "loss" in parts and parts["loss"] is loss
     assert parts.keys() <= models.UNITS.keys()
@@ -93,7 +94,7 @@ def test_each_turn_reaches_all_its_weights_and_no_other(model, options, splits):
 @pytest.mark.parametrize("model", MODELS)
 def test_shapes_and_saving(model, splits, tmp_path):
     built = tiny(model).eval()
-    x, y, _ = batch(model, splits)
+    x, y, _ = make_batch(model, splits)
     answers = built.predict(x)
     assert answers.shape == y.shape
     if model == "text2image":
@@ -107,23 +108,23 @@ def test_shapes_and_saving(model, splits, tmp_path):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_loss_is_a_mean_over_answers(model, splits):
-    built, (x, y, _) = tiny(model).eval(), batch(model, splits)
+    built, (x, y, _) = tiny(model).eval(), make_batch(model, splits)
     whole = built.loss(Batch(x, y, None), math.inf)[0]
     each = [built.loss(Batch(x[i : i + 1], y[i : i + 1], None), math.inf)[0] for i in range(len(x))]
     torch.testing.assert_close(whole, torch.stack(each).mean())
-    made = built(x)
+    output = built(x)
     if model == "text2image":
-        torch.testing.assert_close(whole, (made - y).square().sum() / len(x))
+        torch.testing.assert_close(whole, (output - y).square().sum() / len(x))
     else:
-        chances = made.softmax(2).gather(2, y[:, :, None])  # of the right characters
+        chances = output.softmax(2).gather(2, y[:, :, None])  # of the right characters
         torch.testing.assert_close(whole, -chances.log().sum() / len(x))
 
 
 def test_characters_and_whole_answers_are_counted():
     y = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    named = torch.tensor([[1, 2, 3], [4, 0, 6]])
-    found = {name: value.item() for name, value in models.right(named, y).items()}
-    assert found == pytest.approx({"characters": 500 / 6, "exact": 50})
+    answers = torch.tensor([[1, 2, 3], [4, 0, 6]])
+    accuracy = {name: value.item() for name, value in models.answer_accuracy(answers, y).items()}
+    assert accuracy == pytest.approx({"characters": 500 / 6, "exact": 50})
 
 
 def test_results_are_the_answers_of_the_data_set(splits):
@@ -133,19 +134,20 @@ def test_results_are_the_answers_of_the_data_set(splits):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_few_answers_are_learned_by_heart(model, splits):
-    built, given = tiny(model, encoder_hidden=32, decoder_hidden=32), batch(model, splits, 4)
+    built = tiny(model, encoder_hidden=32, decoder_hidden=32)
+    batch = make_batch(model, splits, 4)
     turns = [(torch.optim.Adam(groups, 0.02), loss) for _, groups, loss in built.turns()]
-    first = built.loss(given, 0)[0].item()
+    first = built.loss(batch, 0)[0].item()
     built.augment = False
     for _ in range(150):
         for optimizer, loss_function in turns:
             optimizer.zero_grad()
-            loss_function(given, 0)[0].backward()
+            loss_function(batch, 0)[0].backward()
             optimizer.step()
-    loss = built.loss(given, 0)[0].item()
+    loss = built.loss(batch, 0)[0].item()
     assert loss < 0.3 * first if model == "text2image" else loss < 0.1
     if model == "text2image":
-        assert built.reader_loss(given, 0)[1]["reader"] > 90
+        assert built.reader_loss(batch, 0)[1]["reader"] > 90
 
 
 def test_attention_looks_at_every_character_and_the_last_state_alone_does_not(splits):
@@ -165,11 +167,11 @@ def few_queries(monkeypatch):
     load = data.load_arithmetic
 
     def shortened(*arguments):
-        found = load(*arguments)
+        dataset = load(*arguments)
         for name, n in (("train", 160), ("valid", 32), ("test", 40)):
-            split = getattr(found, name)
-            setattr(found, name, split._replace(x=split.x[:n], y=split.y[:n]))
-        return found
+            split = getattr(dataset, name)
+            setattr(dataset, name, split._replace(x=split.x[:n], y=split.y[:n]))
+        return dataset
 
     monkeypatch.setattr(data, "load_arithmetic", shortened)
 
@@ -189,13 +191,13 @@ def test_a_run_can_be_trained_resumed_and_judged(model, few_queries, tmp_path, c
     summary = json.loads((whole / "summary.json").read_text())
     capsys.readouterr()
     assert metrics.main([str(whole), "--json"]) == 0
-    (found,) = json.loads(capsys.readouterr().out)
+    (report,) = json.loads(capsys.readouterr().out)
     if model != "image2text":  # of which other pictures are drawn
-        assert found["exact"] == pytest.approx(summary["test"]["exact"], abs=1e-3)
-    assert sum(found["errors"].values()) == round(40 * (1 - found["exact"] / 100))
+        assert report["exact"] == pytest.approx(summary["test"]["exact"], abs=1e-3)
+    assert sum(report["errors"].values()) == round(40 * (1 - report["exact"] / 100))
     assert metrics.main([str(whole)]) == 0
-    told = capsys.readouterr().out
-    assert f"{found['exact']:.2f}% of answers right" in told and ("all-black" in told) == (
+    text = capsys.readouterr().out
+    assert f"{report['exact']:.2f}% of answers right" in text and ("all-black" in text) == (
         model == "text2image"
     )
 
@@ -210,15 +212,15 @@ def test_the_data_follow_the_model_and_no_other_pair_is_taken(refused, tmp_path)
         models.build("text2image", n_classes=13, objective="cross-entropy")
 
 
-@pytest.mark.parametrize("told,truth,expected", [
+@pytest.mark.parametrize("answer,truth,expected", [
     ("46 ", "46 ", None), ("47 ", "46 ", "off by 1"), ("36 ", "46 ", "off by 10"),
     ("-1 ", "0  ", "off by 1"),
     ("146", "46 ", "off by another number"), ("4 6", "46 ", "no number"), ("   ", "46 ", "no number"),
     ("046", "46 ", "no number"), ("-0 ", "0  ", "no number"), ("+46", "46 ", "no number"),
     ("--1", "-1 ", "no number"),
 ])  # fmt: skip
-def test_sizes_of_errors(told, truth, expected):
-    assert metrics.size_of_error(told, truth) == expected
+def test_sizes_of_errors(answer, truth, expected):
+    assert metrics.size_of_error(answer, truth) == expected
 
 
 @pytest.mark.parametrize("query,expected", [
@@ -230,12 +232,12 @@ def test_carries_and_borrows(query, expected):
 
 
 def test_spelling_adds_the_cross_entropy_of_the_characters_and_nothing_else(splits):
-    given = batch("text2image", splits)
+    batch = make_batch("text2image", splits)
     model, plain = tiny("text2image", spelling=2.0), tiny("text2image")
-    loss, parts = model.loss(given, 0)
-    squares = (model(given.x) - given.y).square().sum() / len(given.x)
-    tokens = models.solve_queries(given.x)
-    named = model.speller(model.states(given.x)).log_softmax(2).gather(2, tokens[:, :, None])
+    loss, parts = model.loss(batch, 0)
+    squares = (model(batch.x) - batch.y).square().sum() / len(batch.x)
+    tokens = models.solve_queries(batch.x)
+    named = model.speller(model.states(batch.x)).log_softmax(2).gather(2, tokens[:, :, None])
     torch.testing.assert_close(loss, squares - 2 * named.mean())
-    torch.testing.assert_close(parts["mse"] * given.y[0].numel(), squares)
-    assert plain.speller is None and "spelling" not in plain.loss(given, 0)[1]
+    torch.testing.assert_close(parts["mse"] * batch.y[0].numel(), squares)
+    assert plain.speller is None and "spelling" not in plain.loss(batch, 0)[1]
