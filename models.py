@@ -556,12 +556,12 @@ class LatentModel(Model):
             self.negative_log_likelihood(self.decode_logits(q.sample(), labels), x) + beta * q.kl().sum(1)
         ).mean()
 
-    def fit_latents(self, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, tell=None):
+    def fit_latents(self, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, callback=None):
         """Latents that explain images [n, C, H, W] best, by Adam with the network frozen and in eval mode.
 
         Returns the numbers [n, numbers * D] that `self.distribution.of` makes distributions of. They
         start from N(0, I), or from `start`; `beta` weighs the KL; all images are one batch unless
-        `batch_size` says less; `tell(epoch, loss)` is called after each epoch.
+        `batch_size` says less; `callback(epoch, loss)` is called after each epoch.
         """
         was_training = self.training
         self.eval()
@@ -580,8 +580,8 @@ class LatentModel(Model):
                     (numbers.grad,) = torch.autograd.grad(loss, numbers)  # and none for the network
                     optimizer.step()
                     total += loss.item() * len(index) / len(x)
-                if tell:
-                    tell(epoch + 1, total)
+                if callback:
+                    callback(epoch + 1, total)
         self.train(was_training)
         return numbers.detach()
 
