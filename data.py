@@ -141,18 +141,6 @@ class Dataset:
 # classes, the names of all classes, or None where the labels themselves are the names
 Pictures = namedtuple("Pictures", "x labels splits classes")
 
-FLAGS = dict(  # the arguments of `load`, which are flags of train.py too, and their defaults
-    data="mnist10k",
-    data_dir=None,
-    image_size=None,
-    classes=None,
-    per_class=None,
-    valid_fraction=0.1,
-    binarize=None,
-    keep_twins=False,
-    drawn=None,
-)
-
 
 def load(
     data="mnist10k",
@@ -244,9 +232,7 @@ def number_labels(pictures, where):
         values = range(len(classes))
     numbers = {value: number for number, value in enumerate(values)}
     for label in np.unique(labels).tolist():
-        require(
-            label in numbers, f"{where}: a picture has the class {label}, which is not among those of train"
-        )
+        require(label in numbers, f"{where}: class {label} is not one of the training classes")
     return torch.tensor([numbers[label] for label in labels.tolist()]), classes
 
 
@@ -475,10 +461,9 @@ def unzip(body, md5):
 def read_idx(folder, classes, data_dir):
     """MNIST or Fashion-MNIST from <data_dir>/<folder>/ or, where its files are there, <data_dir> itself."""
     arrays = []
-    for file, md5 in zip(IDX_FILES, IDX_MD5[f"{folder}/train"] + IDX_MD5[f"{folder}/t10k"], strict=True):
-        places = [
-            data_dir / f"{prefix}{file}{suffix}" for prefix in (f"{folder}/", "") for suffix in (".gz", "")
-        ]
+    checksums = IDX_MD5[f"{folder}/train"] + IDX_MD5[f"{folder}/t10k"]
+    for file, md5 in zip(IDX_FILES, checksums, strict=True):
+        places = [top / f"{file}{suffix}" for top in (data_dir / folder, data_dir) for suffix in (".gz", "")]
         path = next((place for place in places if place.is_file()), places[0])
         if not path.is_file():
             fetch(path, lambda body, md5=md5: unzip(body, md5))
@@ -486,7 +471,7 @@ def read_idx(folder, classes, data_dir):
             body = unzip(path.read_bytes(), md5)
         except ValueError as error:
             raise Mistake(f"{path} {error}: delete it or replace it") from None
-        header = 16 if "images" in file else 8  # bytes: kind, n, height, width, or kind, n
+        header = 16 if "images" in file else 8  # bytes: kind, n and, of images, height and width
         arrays.append(np.frombuffer(body, np.uint8)[header:])
     x_train, y_train, x_test, y_test = arrays
     x = np.concatenate([x_train, x_test]).reshape(-1, 1, 28, 28)
@@ -616,7 +601,9 @@ def encode(texts, length):
 def encode_text(text):
     """Tokens int64 [5] of a query as people type it, such as "12+34". Raises Mistake."""
     parts = re.fullmatch(r"\s*([0-9]{1,2})\s*([+-])\s*([0-9]{1,2})\s*", text)
-    require(parts, f"{text!r} is no query: give two numbers from 0 to 99 with + or - between, as in 12+34")
+    require(
+        parts, f"{text!r} is not a query: give two numbers from 0 to 99 with + or - between, as in 12+34"
+    )
     left, sign, right = parts.groups()
     return encode([f"{int(left)}{sign}{int(right)}"], 5)[0]
 
@@ -634,16 +621,13 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
     """
     require(drawn in (None, "query", "answer"), f"drawn is {drawn!r}: give 'query', 'answer' or None")
     digits = load("mnist" if data_dir else "mnist10k", data_dir, valid_fraction=valid_fraction)
-    sums = [(f"{i}+{j}", str(i + j)) for i in range(100) for j in range(100)]
-    differences = [(f"{i}-{j}", str(i - j)) for i in range(100) for j in range(100)]
-    queries, answers = zip(*sums, *differences, strict=True)
-    x = encode(queries, 5)
-    y = encode(answers, 3)
+    pairs = [(i, j) for i in range(100) for j in range(100)]
+    x = encode([f"{i}+{j}" for i, j in pairs] + [f"{i}-{j}" for i, j in pairs], 5)
+    y = encode([str(i + j) for i, j in pairs] + [str(i - j) for i, j in pairs], 3)
 
-    rank = np.random.RandomState(42).permutation(
-        len(x)
-    )  # the lowest are test, the next valid, the rest train
-    if keep_twins:  # a+b and b+a take the rank of whichever comes first
+    # the queries of the lowest ranks are the test split, the next ones valid, the others train
+    rank = np.random.RandomState(42).permutation(len(x))
+    if keep_twins:  # a+b and b+a get the same rank
         twin = np.arange(len(x)).reshape(2, 100, 100)  # (sign, i, j)
         twin[0] = np.minimum(twin[0], twin[0].T)
         rank = rank[twin.flatten()]
@@ -656,9 +640,8 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
         rows = splits == name
         glyphs = add_signs(digits.split(name))
         is_complete = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
-        require(
-            is_complete, f"--valid-fraction {valid_fraction:g} leaves a digit out: give 0, or 0.01 or more"
-        )
+        fraction = f"--valid-fraction {valid_fraction:g}"
+        require(is_complete, f"{fraction} leaves a digit out: give 0, or 0.01 or more")
         parts.append(Queries(x[rows], y[rows], glyphs, drawn))
     return Dataset("arithmetic", list(ALPHABET), *parts)
 
@@ -683,10 +666,8 @@ def draw_signs(n=SIGNS):
     across = y * np.cos(turn) - x * np.sin(turn)
 
     def line(along, across):
-        distance = np.hypot(
-            across, np.maximum(np.abs(along) - half_length, 0)
-        )  # from the middle of the line
-        return (1.5 - distance).clip(0, 1)  # fades from half a pixel inside its edge to half a pixel outside
+        distance = np.hypot(across, np.maximum(np.abs(along) - half_length, 0))  # from the line's center
+        return (1.5 - distance).clip(0, 1)  # fades over the pixel around the line's edge
 
     minus = line(along, across)
     plus = np.maximum(minus, line(across, along))
@@ -696,6 +677,18 @@ def draw_signs(n=SIGNS):
 
 # -----------------------------------------------------------------------------------------------------------
 # Shared by the command lines
+
+FLAGS = dict(  # what `load` takes, as flags of train.py, and the defaults
+    data="mnist10k",
+    data_dir=None,
+    image_size=None,
+    classes=None,
+    per_class=None,
+    valid_fraction=0.1,
+    binarize=None,
+    keep_twins=False,
+    drawn=None,
+)
 
 
 def read_config(folder):

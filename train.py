@@ -32,95 +32,12 @@ import sample
 from data import Mistake, number, pick_device, require, write_file
 
 # -----------------------------------------------------------------------------------------------------------
-# Flags. Those that are not given have the defaults below, of data.FLAGS, or of the model: the training flags
-# in its class, the others in its constructor.
-
-RUN_DEFAULTS = dict(
-    out=None, resume=None, seed=0, device="auto", steps=None, clip=None, bf16=False, patience=None
-)
-
-
-def read_flags(argv):
-    """(args, last): every flag of a run, and the content of its last.pt (None for a new run)."""
-    parser = flags()
-    given = vars(parser.parse_args(argv))  # only the flags that argv sets
-    if "resume" in given:
-        return read_resumed_flags(parser, given)
-    if "model" not in given:
-        parser.error(f"which model? --model {'|'.join(models.MODELS)}")
-    model = given["model"]
-    refuse_flags_of_other_models(parser, given)
-    training_defaults = models.MODELS[model].defaults
-    model_defaults = models.constructor_defaults(model)
-    values = RUN_DEFAULTS | data.FLAGS | training_defaults | model_defaults | given
-    flag_names = parser.names | data.FLAGS.keys()  # a constructor has other arguments too, as image_shape
-    values = {name: value for name, value in values.items() if name in flag_names}
-    note_idle_flags(values, given)
-    arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
-    fits = (values["data"] == "arithmetic") == (model in arithmetic)
-    pairs = f"--data arithmetic is for --model {'|'.join(arithmetic)} and they for it"
-    require(fits, f"{pairs}: --model {model} cannot have --data {values['data']}")
-    return argparse.Namespace(**values), None
-
-
-def read_resumed_flags(parser, given):
-    """As read_flags, for --resume: the flags of the run, but for --epochs and --device."""
-    for name in given:
-        if name not in ("resume", "epochs", "device"):
-            parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
-    folder = given["resume"]
-    last = read_last(Path(folder))
-    epoch = last["state"]["epoch"]
-    args = argparse.Namespace(**(RUN_DEFAULTS | last["config"]["flags"] | given))
-    if "epochs" in given:
-        require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
-        args.steps = None
-        if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
-            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
-    return args, last
-
-
-def read_last(folder):
-    """The checkpoint from which a run goes on. Raises Mistake."""
-    path = folder / "last.pt"
-    require(path.exists(), f"{folder} holds no last.pt, so there is no run to resume")
-    checkpoint = models.read_checkpoint(path)
-    is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
-    require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
-    return checkpoint
-
-
-def refuse_flags_of_other_models(parser, given):
-    arguments_of_any = {name for model in models.MODELS for name in models.constructor_defaults(model)}
-    foreign = arguments_of_any - models.constructor_defaults(given["model"]).keys()
-    for name in given:
-        if name in foreign:
-            parser.error(f"{dashed(name)} does nothing for --model {given['model']}")
-
-
-def note_idle_flags(values, given):
-    """Say which of the given flags have no effect beside the values of others."""
-    idle = []
-    for side, sizes in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
-        network = values.get(side)
-        if network:
-            sizes_of_any = {name for names in sizes.values() for name in names}
-            idle += [(name, f"with --{side} {network}") for name in sizes_of_any - {*sizes[network]}]
-    if values.get("label") == "add":
-        idle.append(("label_dim", "with --label add"))
-    if values.get("objective") != "iwae":
-        idle.append(("iwae_samples", "without --objective iwae"))
-    for name, reason in idle:
-        if name in given:
-            print(f"note: {dashed(name)} does nothing {reason}", file=sys.stderr)
-
-
-def dashed(name):
-    return "--" + name.replace("_", "-")
+# Flags, and where their defaults are: RUN_DEFAULTS below, data.FLAGS, and for what depends on the model, its
+# class (how to train it) and its constructor (the rest)
 
 
 def flags():
-    """The command line. Its parser has no defaults: parsing returns only what is given."""
+    """The command line. Its parser has no defaults: it returns only the flags that are set."""
     parser = data.Parser(prog="train.py", description=__doc__, argument_default=argparse.SUPPRESS)
     add = parser.add_argument_group("run").add_argument
     add("--model", choices=models.MODELS, help="what to train")
@@ -231,6 +148,90 @@ def shape(text):
     return tuple(int(part) for part in parts)
 
 
+RUN_DEFAULTS = dict(
+    out=None, resume=None, seed=0, device="auto", steps=None, clip=None, bf16=False, patience=None
+)
+
+
+def read_flags(argv):
+    """(args, last): every flag of a run, and the content of its last.pt (None for a new run)."""
+    parser = flags()
+    explicit = vars(parser.parse_args(argv))  # only the flags that argv sets
+    if "resume" in explicit:
+        return read_resumed_flags(parser, explicit)
+    if "model" not in explicit:
+        parser.error(f"which model? --model {'|'.join(models.MODELS)}")
+    model = explicit["model"]
+    training_defaults = models.MODELS[model].defaults
+    network_defaults = models.constructor_defaults(model)
+    values = RUN_DEFAULTS | data.FLAGS | training_defaults | network_defaults | explicit
+    known = parser.names | data.FLAGS.keys()  # a constructor's other arguments come from the data
+    values = {name: value for name, value in values.items() if name in known}
+    refuse_flags_of_other_models(parser, explicit)
+    note_idle_flags(values, explicit)
+    arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
+    fits = (values["data"] == "arithmetic") == (model in arithmetic)
+    pairs = f"--data arithmetic goes with --model {'|'.join(arithmetic)} and with no other"
+    require(fits, f"{pairs}: --model {model} cannot have --data {values['data']}")
+    return argparse.Namespace(**values), None
+
+
+def read_resumed_flags(parser, explicit):
+    """As read_flags, for --resume: the flags of the run, except for --epochs and --device."""
+    for name in explicit:
+        if name not in ("resume", "epochs", "device"):
+            parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
+    folder = explicit["resume"]
+    last = read_last(Path(folder))
+    args = argparse.Namespace(**(RUN_DEFAULTS | last["config"]["flags"] | explicit))
+    if "epochs" in explicit:
+        epoch = last["state"]["epoch"]
+        require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
+        args.steps = None
+        if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
+            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
+    return args, last
+
+
+def read_last(folder):
+    """The checkpoint from which a run is resumed. Raises Mistake."""
+    path = folder / "last.pt"
+    require(path.exists(), f"{folder} holds no last.pt, so there is no run to resume")
+    checkpoint = models.read_checkpoint(path)
+    is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
+    require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
+    return checkpoint
+
+
+def refuse_flags_of_other_models(parser, explicit):
+    model = explicit["model"]
+    arguments_of_any = {name for other in models.MODELS for name in models.constructor_defaults(other)}
+    for name in explicit:
+        if name in arguments_of_any and name not in models.constructor_defaults(model):
+            parser.error(f"{dashed(name)} does nothing for --model {model}")
+
+
+def note_idle_flags(values, explicit):
+    """Print which explicit flags have no effect because of the values of others."""
+    reasons = {}  # name of an idle flag: why it is idle
+    for side, flags_of in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
+        network = values.get(side)
+        if network:
+            idle = {name for names in flags_of.values() for name in names} - set(flags_of[network])
+            reasons |= dict.fromkeys(idle, f"with --{side} {network}")
+    if values.get("label") == "add":
+        reasons["label_dim"] = "with --label add"
+    if values.get("objective") != "iwae":
+        reasons["iwae_samples"] = "without --objective iwae"
+    for name in explicit:
+        if name in reasons:
+            print(f"note: {dashed(name)} does nothing {reasons[name]}", file=sys.stderr)
+
+
+def dashed(name):
+    return "--" + name.replace("_", "-")
+
+
 # -----------------------------------------------------------------------------------------------------------
 # A run
 
@@ -280,13 +281,16 @@ class Training:
             row = dict(epoch=epoch, step=self.state.step, split=split, seconds=self.state.seconds)
             self.state.history.append(row | terms)
 
+    def seed(self):
+        """Seed the random numbers by the epoch alone: those of a resumed run do not depend on where it stopped."""
+        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
+
     def save_best(self):
-        write_file(
-            self.folder / "best.pt", lambda file: models.save(file, self.model, epoch=self.state.epoch)
-        )
+        epoch = self.state.epoch
+        write_file(self.folder / "best.pt", lambda file: models.save(file, self.model, epoch=epoch))
 
     def save_last(self):
-        """Write last.pt, from which a run goes on, and the log."""
+        """Write last.pt, from which a run is resumed, config.json and log.csv."""
         extras = dict(
             config=self.config,
             state=asdict(self.state),
@@ -304,9 +308,7 @@ def main(argv=None):
 def run(argv):
     args, last = read_flags(argv)
     if last:
-        torch.set_num_threads(
-            last["config"]["threads"]
-        )  # sums are divided among them: it changes their last bits
+        torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
     training = set_up(args, argv, last)
     folder = training.folder
     for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # files that a killed process was writing
@@ -327,7 +329,7 @@ def run(argv):
 
 
 def set_up(args, argv, last):
-    """The Training of a new run, or of one that goes on from what its last.pt holds."""
+    """The Training of a new run, or of a resumed one, whose last.pt holds `last`."""
     device = pick_device(args.device)
     dataset = data.load_for_run({"flags": vars(args)})
     has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
@@ -335,19 +337,21 @@ def set_up(args, argv, last):
     require(patience_fits, "--patience needs a validation loss, and there is none here")
     model = make_model(args, dataset, last).to(device)
     optimizers = make_optimizers(model, args.lr)
-    if last is None:
+    if last:
+        folder = Path(args.resume)
+        config = last["config"] | {"flags": vars(args)}
+        state = State(**last["state"])
+        for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    else:
         folder = new_folder(args, dataset)
         config = make_config(args, dataset, argv, model)
-        return Training(args, config, folder, device, dataset, model, optimizers, State())
-    for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    folder = Path(args.resume)
-    config = last["config"] | {"flags": vars(args)}
-    return Training(args, config, folder, device, dataset, model, optimizers, State(**last["state"]))
+        state = State()
+    return Training(args, config, folder, device, dataset, model, optimizers, state)
 
 
 def make_model(args, dataset, last=None):
-    """The model that the flags describe, with the weights of `last` if a run goes on."""
+    """The model that the flags describe, with the weights of `last` if a run is resumed."""
     known = vars(args) | dict(
         image_shape=dataset.image_shape,
         n_classes=len(dataset.classes),
@@ -430,7 +434,7 @@ def announce(training):
 def fit(training):
     """Train until the epochs, updates or patience are used up; after each epoch, evaluate, save and sample.
 
-    The loop goes round once more than there are epochs: epoch 0 evaluates the untrained model.
+    Epoch 0 evaluates the untrained model. A resumed run begins with the first epoch that has not ended.
     """
     model = training.model
     state = training.state
@@ -477,12 +481,11 @@ def train_epoch(training, split, console):
     model = training.model
     state = training.state
     model.train()
-    torch.manual_seed(
-        training.args.seed * 1_000_003 + state.epoch
-    )  # a resumed run has the same random numbers
+    training.seed()
     order = torch.randperm(len(split.x)).to(training.device)
     rows = []  # the terms of each update
     sizes = []  # of the batches
+    images = 0
     started = time.perf_counter()
     for index in order.split(training.args.batch_size)[: training.total_steps - state.step]:
         batch = models.Batch(*split.batch(index), index)
@@ -491,8 +494,9 @@ def train_epoch(training, split, console):
             terms |= update(training, optimizer, turn.loss, batch)
         rows.append(torch.stack([term.detach() for term in terms.values()]))  # .item() would wait for a GPU
         sizes.append(len(index))
+        images += len(index)
         state.step += 1
-        console.show_progress(sum(sizes), time.perf_counter() - started)
+        console.show_progress(images, time.perf_counter() - started)
     table = torch.stack(rows)  # (updates, terms)
     bad = (~table.isfinite().all(1)).nonzero()
     if len(bad):
@@ -502,9 +506,9 @@ def train_epoch(training, split, console):
         model.get_buffer(name).fill_(math.nan)
     state.finished_phases = []
     state.epoch += 1
-    state.images += sum(sizes)
+    state.images += images
     state.seconds += time.perf_counter() - started
-    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / sum(sizes)
+    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / images
     return dict(zip(terms, (weights @ table).tolist(), strict=True))
 
 
@@ -536,7 +540,7 @@ def evaluate(model, split):
     torch.manual_seed(0)
     means = {}
     with torch.inference_mode():
-        if model.has_validation_loss:
+        if model.has_validation_loss:  # else its loss is only defined in training
             for x, y in models.batches(split):
                 _, terms = model.loss(models.Batch(x, y, None), math.inf)
                 for name, value in terms.items():
@@ -570,13 +574,12 @@ def fit_phase(training, name, split, epochs, start):
     first = state.epoch if name == "refined" else 0  # its curve continues that of training
 
     def callback(epoch, loss):
-        diverges = f"fitting the {title} does not converge: try a lower --fit-lr"
-        require(math.isfinite(loss), diverges)
+        require(math.isfinite(loss), f"fitting the {title} does not converge: try a lower --fit-lr")
         training.log(name, {"loss": loss}, first + epoch)
         if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
             print(f"{title}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
 
-    torch.manual_seed(training.args.seed * 1_000_003 + state.epoch)
+    training.seed()
     x, _ = split.to(training.device).batch(slice(None))
     started = time.perf_counter()
     options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, callback=callback)

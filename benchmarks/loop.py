@@ -75,21 +75,22 @@ def main():
 
 
 def report(name, args, device, dataset):
-    flags, _ = train.read_flags(["--model", name, "--data", args.data])
+    steps = str(10**9)  # more than the rounds take
+    flags, _ = train.read_flags(["--model", name, "--data", args.data, "--steps", steps])
     pair = [train.make_model(flags, dataset, None).to(device) for _ in range(2)]
     plain = torch.optim.Adam(pair[0].parameters(), lr=flags.lr)
     loader = DataLoader(Pictures(dataset.train, to_tensor), flags.batch_size, shuffle=True)
-    ours = [(torch.optim.Adam(groups, lr=flags.lr, fused=True), loss) for _, groups, loss in pair[1].turns()]
-    split = data.Split(*(t.to(device) for t in dataset.train))
-    state = dict(epoch=0, step=0, images=0, seconds=0.0, history=[])
-    console = train.Console(state, 1, 10**9)
-    console.live = False
+    optimizers = train.make_optimizers(pair[1], flags.lr)
+    ours = train.Training(flags, {}, None, device, dataset, pair[1], optimizers, train.State())
+    split = dataset.train.to(device)
+    console = train.Console(ours)
+    console.is_terminal = False
     speeds = []
     for _ in range(args.rounds + 1):
         started = time.perf_counter()
         plain_epoch(pair[0], plain, loader, device)
         middle = time.perf_counter()
-        train.train_epoch(pair[1], ours, split, flags, state, 10**9, console, None)
+        train.train_epoch(ours, split, console)
         ended = time.perf_counter()
         speeds.append((len(split.x) / (middle - started), len(split.x) / (ended - middle)))
     speeds = speeds[1:]  # the first round warms up

@@ -871,9 +871,9 @@ def test_a_run_from_before_a_flag_was_there_has_its_default():
 
 @pytest.fixture
 def parser():
-    parser = data.Parser(prog="train.py")
-    parser.add_argument("--epochs", type=data.number(int, 1), default=3)
-    parser.add_argument("--name", default="")
+    parser = data.Parser(prog="train.py", argument_default=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=data.number(int, 1))
+    parser.add_argument("--name")
     data.add_flags(parser)
     return parser
 
@@ -887,29 +887,27 @@ def refused(parser, capsys, *argv):
     return line
 
 
-def test_flags_have_the_defaults_of_load(parser):
-    args = parser.parse_args([])
-    defaults = {name: p.default for name, p in inspect.signature(data.load).parameters.items()}
-    assert {name: getattr(args, name) for name in defaults} == defaults
-    args = parser.parse_args(
-        [
-            "--data",
-            "d",
-            "--data-dir",
-            "e",
-            "--image-size",
-            "8",
-            "--classes",
-            "a,b",
-            "--per-class",
-            "7",
-            "--valid-fraction",
-            "0",
-        ]
-    )
-    found = [args.data, args.data_dir, args.image_size, args.classes, args.per_class, args.valid_fraction]
-    assert found == ["d", "e", 8, "a,b", 7, 0.0]
-    assert parser.parse_args(["--keep-twins"]).keep_twins and not args.keep_twins and args.drawn is None
+def test_the_flags_are_the_arguments_of_load_with_its_defaults():
+    parameters = inspect.signature(data.load).parameters
+    assert {name: parameter.default for name, parameter in parameters.items()} == data.FLAGS
+
+
+def test_flags_set_the_arguments_of_load(parser):
+    argv = "--data d --data-dir e --image-size 8 --classes a,b --per-class 7 --valid-fraction 0"
+    args = vars(parser.parse_args([*argv.split(), "--binarize", "static", "--keep-twins"]))
+    assert args == dict(
+        data="d", data_dir="e", image_size=8, classes="a,b", per_class=7, valid_fraction=0.0,
+        binarize="static", keep_twins=True,
+    )  # fmt: skip
+    assert args.keys() == data.FLAGS.keys() - {"drawn"}  # which the model decides
+
+
+def test_only_flags_that_are_given_are_returned(parser):
+    assert vars(parser.parse_args([])) == {}
+    assert vars(parser.parse_args(["--no-keep-twins"])) == {"keep_twins": False}
+
+
+def test_the_help_describes_the_data_sets(parser):
     assert "quickdraw5k" in parser.format_help()
 
 
@@ -922,20 +920,66 @@ def test_wrong_flags(parser, capsys):
     assert "--image-size" in refused(parser, capsys, "--image-size", "0")
 
 
-def test_flags_from_files(parser, capsys, tmp_path):
-    file = tmp_path / "flags.txt"
-    file.write_text("# a recipe\n\n--epochs 7   # enough\n--name 'two words'\n--valid-fraction=0.2\n")
-    args = parser.parse_args([f"@{file}"])
+@pytest.fixture
+def recipe(tmp_path):
+    """recipe(content) writes a file of flags, text or bytes, and returns the argument that reads it."""
+    path = tmp_path / "flags.txt"
+
+    def write(content):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return f"@{path}"
+
+    return write
+
+
+def test_a_recipe_has_comments_blank_lines_and_quoted_values(parser, recipe):
+    argument = recipe("# a recipe\n\n--epochs 7   # enough\n--name 'two words'\n--valid-fraction=0.2\n")
+    args = parser.parse_args([argument])
     assert (args.epochs, args.name, args.valid_fraction) == (7, "two words", 0.2)
-    assert parser.parse_args([f"@{file}", "--epochs", "9"]).epochs == 9
-    assert "first" in refused(parser, capsys, "--epochs", "9", f"@{file}")
-    assert "missing.txt" in refused(parser, capsys, f"@{tmp_path}/missing.txt")
-    file.write_text("--name 'no end")
-    assert "flags.txt" in refused(parser, capsys, f"@{file}")
-    file.write_bytes(b"\xff\xfe\x00")
-    assert "flags.txt" in refused(parser, capsys, f"@{file}")
-    file.write_text("--epoch 3")
-    assert "did you mean --epochs?" in refused(parser, capsys, f"@{file}")
+
+
+@pytest.mark.parametrize(
+    "order, epochs", [(["RECIPE", "--epochs", "9"], 9), (["--epochs", "9", "RECIPE"], 7)]
+)
+def test_the_last_of_equal_flags_wins_wherever_the_recipe_stands(parser, recipe, order, epochs):
+    argument = recipe("--epochs 7")
+    assert parser.parse_args([argument if arg == "RECIPE" else arg for arg in order]).epochs == epochs
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(parser, recipe):
+    assert parser.parse_args([recipe("\ufeff--epochs 7".encode())]).epochs == 7
+
+
+def test_windows_paths_in_a_recipe_keep_their_backslashes(parser, recipe):
+    args = parser.parse_args([recipe('--data C:\\new\\table --data-dir "D:\\my data\\"')])
+    assert (args.data, args.data_dir) == ("C:\\new\\table", "D:\\my data\\")
+
+
+def test_a_recipe_is_utf_8_whatever_the_locale(recipe):
+    code = "import data, sys; p = data.Parser(); p.add_argument('--name')\n"
+    code += "print(ascii(p.parse_args(sys.argv[1:]).name))"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, recipe("--name café")]
+    process = subprocess.run(command, cwd=ROOT, env=ascii_only, capture_output=True, text=True)
+    assert process.stdout.strip() == r"'caf\xe9'", process.stderr
+
+
+@pytest.mark.parametrize(
+    "content, phrase",
+    [
+        ("--name 'no end", "flags.txt: No closing quotation"),
+        (b"\xff\xfe\x00", "flags.txt"),
+        ("--epoch 3", "did you mean --epochs?"),
+    ],
+)
+def test_wrong_recipes(parser, capsys, recipe, content, phrase):
+    assert phrase in refused(parser, capsys, recipe(content))
+
+
+def test_a_missing_recipe_is_named(parser, capsys, tmp_path):
+    assert f"cannot read flags from {tmp_path}/missing.txt" in refused(
+        parser, capsys, f"@{tmp_path}/missing.txt"
+    )
 
 
 def test_numbers():

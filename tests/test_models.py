@@ -1,5 +1,6 @@
 """What models.py promises, held against formulas, loops, torch.distributions and scipy."""
 
+import argparse
 import inspect
 import io
 import math
@@ -696,7 +697,7 @@ def test_every_epoch_of_a_fit_shows_each_picture_once_with_its_own_label(batch_s
 
     monkeypatch.setattr(model, "latent_loss", spy)
     tell = lambda epoch, loss: told.append((epoch, loss))  # noqa: E731
-    model.fit_latents(x, 3, 1e-6, batch_size, start, beta=0.25, labels=y, tell=tell)
+    model.fit_latents(x, 3, 1e-6, batch_size, start, beta=0.25, labels=y, callback=tell)
     assert [len(places) for places, _ in seen] == 3 * sizes and [epoch for epoch, _ in told] == [1, 2, 3]
     orders = []
     for epoch in range(3):
@@ -1249,7 +1250,7 @@ def test_help_tells_each_default_and_the_parser_holds_none_of_its_own():
     for model, cls in models.MODELS.items():
         for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if name not in FACTS | {"label_width", *data.FLAGS}:
-                assert actions[name].default is None, name
+                assert actions[name].default is argparse.SUPPRESS, name
                 told.setdefault(name, {})
                 told[name] |= {model: str(value)} if value is not None else {}
     for name, expected in told.items():
