@@ -808,8 +808,8 @@ def pick_device(name):
 def run_command(prog, command, argv, *errors):
     """Run command(argv), where None stands for the arguments of this process; returns the exit status.
 
-    A Mistake, an OSError, a lack of memory and the exceptions of the classes `errors` end in one line on
-    stderr and in the exception's `status`, or 1. Any other exception is a defect and keeps its traceback.
+    Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
+    have a `status`, an OSError and a lack of memory. Any other exception is a defect and keeps its traceback.
     """
     try:
         status = command(sys.argv[1:] if argv is None else argv)
@@ -828,14 +828,16 @@ def run_command(prog, command, argv, *errors):
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
-        return 1
-    except (Mistake, OSError, *errors) as error:
+        message = "out of memory: try a smaller --batch-size, model or picture"
+        status = 1
+    except OSError as error:
+        message = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        status = 1
+    except (Mistake, *errors) as error:
         message = str(error)
-        if isinstance(error, OSError) and error.filename:
-            message = f"{error.strerror}: {error.filename}"
-        print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
-        return getattr(error, "status", 1)
+        status = error.status
+    print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return status
 
 
 def is_out_of_memory(error):

@@ -282,7 +282,7 @@ class Training:
             self.state.history.append(row | terms)
 
     def seed(self):
-        """Seed the random numbers by the epoch alone: those of a resumed run do not depend on where it stopped."""
+        """Seed by the run's seed and the epoch alone, so that a resumed run draws the same numbers."""
         torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
 
     def save_best(self):
