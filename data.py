@@ -809,7 +809,7 @@ def run_command(prog, command, argv, *errors):
     """Run command(argv), where None stands for the arguments of this process; returns the exit status.
 
     Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
-    have a `status`, an OSError and a lack of memory. Any other exception is a defect and keeps its traceback.
+    have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
     """
     try:
         status = command(sys.argv[1:] if argv is None else argv)
