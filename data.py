@@ -4,9 +4,9 @@
     python train.py --data quickdraw --classes cat,dog --per-class 20000    # downloaded once, then kept
     python train.py --data photographs/ --image-size 64                     # any image folder, .npy or .npz
 
-In Python, data.load("mnist10k").train.x is uint8 [7200, 1, 28, 28]. Whole data sets are in --data-dir, else
-the folder that the environment variable DGM_DATA_DIR names, else datasets/, and downloaded there once.
-The last section is what all our command lines share.
+In Python, data.load("mnist10k").train.x is uint8 [7200, 1, 28, 28]. Whole data sets are read from the folder
+--data-dir, else from the one that the environment variable DGM_DATA_DIR names, else from datasets/; missing
+files are downloaded there. The last section holds what all our command lines share.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import difflib
 import gzip
 import hashlib
 import http.client
-import inspect
 import io
 import json
 import math
@@ -35,8 +34,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 SPLITS = ("train", "valid", "test")
-PER_CLASS = 5000  # drawings of each quickdraw class, where --per-class says nothing
-ALPHABET = "0123456789+- "  # of arithmetic; a token is a symbol's place in it
+SPLIT_OF_TENTH = np.array(["train"] * 8 + ["valid", "test"])  # 80/10/10
 BUILT_IN = Path(__file__).resolve().parent / "datasets"
 
 DATASETS = {
@@ -49,13 +47,33 @@ DATASETS = {
     "butterflies": "2,000 of five species in 64x64 color, drawn by a formula",
     "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
+DIGITS = list("0123456789")
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+CLOTHES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+DRAWINGS = ["rabbit", "yoga", "hand", "snowman", "motorbike"]  # of quickdraw, unless --classes names others
+DRAWINGS_PER_CLASS = 5000  # unless --per-class says otherwise
+
+
+class Mistake(Exception):
+    """An error that the user can correct. Its message is one line: what is wrong, where, and what to do."""
+
+    status = 1  # exit status of the command
+
+
+def require(condition, message):
+    if not condition:
+        raise Mistake(message)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What a data set is
 
 
 class Split(namedtuple("Split", "x y")):
     """Pictures x uint8 [n, C, H, W] and their class numbers y int64 [n]."""
 
     def batch(self, index):
-        """What a model is shown of the examples at an index [B] or slice: x float in [0, 1], and y."""
+        """The examples at an index [B] or slice, as models see them: x float in [0, 1], and y."""
         return self.x[index].float().div_(255), self.y[index]
 
     def to(self, device):
@@ -63,7 +81,8 @@ class Split(namedtuple("Split", "x y")):
 
 
 class RedrawnSplit(Split):
-    """Its pixels are drawn anew at every look: white with the probability of their gray."""
+    """Dynamic binarization (Burda et al. 2016): every batch draws each pixel from a Bernoulli distribution
+    whose mean is the pixel's gray."""
 
     def batch(self, index):
         x, y = super().batch(index)
@@ -73,29 +92,30 @@ class RedrawnSplit(Split):
 class Queries(namedtuple("Queries", "x y glyphs drawn")):
     """Arithmetic: queries x and answers y as tokens, int64 [n, 5] and [n, 3].
 
-    glyphs is a Split of pictures of the 13 symbols, those of one symbol side by side in ALPHABET's order.
-    drawn ("query", "answer" or None) names the side that batch shows as pictures.
+    `drawn` ("query", "answer" or None) says which of the two `batch` shows as pictures of its characters.
+    `glyphs` is a Split of pictures of the 13 symbols, sorted by symbol, from which they are drawn.
     """
 
     def batch(self, index):
         """Queries and answers at an index [B] or slice: tokens, or float [B, characters, 1, 28, 28]."""
-        x, y = self.x[index], self.y[index]
-        return self.draw(x) if self.drawn == "query" else x, self.draw(y) if self.drawn == "answer" else y
+        x = self.x[index]
+        y = self.y[index]
+        if self.drawn == "query":
+            x = self.draw(x)
+        if self.drawn == "answer":
+            y = self.draw(y)
+        return x, y
 
     def draw(self, tokens):
-        """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each one of its glyphs at random."""
-        first, end = (torch.searchsorted(self.glyphs.y, tokens, right=right) for right in (False, True))
-        rows = first + (torch.rand(tokens.shape, device=tokens.device) * (end - first)).long()
-        return self.glyphs.batch(rows)[0]
+        """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each a random glyph of its symbol."""
+        first = torch.searchsorted(self.glyphs.y, tokens)
+        end = torch.searchsorted(self.glyphs.y, tokens, right=True)
+        row = first + (torch.rand(tokens.shape, device=tokens.device) * (end - first)).long()
+        pictures, _ = self.glyphs.batch(row)
+        return pictures
 
     def to(self, device):
         return Queries(self.x.to(device), self.y.to(device), self.glyphs.to(device), self.drawn)
-
-
-class Mistake(Exception):
-    """Something that the user can mend, told in one line: what, where, what to do."""
-
-    status = 1  # exit status of the command
 
 
 @dataclass
@@ -114,24 +134,152 @@ class Dataset:
         return tuple(self.train.x.shape[1:])  # (C, H, W)
 
 
-def require(fact, message):
-    if not fact:
-        raise Mistake(message)
+# -----------------------------------------------------------------------------------------------------------
+# Loading: `read` returns the pictures as a publisher or user stores them, `load` makes a Dataset of them
+
+# x uint8 [n, C, H, W]; labels [n], class numbers or names; splits [n], the name of each picture's split;
+# classes, the names of all classes, or None where the labels themselves are the names
+Pictures = namedtuple("Pictures", "x labels splits classes")
+
+
+def load(
+    data="mnist10k",
+    data_dir=None,
+    image_size=None,
+    classes=None,
+    per_class=None,
+    valid_fraction=0.1,
+    binarize=None,
+    keep_twins=False,
+    drawn=None,
+):
+    """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
+
+    A data set without a valid split gets one: valid_fraction of its training pictures, the same on every
+    call, so that runs of different seeds compare. image_size crops pictures to a square and resizes them.
+    binarize makes every pixel 0 or 255 at random, 255 with the probability of its gray: "static" once, with
+    a fixed seed (Larochelle & Murray 2011), or "stochastic" in every batch (Burda et al. 2016).
+    Only quickdraw has classes (a list, or text with commas) and per_class. Only arithmetic has keep_twins,
+    which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
+    "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
+    """
+    data = str(data)
+    for name, flag, value in (
+        ("quickdraw", "--classes", classes),
+        ("quickdraw", "--per-class", per_class),
+        ("arithmetic", "--keep-twins", keep_twins),
+    ):
+        require(not value or data == name, f"{flag} is for --data {name}: leave it out with {data}")
+    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
+    if data == "arithmetic":
+        require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
+        require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
+        return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
+
+    path = Path(data).expanduser()
+    data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
+    pictures = read(data, path, data_dir, image_size, classes, per_class)
+    y, classes = number_labels(pictures, data)
+    x = torch.from_numpy(np.ascontiguousarray(pictures.x))
+    if image_size:
+        x = resize(x, image_size)
+    splits = pictures.splits
+    for split, fraction in (("test", 0.1), ("valid", valid_fraction)):
+        if split not in splits:
+            train = np.flatnonzero(splits == "train")
+            moved = stratified(y.numpy()[train], round(fraction * len(train)))
+            splits[train[moved]] = split
+    require("train" in splits, f"{data} leaves nothing to train on: give more pictures")
+    if binarize == "static":
+        random = torch.Generator().manual_seed(0)
+        x = 255 * (torch.rand(x.shape, generator=random) < x / 255).to(torch.uint8)
+    split_class = RedrawnSplit if binarize == "stochastic" else Split
+    name = data if data in DATASETS else path.resolve().stem
+    return Dataset(name, classes, *[split_class(x[splits == s], y[splits == s]) for s in SPLITS])
+
+
+def read(data, path, data_dir, image_size, classes, per_class):
+    """The Pictures of the data set of that name, else of the folder or file at that path."""
+    if data == "mnist":
+        return read_idx("mnist", DIGITS, data_dir)
+    if data == "fashion":
+        return read_idx("fashion_mnist", CLOTHES, data_dir)
+    if data == "quickdraw":
+        return read_quickdraw(classes or DRAWINGS, per_class or DRAWINGS_PER_CLASS, data_dir)
+    if data == "butterflies":
+        return read_butterflies()
+    if data in DATASETS:
+        return read_arrays(BUILT_IN / f"{data}.npz")
+    if path.is_file():
+        return read_arrays(path)
+    if path.is_dir():
+        return read_folder(path, image_size)
+    similar = difflib.get_close_matches(data, DATASETS, n=1)
+    advice = f"did you mean {similar[0]}?" if similar else f"give a path, or one of {', '.join(DATASETS)}"
+    raise Mistake(f"there is no data set or file {data}: {advice}")
+
+
+def number_labels(pictures, where):
+    """(class numbers int64 [n], class names); without names, the sorted labels of the training pictures."""
+    labels = pictures.labels
+    classes = pictures.classes
+    if classes is None:
+        values = np.unique(labels[pictures.splits == "train"]).tolist()
+        classes = [str(value) for value in values]
+    elif labels.dtype.kind == "U":
+        values = classes
+    else:
+        values = range(len(classes))
+    numbers = {value: number for number, value in enumerate(values)}
+    for label in np.unique(labels).tolist():
+        require(label in numbers, f"{where}: class {label} is not one of the training classes")
+    return torch.tensor([numbers[label] for label in labels.tolist()]), classes
+
+
+def resize(x, size):
+    """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
+    height, width = x.shape[2:]
+    side = min(height, width)
+    top = (height - side) // 2
+    left = (width - side) // 2
+    x = x[:, :, top : top + side, left : left + side]
+    parts = []
+    for part in x.split(1000):  # all at once, the floats would take four times the memory
+        part = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
+        parts.append(part.round().to(torch.uint8))
+    return torch.cat(parts)
+
+
+def stratified(y, n):
+    """A mask, bool [N], of n random examples of the labels y [N] that keeps the proportions of the classes.
+
+    It is the same on every call. Quotas are rounded by their largest remainders.
+    """
+    quota = np.bincount(y) * n / max(len(y), 1)
+    counts = quota.astype(int)
+    largest_remainders = np.argsort(counts - quota, kind="stable")[: n - counts.sum()]
+    counts[largest_remainders] += 1
+    random = np.random.RandomState(0)  # numpy promises never to change the numbers that it draws
+    chosen = np.zeros(len(y), bool)
+    for label, count in enumerate(counts):
+        rows = random.permutation(np.flatnonzero(y == label))
+        chosen[rows[:count]] = True
+    return chosen
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The user's own arrays and image folders. Each reader, here and in the next section, returns pictures uint8
-# [n, C, H, W], labels [n], split names [n], and the class names, or None where the labels are the names.
+# The user's own arrays and image folders
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+SYNONYMS = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_train"}  # keys of a .npz
 
 
 def open_arrays(path, mmap_mode=None):
-    """np.load that never unpickles, as a dict; Mistake where the file is not what it should be."""
+    """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles."""
     try:
-        loaded = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        return {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except Exception as error:  # numpy meets broken files with ValueError, BadZipFile, TokenError, ...
+        content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        return {"x": content} if isinstance(content, np.ndarray) else dict(content)
+    except Exception as error:  # numpy raises ValueError, BadZipFile, TokenError, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
 
@@ -139,97 +287,123 @@ def open_arrays(path, mmap_mode=None):
 def as_pictures(x, where):
     """Pictures [n, H * H], [n, H, W], [n, H, W, C] or [n, C, H, W] as uint8 [n, C, H, W].
 
-    Integers are 0..255; floats and booleans are 0..1, and scaled. Raises Mistake for everything else.
+    Integers must be in 0..255; floats and booleans in 0..1, which are scaled. Raises Mistake for all others.
     """
     shape = list(x.shape)
     if x.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
-        x = x.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))
+        side = math.isqrt(shape[1])
+        x = x.reshape(shape[0], 1, side, side)
     elif x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
-    fits = x.ndim == 4 and x.shape[1] in (1, 3) and x.size > 0
-    require(fits, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or rows of squares")
+    is_picture = x.ndim == 4 and x.shape[1] in (1, 3) and x.size > 0
+    require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or rows of squares")
     require(x.dtype.kind in "uifb", f"{where} holds {x.dtype}: give integers in 0..255 or floats in 0..1")
-    low, high, limit = x.min(), x.max(), 255 if x.dtype.kind in "ui" else 1
-    found = f"{where} has {x.dtype} pixels from {low:g} to {high:g}"
-    require(low >= 0 and high <= limit, f"{found}: scale them to lie in 0..{limit}")  # NaN fails as well
-    return x.astype(np.uint8) if limit == 255 else np.rint(x * 255.0).astype(np.uint8)
+    limit = 255 if x.dtype.kind in "ui" else 1
+    low = x.min()
+    high = x.max()
+    in_range = low >= 0 and high <= limit  # False for NaN too
+    values = f"{x.dtype} pixels from {low:g} to {high:g}"
+    require(in_range, f"{where} has {values}: scale them to lie in 0..{limit}")
+    if limit == 1:
+        x = np.rint(x * 255.0)
+    return x.astype(np.uint8)
 
 
 def read_arrays(path):
-    """A .npy of pictures, or a .npz of x_train, y_train, perhaps the same of valid and test, and classes."""
+    """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
+    and the class names, `classes`."""
     arrays = open_arrays(path)
     keys = ", ".join(arrays) or "nothing"
-    plain = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_train"}
-    arrays = {plain.get(key, key): array for key, array in arrays.items()}
+    arrays = {SYNONYMS.get(key, key): array for key, array in arrays.items()}
     require("x_train" in arrays, f"{path} holds {keys}: call the pictures x_train and the labels y_train")
-    own = [s for s in SPLITS if f"x_{s}" in arrays]
-    x = [as_pictures(arrays[f"x_{s}"], f"{path}: x_{s}") for s in own]
-    shapes = sorted({part.shape[1:] for part in x})
+    splits = [split for split in SPLITS if f"x_{split}" in arrays]
+    x = [as_pictures(arrays[f"x_{split}"], f"{path}: x_{split}") for split in splits]
+    sizes = [len(pictures) for pictures in x]
+    shapes = sorted({pictures.shape[1:] for pictures in x})
     require(len(shapes) == 1, f"{path} has pictures of shapes {shapes}: make the splits alike")
-    names = [str(name) for name in arrays["classes"].flat] if "classes" in arrays else None
-    if not any(f"y_{s}" in arrays for s in SPLITS):
-        arrays = {f"y_{s}": np.zeros(len(arrays[f"x_{s}"]), int) for s in own}
-        names = [Path(path).stem]
-    for s, part in zip(own, x, strict=True):
-        y = arrays.get(f"y_{s}", np.array(None))
-        require(y.shape == (len(part),), f"{path}: y_{s} is not one label for each of {len(part)} pictures")
-        require(y.dtype.kind in "iuU", f"{path}: y_{s} holds {y.dtype}: give integers from 0, or strings")
-        require(y.dtype.kind != "i" or y.min() >= 0, f"{path}: y_{s} has labels below 0: number them from 0")
-    labels = np.concatenate([arrays[f"y_{s}"] for s in own])
-    return np.concatenate(x), labels, np.repeat(own, [len(part) for part in x]), names
+
+    classes = None
+    if "classes" in arrays:
+        classes = [str(name) for name in arrays["classes"].flat]
+    if any(f"y_{split}" in arrays for split in SPLITS):
+        labels = [arrays.get(f"y_{split}") for split in splits]
+    else:  # a single class, named after the file
+        labels = [np.zeros(size, int) for size in sizes]
+        classes = [Path(path).stem]
+    for split, y, size in zip(splits, labels, sizes, strict=True):
+        where = f"{path}: y_{split}"
+        fits = y is not None and y.shape == (size,)
+        require(fits, f"{where} is not one label for each of {size} pictures")
+        require(y.dtype.kind in "iuU", f"{where} holds {y.dtype}: give integers from 0, or strings")
+        require(y.dtype.kind != "i" or y.min() >= 0, f"{where} has labels below 0: number them from 0")
+    return Pictures(np.concatenate(x), np.concatenate(labels), np.repeat(splits, sizes), classes)
 
 
 def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
     with Image.open(path) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)  # cameras write "turn me" beside the pixels
+        ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
         if picture.mode == "F":
-            raise ValueError("float pixels, of which nobody knows the range")
+            raise ValueError("its pixels are floats of an unknown range")
         if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
-            picture = Image.fromarray(np.rint(np.asarray(picture).clip(0, 65535) / 257).astype(np.uint8))
+            pixels = np.asarray(picture).clip(0, 65535)
+            picture = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
         elif picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         picture = picture.convert("RGB")
-        return np.asarray(picture if size is None else ImageOps.fit(picture, (size, size)))
+        if size is not None:
+            picture = ImageOps.fit(picture, (size, size))
+        return np.asarray(picture)
+
+
+def list_pictures(folder):
+    """The picture files in class folders, folder/<class>/*, or without any, in the folder itself; sorted."""
+    paths = sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")])  # none that is hidden
+    paths = [path for path in paths if path.suffix.lower() in EXTENSIONS]
+    in_class_folders = [path for path in paths if path.parent != folder]
+    return in_class_folders or paths
 
 
 def read_folder(root, size):
-    """PATH/{train,valid,test}/<class>/*, PATH/<class>/* or PATH/*; one channel if all is gray, else three.
+    """root/{train,valid,test}/<class>/*, root/<class>/* or root/*; one channel if all is gray, else three.
 
-    Sorted by name. What lies beside class folders is ignored; unreadable pictures are skipped with a note.
+    Pictures beside class folders are ignored; unreadable ones are skipped with a note.
     """
-    pictures, kept, skipped, has_splits = [], [], [], (root / "train").is_dir()
-    for split in SPLITS if has_splits else ["train"]:
-        top = root / split if has_splits else root
-        if split == "valid" and not top.is_dir():
-            top = root / "val"  # as many call it
-        paths = sorted([*top.glob("[!.]*"), *top.glob("[!.]*/[!.]*")])
-        paths = [path for path in paths if path.suffix.lower() in EXTENSIONS]
-        in_classes = [path for path in paths if path.parent != top]
-        for path in in_classes or paths:
+    folders = {"train": root}
+    if (root / "train").is_dir():
+        folders = {split: root / split for split in SPLITS}
+        if not folders["valid"].is_dir():
+            folders["valid"] = root / "val"  # another common name
+    pictures = []
+    labels = []
+    splits = []
+    skipped = []
+    for split, folder in folders.items():
+        for path in list_pictures(folder):
             try:
                 pictures.append(read_picture(path, size))
-                kept.append((split, path.parent.name if in_classes else root.resolve().name))
-            except Exception as error:  # what Pillow raises for broken files has no narrower class in common
+            except Exception as error:  # the errors of Pillow for broken files have no class in common
                 skipped.append(f"{path}: {error}")
+                continue
+            splits.append(split)
+            labels.append(root.resolve().name if path.parent == folder else path.parent.name)
     if skipped:
         print(f"note: skipped {len(skipped)} unreadable pictures, the first: {skipped[0]}", file=sys.stderr)
-    trains = any(split == "train" for split, _ in kept)
-    require(trains, f"{root} has no readable picture to train on: give PATH/<class>/*.png (or .jpg, ...)")
+    advice = "give PATH/<class>/*.png (or .jpg, ...)"
+    require("train" in splits, f"{root} has no readable picture to train on: {advice}")
     sizes = {picture.shape[:2] for picture in pictures}
     require(len(sizes) == 1, f"{root} has sizes from {min(sizes)} to {max(sizes)}: give --image-size")
     x = np.stack(pictures).transpose(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
     if np.array_equal(x[:, 0], x[:, 1]) and np.array_equal(x[:, 1], x[:, 2]):
         x = x[:, :1]
-    splits, labels = np.array(kept).T
-    return x, labels, splits, None
+    return Pictures(x, np.array(labels), np.array(splits), None)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Whole data sets, laid out as their publishers do, and downloaded where they are missing
+# Whole data sets, in their publishers' files, which are downloaded where they are missing
 
 GOOGLE = "https://storage.googleapis.com"
 MIRRORS = {  # folder: addresses, tried in order
@@ -247,14 +421,11 @@ IDX_MD5 = {  # of images and labels, unzipped: the gzip around them differs from
     "fashion_mnist/train": ("f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9"),
     "fashion_mnist/t10k": ("8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965"),
 }
-DIGITS = "0,1,2,3,4,5,6,7,8,9"
-CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-DRAWINGS = "rabbit,yoga,hand,snowman,motorbike"
 
 
 def fetch(path, check):
-    """Download path from the mirrors of its folder in turn; check(bytes) raises ValueError if it is bad."""
-    answers = []
+    """Download a file from its mirrors in turn; check(bytes) raises ValueError if the bytes are bad."""
+    failures = []
     for mirror in MIRRORS[path.parent.name]:
         url = mirror + urllib.parse.quote(path.name)
         request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (data.py)"})
@@ -266,29 +437,33 @@ def fetch(path, check):
             require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
             check(body)
         except (OSError, EOFError, http.client.HTTPException, ValueError, Mistake) as error:
-            answers.append(f"{url.split('/')[2]}: {error}")
+            host = url.split("/")[2]
+            failures.append(f"{host}: {error}")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_file(path, lambda file, body=body: file.write(body))
-    raise Mistake(f"{path} is missing ({'; '.join(answers)}): download {url} by hand and put it there")
+    raise Mistake(f"{path} is missing ({'; '.join(failures)}): download {url} by hand and put it there")
 
 
 def unzip(body, md5):
     """The bytes of an IDX file, gzipped or not. Raises ValueError with a phrase that says what is wrong."""
-    try:
-        body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
-    except (EOFError, OSError, zlib.error):
-        raise ValueError("is a truncated or damaged gzip file") from None
-    if (found := hashlib.md5(body).hexdigest()) != md5:
-        raise ValueError(f"is not the published file (MD5 {found}, not {md5})")
+    if body.startswith(b"\x1f\x8b"):
+        try:
+            body = gzip.decompress(body)
+        except (EOFError, OSError, zlib.error):
+            raise ValueError("is a truncated or damaged gzip file") from None
+    actual = hashlib.md5(body).hexdigest()
+    if actual != md5:
+        raise ValueError(f"is not the published file (MD5 {actual}, not {md5})")
     return body
 
 
-def read_idx(folder, names, data_dir):
+def read_idx(folder, classes, data_dir):
     """MNIST or Fashion-MNIST from <data_dir>/<folder>/ or, where its files are there, <data_dir> itself."""
     arrays = []
-    for file, md5 in zip(IDX_FILES, IDX_MD5[f"{folder}/train"] + IDX_MD5[f"{folder}/t10k"], strict=True):
-        places = [data_dir / f"{top}{file}{end}" for top in (f"{folder}/", "") for end in (".gz", "")]
+    checksums = IDX_MD5[f"{folder}/train"] + IDX_MD5[f"{folder}/t10k"]
+    for file, md5 in zip(IDX_FILES, checksums, strict=True):
+        places = [top / f"{file}{suffix}" for top in (data_dir / folder, data_dir) for suffix in (".gz", "")]
         path = next((place for place in places if place.is_file()), places[0])
         if not path.is_file():
             fetch(path, lambda body, md5=md5: unzip(body, md5))
@@ -296,33 +471,39 @@ def read_idx(folder, names, data_dir):
             body = unzip(path.read_bytes(), md5)
         except ValueError as error:
             raise Mistake(f"{path} {error}: delete it or replace it") from None
-        arrays.append(np.frombuffer(body, np.uint8))
-    x, y, x_test, y_test = arrays  # each after a header of 16 bytes (kind, n, 28, 28) or 8 (kind, n)
-    x = np.concatenate([x[16:], x_test[16:]]).reshape(-1, 1, 28, 28)
-    splits = np.repeat(["train", "test"], [len(y) - 8, len(y_test) - 8])
-    return x, np.concatenate([y[8:], y_test[8:]]), splits, names.split(",")
+        header = 16 if "images" in file else 8  # bytes: kind, n and, of images, height and width
+        arrays.append(np.frombuffer(body, np.uint8)[header:])
+    x_train, y_train, x_test, y_test = arrays
+    x = np.concatenate([x_train, x_test]).reshape(-1, 1, 28, 28)
+    splits = np.repeat(["train", "test"], [len(y_train), len(y_test)])
+    return Pictures(x, np.concatenate([y_train, y_test]), splits, classes)
 
 
 def read_quickdraw(classes, per_class, data_dir):
-    """Up to per_class drawings of each class, the first in <data_dir>/quickdraw/<class>.npy."""
-    names = [name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes)]
-    require(len(names) == len(set(names)), f"the classes {', '.join(names)} repeat: give each name once")
-    pictures, tenths = [], []
-    for name in names:
+    """The first per_class drawings of each class, from <data_dir>/quickdraw/<class>.npy."""
+    if isinstance(classes, str):
+        classes = classes.split(",")
+    classes = [name.strip() for name in classes]
+    repeats = len(set(classes)) < len(classes)
+    require(not repeats, f"the classes {', '.join(classes)} repeat: give each name once")
+    x = []
+    tenths = []
+    for name in classes:
         path = data_dir / "quickdraw" / f"{name}.npy"
         if not path.is_file():
             fetch(path, lambda body: np.load(io.BytesIO(body), allow_pickle=False))
-        rows = open_arrays(path, mmap_mode="r").get("x", np.empty(0))  # mapped, so that the rest is not read
+        arrays = open_arrays(path, mmap_mode="r")  # memory-mapped: only the rows in use are read
+        rows = arrays.get("x", np.empty(0))
         fits = rows.dtype == np.uint8 and rows.shape[1:] == (784,) and len(rows) > 0
         require(fits, f"{path} is not in the numpy_bitmap format, uint8 [n, 784]: delete it or replace it")
-        pictures.append(rows[:per_class].reshape(-1, 1, 28, 28))
-        n = len(pictures[-1])
-        # 80/10/10 in blocks of 1,000 rows, so that asking for more drawings turns no test into training:
-        # rows 900-999 test here as they test quickdraw5k. Fewer than 1,000 are one smaller block.
+        x.append(rows[:per_class].reshape(-1, 1, 28, 28))
+        # 80/10/10 in blocks of 1,000 rows, so that a larger per_class never moves a test drawing into train:
+        # rows 900-999 are test drawings here and in quickdraw5k. Fewer than 1,000 are one smaller block.
+        n = len(x[-1])
         tenths.append(np.arange(n) % 1000 * 10 // min(n, 1000))
-    splits = np.array(["train"] * 8 + ["valid", "test"])[np.concatenate(tenths)]
-    labels = np.repeat(np.arange(len(names)), [len(x) for x in pictures])
-    return np.concatenate(pictures), labels, splits, names
+    splits = SPLIT_OF_TENTH[np.concatenate(tenths)]
+    labels = np.repeat(np.arange(len(classes)), [len(drawings) for drawings in x])
+    return Pictures(np.concatenate(x), labels, splits, classes)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -339,38 +520,46 @@ SPECIES = {  # colors near the body, far from it, of the margin, of bright marks
 WINGS = ((-0.08, -0.68, 0.8, 1.2, 0.0), (0.02, 0.55, 1.1, 1.8, 0.3))
 
 
+def draw_garden(random):
+    """A background, float32 [64, 64, 3] in [0, 1]: a few large pixels of random colors, blurred."""
+    garden = random.normal(0, 20, (*random.randint(2, 8, 2), 3))
+    garden = (garden + random.uniform([60, 85, 35], [165, 190, 150])).clip(0, 255).astype(np.uint8)
+    garden = Image.fromarray(garden).resize((64, 64), Image.BICUBIC)
+    return np.asarray(garden, np.float32) / 255
+
+
 def draw_butterfly(colors, margin, marks, random):
-    """One picture uint8 [3, 64, 64]. Lengths are in those of a wing, about 28 pixels, and angles in radians.
+    """One picture uint8 [3, 64, 64]. Lengths are in units of a wing, about 28 pixels, and angles in radians.
 
     A wing is the polar curve r = reach * cos(narrow * angle)^0.5 around its root, angle 0 along its middle.
     """
     colors = np.frombuffer(bytes.fromhex(colors), np.uint8).reshape(4, 3) / 255
     colors = colors * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
     near, far, dark, light = colors.astype(np.float32)
-    garden = random.normal(
-        0, 20, (*random.randint(2, 8, 2), 3)
-    )  # a few large pixels, which are then blurred
-    garden = (garden + random.uniform([60, 85, 35], [165, 190, 150])).clip(0, 255).astype(np.uint8)
-    garden = Image.fromarray(garden).resize((64, 64), Image.BICUBIC)
-    canvas = np.asarray(garden, np.float32) / 255  # (64, 64, 3)
-    size, turn, fold = random.uniform(26, 31), random.normal(0, 0.2), random.uniform(0.8, 1)
+    canvas = draw_garden(random)
+    size = random.uniform(26, 31)  # pixels
+    turn = random.normal(0, 0.2)
+    fold = random.uniform(0.8, 1)
     y, x = ((np.mgrid[:64, :64] - 31.5 - random.uniform(-2, 2, (2, 1, 1))) / size).astype(np.float32)
-    across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body, so that both sides are alike
+    across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body: both sides are the same
     up = x * math.sin(turn) - y * math.cos(turn)
 
     def paint(color, *depths):
-        """Color what lies within all of these shapes: depths [64, 64] are above 0 inside."""
+        """Color the intersection of shapes, each given by its depth [64, 64], which is positive inside."""
         cover = math.prod((depth * size + 0.5).clip(0, 1) for depth in depths)  # the edge is a pixel wide
         canvas[:] += cover[..., None] * (color - canvas)
 
     for root, middle, reach, narrow, skew in WINGS:
-        reach, middle = reach * random.uniform(0.93, 1.05), middle + random.normal(0, 0.05)
-        r, angle = np.hypot(across / fold, up - root), np.arctan2(up - root, across / fold) - middle
+        reach = reach * random.uniform(0.93, 1.05)
+        middle = middle + random.normal(0, 0.05)
+        r = np.hypot(across / fold, up - root)
+        angle = np.arctan2(up - root, across / fold) - middle
         edge = reach * np.cos((narrow * angle).clip(-1.57, 1.57)) ** 0.5
         edge *= 1 + skew * angle + 0.03 * np.cos(14 * angle)  # a tip, and scallops
         if "tails" in marks and root < 0:
             edge += 0.36 * np.exp(-(((angle + 0.42) / 0.09) ** 2))
-        wing, inner = edge - r, edge * (1 - margin)
+        wing = edge - r
+        inner = edge * (1 - margin)
         paint(near + (far - near) * (r / (edge + 1e-6)).clip(0, 1)[..., None] ** 2, wing)
         if "veins" in marks:
             paint(dark, wing, 0.017 - r * np.abs(np.sin(5 * angle)) / 5)
@@ -382,34 +571,41 @@ def draw_butterfly(colors, margin, marks, random):
         if "eyes" in marks:
             for radius, color in ((0.19, dark), (0.14, light), (0.07, dark)):
                 paint(color, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
-    paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and a feeler on each side
+    paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and an antenna on each side
     paint(dark / 2, 0.02 - np.abs(across - 0.5 * (up - 0.34)), up - 0.34, 0.7 - up)
     return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
 
 
 def read_butterflies(n=2000):
-    """n pictures, the species in turn, in splits of 80/10/10; always the same."""
-    random, species = np.random.RandomState(0), list(SPECIES)
-    labels = np.arange(n) % len(species)
-    x = np.stack([draw_butterfly(*SPECIES[species[label]], random) for label in labels])
-    splits = np.array(["train"] * 8 + ["valid", "test"])[np.arange(n) // len(species) % 10]
-    return x, labels, splits, species
+    """n pictures, the species in turn, in splits of 80/10/10; the same on every call."""
+    random = np.random.RandomState(0)
+    labels = np.arange(n) % len(SPECIES)
+    species = list(SPECIES.values())
+    x = np.stack([draw_butterfly(*species[label], random) for label in labels])
+    splits = SPLIT_OF_TENTH[np.arange(n) // len(SPECIES) % 10]
+    return Pictures(x, labels, splits, list(SPECIES))
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
 
+ALPHABET = "0123456789+- "  # a token is a symbol's place in it
+SIGNS = 50  # drawn pictures of each symbol that is not a digit
+
 
 def encode(texts, length):
-    """Tokens int64 [n, length] of n texts, blanks to their right."""
+    """Tokens int64 [n, length] of n texts, padded with blanks on the right."""
     return torch.tensor([[ALPHABET.index(symbol) for symbol in text.ljust(length)] for text in texts])
 
 
 def encode_text(text):
     """Tokens int64 [5] of a query as people type it, such as "12+34". Raises Mistake."""
     parts = re.fullmatch(r"\s*([0-9]{1,2})\s*([+-])\s*([0-9]{1,2})\s*", text)
-    require(parts, f"{text!r} is no query: give two numbers from 0 to 99 with + or - between, as in 12+34")
-    return encode([f"{int(parts[1])}{parts[2]}{int(parts[3])}"], 5)[0]
+    require(
+        parts, f"{text!r} is not a query: give two numbers from 0 to 99 with + or - between, as in 12+34"
+    )
+    left, sign, right = parts.groups()
+    return encode([f"{int(left)}{sign}{int(right)}"], 5)[0]
 
 
 def decode_text(tokens):
@@ -417,111 +613,72 @@ def decode_text(tokens):
     return "".join(ALPHABET[token] for token in tokens)
 
 
-def draw_signs(n=50):
-    """n each of '+', '-' and the blank, in lines 2 px wide: uint8 [3 * n, 1, 28, 28], always the same."""
+def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
+    """Every i + j and i - j for i and j in 0..99, split at random but in the same way on every call.
+
+    The digits of a split are pictures of the same split of MNIST, the whole one where its data_dir is given,
+    else mnist10k: no handwriting of the test split is seen in training. The signs are alike in all splits.
+    """
+    require(drawn in (None, "query", "answer"), f"drawn is {drawn!r}: give 'query', 'answer' or None")
+    digits = load("mnist" if data_dir else "mnist10k", data_dir, valid_fraction=valid_fraction)
+    pairs = [(i, j) for i in range(100) for j in range(100)]
+    x = encode([f"{i}+{j}" for i, j in pairs] + [f"{i}-{j}" for i, j in pairs], 5)
+    y = encode([str(i + j) for i, j in pairs] + [str(i - j) for i, j in pairs], 3)
+
+    # the queries of the lowest ranks are the test split, the next ones valid, the others train
+    rank = np.random.RandomState(42).permutation(len(x))
+    if keep_twins:  # a+b and b+a get the same rank
+        twin = np.arange(len(x)).reshape(2, 100, 100)  # (sign, i, j)
+        twin[0] = np.minimum(twin[0], twin[0].T)
+        rank = rank[twin.flatten()]
+    n_test = len(x) // 10
+    n_valid = round(valid_fraction * (len(x) - n_test))
+    splits = np.array(["test", "valid", "train"])[np.digitize(rank, [n_test, n_test + n_valid])]
+
+    parts = []
+    for name in SPLITS:
+        rows = splits == name
+        glyphs = add_signs(digits.split(name))
+        is_complete = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
+        fraction = f"--valid-fraction {valid_fraction:g}"
+        require(is_complete, f"{fraction} leaves a digit out: give 0, or 0.01 or more")
+        parts.append(Queries(x[rows], y[rows], glyphs, drawn))
+    return Dataset("arithmetic", list(ALPHABET), *parts)
+
+
+def add_signs(digits):
+    """A Split of digits and signs, sorted by symbol: pictures uint8 [n, 1, 28, 28] and tokens int64 [n]."""
+    order = digits.y.argsort(stable=True)
+    tokens = torch.arange(10, len(ALPHABET)).repeat_interleave(SIGNS)
+    return Split(torch.cat([digits.x[order], draw_signs()]), torch.cat([digits.y[order], tokens]))
+
+
+def draw_signs(n=SIGNS):
+    """n each of '+', '-' and blank, uint8 [3 * n, 1, 28, 28], in lines 2 pixels wide. Always the same."""
     random = np.random.RandomState(0)
-    half, turn = random.uniform(6, 9, (n, 1, 1)), random.uniform(-0.15, 0.15, (n, 1, 1))  # length, angle
+    half_length = random.uniform(6, 9, (n, 1, 1))  # pixels
+    turn = random.uniform(-0.15, 0.15, (n, 1, 1))  # radians
     right, down = random.uniform(-1.5, 1.5, (2, n, 1, 1))
-    y, x = np.mgrid[:28, :28] - 13.5  # from the middle, in pixels
-    x, y = x - right, y - down
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)  # (n, 28, 28)
+    y, x = np.mgrid[:28, :28] - 13.5  # from the center, in pixels
+    x = x - right
+    y = y - down
+    along = x * np.cos(turn) + y * np.sin(turn)  # (n, 28, 28)
+    across = y * np.cos(turn) - x * np.sin(turn)
 
     def line(along, across):
-        distance = np.hypot(across, np.maximum(np.abs(along) - half, 0))
-        return (1.5 - distance).clip(0, 1)  # fades from 0.5 px within its edge to 0.5 px beyond
+        distance = np.hypot(across, np.maximum(np.abs(along) - half_length, 0))  # from the line's center
+        return (1.5 - distance).clip(0, 1)  # fades over the pixel around the line's edge
 
     minus = line(along, across)
-    signs = np.concatenate([np.maximum(minus, line(across, along)), minus, np.zeros_like(minus)])
+    plus = np.maximum(minus, line(across, along))
+    signs = np.concatenate([plus, minus, np.zeros_like(minus)])
     return torch.from_numpy(np.rint(255 * signs[:, None]).astype(np.uint8))
 
 
-def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
-    """Every i + j and i - j for i and j in 0..99. The digits of a split are drawn from MNIST's split of that
-    name, of mnist10k where no data_dir is given; the signs are the same in all."""
-    require(drawn in (None, "query", "answer"), f"drawn is {drawn!r}: give 'query', 'answer' or None")
-    digits = load("mnist" if data_dir else "mnist10k", data_dir, valid_fraction=valid_fraction)
-    problems = [(i, sign, j) for sign in "+-" for i in range(100) for j in range(100)]
-    x = encode([f"{i}{sign}{j}" for i, sign, j in problems], 5)
-    y = encode([str(i + j if sign == "+" else i - j) for i, sign, j in problems], 3)
-    place = np.random.RandomState(42).permutation(len(x))  # in a random order: first test, then valid, train
-    if keep_twins:
-        group = np.arange(len(x)).reshape(2, 100, 100)  # (sign, i, j)
-        group[0] = np.minimum(group[0], group[0].T)  # a+b and b+a are one group
-        place = place[group.flatten()]
-    n_test = len(x) // 10
-    ends = np.cumsum([n_test, round(valid_fraction * (len(x) - n_test))])
-    splits = np.array(["test", "valid", "train"])[np.digitize(place, ends)]
-    signs, symbols = draw_signs(), torch.arange(10, 13).repeat_interleave(50)
-
-    def queries(name):
-        split, rows = getattr(digits, name), splits == name
-        order = split.y.argsort(stable=True)
-        glyphs = Split(torch.cat([split.x[order], signs]), torch.cat([split.y[order], symbols]))
-        enough = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
-        require(enough, f"--valid-fraction {valid_fraction:g} leaves a digit out: give 0, or 0.01 or more")
-        return Queries(x[rows], y[rows], glyphs, drawn)
-
-    return Dataset("arithmetic", list(ALPHABET), *map(queries, SPLITS))
-
-
 # -----------------------------------------------------------------------------------------------------------
-# One door to all of them
+# Shared by the command lines
 
-
-def number_labels(labels, splits, names, where):
-    """Class numbers int64 [n], and the class names: where None, the sorted labels of train."""
-    known = names if labels.dtype.kind == "U" else range(len(names or ()))
-    known = np.unique(labels[splits == "train"]).tolist() if names is None else known
-    place = {label: number for number, label in enumerate(known)}
-    for label in np.unique(labels).tolist():
-        require(label in place, f"{where}: a picture has the class {label}, which is none of those to train")
-    names = names or [str(label) for label in known]
-    return torch.tensor([place[label] for label in labels.tolist()]), names
-
-
-def resize(x, size):
-    """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
-    height, width = x.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    x, parts = x[:, :, top : top + side, left : left + side], []
-    for part in x.split(1000):  # all at once, the floats would take four times the memory
-        part = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
-        parts.append(part.round().to(torch.uint8))
-    return torch.cat(parts)
-
-
-def stratified(y, n):
-    """bool [N]: n examples of the labels y [N], each class in its proportion; the same on every call."""
-    random, chosen = np.random.RandomState(0), np.zeros(len(y), bool)  # the stream that numpy never changes
-    quota = np.bincount(y) * n / max(len(y), 1)
-    take = quota.astype(int)
-    take[np.argsort(take - quota, kind="stable")[: n - take.sum()]] += 1  # up go the largest remainders
-    for label, count in enumerate(take):
-        chosen[random.permutation(np.flatnonzero(y == label))[:count]] = True
-    return chosen
-
-
-def read(data, path, data_dir, image_size, classes, per_class):
-    """What the reader of that data set returns."""
-    if data == "mnist":
-        return read_idx("mnist", DIGITS, data_dir)
-    if data == "fashion":
-        return read_idx("fashion_mnist", CLOTHES, data_dir)
-    if data == "quickdraw":
-        return read_quickdraw(classes or DRAWINGS, per_class or PER_CLASS, data_dir)
-    if data == "butterflies":
-        return read_butterflies()
-    if data in DATASETS or path.is_file():
-        return read_arrays(BUILT_IN / f"{data}.npz" if data in DATASETS else path)
-    if path.is_dir():
-        return read_folder(path, image_size)
-    close = difflib.get_close_matches(data, DATASETS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"give a path, or one of {', '.join(DATASETS)}"
-    raise Mistake(f"there is no data set or file {data}: {hint}")
-
-
-def load(
+FLAGS = dict(  # what `load` takes, as flags of train.py, and the defaults
     data="mnist10k",
     data_dir=None,
     image_size=None,
@@ -531,50 +688,11 @@ def load(
     binarize=None,
     keep_twins=False,
     drawn=None,
-):
-    """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
-
-    classes (a list, or a string with commas) and per_class are quickdraw's. Where a data set has no valid
-    split, it is valid_fraction of train, the same on every call, so that runs of different seeds compare.
-    binarize makes pixels 0 or 255, a gray one 255 with the probability of its gray: "static" once and for
-    all (Larochelle & Murray 2011), or "stochastic" at every look (Burda et al. 2016).
-    keep_twins and drawn are arithmetic's: whether a+b and b+a are kept in one split, and the side of it
-    that is drawn, "query", "answer" or None, of which the digits are MNIST's where data_dir is given.
-    """
-    data, path = str(data), Path(data).expanduser()
-    own = (("quickdraw", "classes", classes), ("quickdraw", "per-class", per_class))
-    for owner, flag, value in (*own, ("arithmetic", "keep-twins", keep_twins)):
-        require(data == owner or not value, f"--{flag} is for --data {owner}: leave it out with {data}")
-    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
-    if data == "arithmetic":
-        require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
-        require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
-        return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
-    data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
-    x, labels, splits, names = read(data, path, data_dir, image_size, classes, per_class)
-    y, names = number_labels(labels, splits, names, data)
-    x = torch.from_numpy(np.ascontiguousarray(x))
-    x = resize(x, image_size) if image_size else x
-    for split, fraction in (("test", 0.1), ("valid", valid_fraction)):
-        if split not in splits:
-            train = np.flatnonzero(splits == "train")
-            splits[train[stratified(y.numpy()[train], round(fraction * len(train)))]] = split
-    require("train" in splits, f"{data} leaves nothing to train on: give more pictures")
-    if binarize == "static":
-        x = 255 * (torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < x / 255).to(torch.uint8)
-    kind = RedrawnSplit if binarize == "stochastic" else Split
-    name = data if data in DATASETS else path.resolve().stem
-    return Dataset(name, names, *[kind(x[splits == s], y[splits == s]) for s in SPLITS])
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Shared by the command lines
-
-FLAGS = inspect.signature(load).parameters  # name: parameter, of which .default is the flag's too
+)
 
 
 def read_config(folder):
-    """What config.json of a run folder holds. Raises Mistake."""
+    """The content of a run folder's config.json. Raises Mistake."""
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{folder} is not a run folder: it has no config.json")
     try:
@@ -586,44 +704,44 @@ def read_config(folder):
 
 
 def load_for_run(config, data_dir=None, data=None):
-    """The data set that a run was trained on, or another in its place at the same size. Raises Mistake."""
-    flags = {name: config["flags"].get(name, flag.default) for name, flag in FLAGS.items()}
+    """The data set that a run was trained on, or another one at the same image size. Raises Mistake."""
+    flags = {name: config["flags"].get(name, default) for name, default in FLAGS.items()}
     if data and data != flags["data"]:
         flags = dict(data=data, data_dir=flags["data_dir"], image_size=flags["image_size"])
-    return load(**flags | (dict(data_dir=data_dir) if data_dir else {}))
+    if data_dir:
+        flags["data_dir"] = data_dir
+    return load(**flags)
 
 
 def add_flags(parser):
-    """The flags of load, with its defaults."""
-    named = "; ".join(f"{name}: {what}" for name, what in DATASETS.items())
-    group = parser.add_argument_group("data")
-    group.add_argument("--data", help=f"a path to pictures, or a name (default mnist10k); {named}")
-    group.add_argument("--data-dir", help="where whole data sets are or will be (default DGM_DATA_DIR)")
-    group.add_argument("--image-size", type=number(int, 1), help="crop and resize to this side, in pixels")
-    group.add_argument(
-        "--binarize", choices=("static", "stochastic"), help="pixels 0 or 1, drawn once or anew"
-    )
-    group.add_argument("--classes", help=f"of quickdraw, with commas between ({DRAWINGS})")
-    group.add_argument("--per-class", type=number(int, 1), help=f"of each quickdraw class ({PER_CLASS})")
-    group.add_argument(
-        "--valid-fraction", type=number(float, 0, 1), help="of train, if there is no valid (0.1)"
-    )
-    twins = "arithmetic: a+b and b+a stay on one side of the split"
-    group.add_argument("--keep-twins", action=argparse.BooleanOptionalAction, help=twins)
-    parser.set_defaults(**{name: flag.default for name, flag in FLAGS.items()})
+    """The flags of `load`, without their defaults, which are those of FLAGS."""
+    names = "; ".join(f"{name}: {content}" for name, content in DATASETS.items())
+    twins = "arithmetic: a+b and b+a are in the same split"
+    add = parser.add_argument_group("data").add_argument
+    add("--data", help=f"a path to pictures, or a name (default mnist10k); {names}")
+    add("--data-dir", help="folder of the whole data sets (default DGM_DATA_DIR, else datasets/)")
+    add("--image-size", type=number(int, 1), help="crop to a square and resize to this side, in pixels")
+    add("--binarize", choices=("static", "stochastic"), help="make pixels 0 or 1, once or in every batch")
+    add("--classes", help=f"of quickdraw, separated by commas (default {','.join(DRAWINGS)})")
+    add("--per-class", type=number(int, 1), help=f"drawings of each class (default {DRAWINGS_PER_CLASS})")
+    add("--valid-fraction", type=number(float, 0, 1), help="of train, where there is no valid (default 0.1)")
+    add("--keep-twins", action=argparse.BooleanOptionalAction, help=twins)
 
 
 def number(kind, low, high=math.inf, above=False):
-    """An argparse type: an int or float from low (or only above it) to high, never nan or infinite."""
-    wanted = f"a {'whole ' if kind is int else ''}number {'above' if above else 'from'} {low}"
-    wanted += f" to {high}" if high < math.inf else ""
+    """An argparse type: an int or float from low (or only above it) to high, never NaN or infinite."""
+    wanted = "a whole number" if kind is int else "a number"
+    wanted += f" above {low}" if above else f" from {low}"
+    if high < math.inf:
+        wanted += f" to {high}"
 
     def parse(text):
         try:
             value = kind(text)
         except ValueError:
-            value = math.nan
-        if (low < value or (low == value and not above)) and value <= high and abs(value) < math.inf:
+            value = math.nan  # which is in no range
+        in_range = low < value <= high if above else low <= value <= high
+        if in_range and abs(value) < math.inf:
             return value
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
@@ -631,75 +749,107 @@ def number(kind, low, high=math.inf, above=False):
 
 
 class Parser(argparse.ArgumentParser):
-    """One-line errors, a hint for a mistyped flag, and flags from a file (@FILE, which goes first)."""
+    """Reports errors in one line, suggests what a mistyped flag may mean, and reads flags from files: @FILE
+    stands for the flags in FILE, and a flag that comes later wins."""
 
     def __init__(self, **options):
-        raw = argparse.RawDescriptionHelpFormatter  # keeps the lines of a description
-        super().__init__(allow_abbrev=False, formatter_class=raw, **options)
+        keep_lines = argparse.RawDescriptionHelpFormatter  # of the description
+        super().__init__(allow_abbrev=False, formatter_class=keep_lines, **options)
+
+    @property
+    def names(self):
+        """The names of all flags, as attributes of what parse_args returns."""
+        return {action.dest for action in self._actions}
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
     def parse_args(self, args=None, namespace=None):
-        args, flags = list(sys.argv[1:] if args is None else args), []
-        while args and args[0].startswith("@"):
-            path = Path(args.pop(0)[1:])
-            try:
-                for line in path.read_text(encoding="utf-8").splitlines():
-                    flags += shlex.split(line, comments=True)
-            except (OSError, ValueError) as error:
-                self.error(f"cannot read flags from {path}: {getattr(error, 'strerror', None) or error}")
-        if late := [arg for arg in args if arg.startswith("@")]:
-            self.error(f"{late[0]} must come first, before every flag, so that flags after it win")
-        values, unknown = self.parse_known_args(flags + args, namespace)
+        flags = []
+        for arg in sys.argv[1:] if args is None else args:
+            flags += self.read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        values, unknown = self.parse_known_args(flags, namespace)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]
-            close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-            self.error(f"unknown argument {flag}" + (f", did you mean {close[0]}?" if close else ""))
+            similar = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+            hint = f", did you mean {similar[0]}?" if similar else ""
+            self.error(f"unknown argument {flag}{hint}")
         return values
+
+    def read_recipe(self, path):
+        """The flags in a UTF-8 file, quoted as in a shell, with comments after #."""
+        try:
+            # argparse's own fromfile_prefix_chars opens files in the locale's encoding before Python 3.12
+            lexer = shlex.shlex(Path(path).read_text(encoding="utf-8-sig"), posix=True)
+            lexer.whitespace_split = True
+            lexer.escape = ""  # a backslash stays one, as in Windows paths
+            return list(lexer)
+        except OSError as error:
+            self.error(f"cannot read flags from {path}: {error.strerror}")
+        except ValueError as error:  # not UTF-8, or a quotation without an end
+            self.error(f"cannot read flags from {path}: {error}")
 
 
 def pick_device(name):
-    """The device of that name, or with "auto" the fastest there is. Raises Mistake."""
+    """The device of that name; for "auto" a GPU where there is one, else the CPU. Raises Mistake."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cpu"
+        if torch.backends.mps.is_available():
+            name = "mps"
+        if torch.cuda.is_available():
+            name = "cuda"
     try:
-        torch.zeros(1, device=name).cpu()  # there and back: "meta" takes numbers and gives none
+        torch.zeros(1, device=name).cpu()  # there and back: torch's device "meta" only takes numbers
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def run_command(prog, function, argv, *mistakes):
-    """The exit status of function(argv); a Mistake, an OSError or one of mistakes is a line on stderr."""
+def run_command(prog, command, argv, *errors):
+    """Run command(argv), where None stands for the arguments of this process; returns the exit status.
+
+    Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
+    have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
+    """
     try:
-        status = function(sys.argv[1:] if argv is None else argv) or 0
+        status = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-        return status
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return status or 0
+    except SystemExit as stop:  # how argparse ends after --help and after an error
+        if isinstance(stop.code, int):
+            return stop.code
+        return 0 if stop.code is None else 1
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `| head` has seen enough, and the last flush at exit must not fail either
+        return 130  # 128 + the number of the signal, as shells have it
+    except BrokenPipeError:  # a reader such as `| head` has closed it; the last flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (MemoryError, RuntimeError) as error:  # torch has no one class for every device's lack of memory
-        lacking = re.search("(not enough|out of|allocate) memory", str(error))
-        if isinstance(error, RuntimeError) and not lacking:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        print(f"{prog}: error: out of memory: try a smaller --batch-size, model or picture", file=sys.stderr)
-        return 1
-    except (Mistake, OSError, *mistakes) as error:
-        message = f"{error.strerror}: {error.filename}" if getattr(error, "filename", None) else str(error)
-        print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
-        return getattr(error, "status", 1)
+        message = "out of memory: try a smaller --batch-size, model or picture"
+        status = 1
+    except OSError as error:
+        message = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        status = 1
+    except (Mistake, *errors) as error:
+        message = str(error)
+        status = error.status
+    print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return status
+
+
+def is_out_of_memory(error):
+    """Whether a MemoryError or RuntimeError means that: torch has no common class for all devices."""
+    message = re.search("(not enough|out of|allocate) memory", str(error))
+    return isinstance(error, MemoryError) or message is not None
 
 
 def write_file(path, writer):
-    """Call writer(binary file) so that path is the old file or the whole new one, whatever happens."""
+    """Call writer(binary file) so that path is always either the old file or the whole new one."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # in the same folder, as a move must be
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a move within the folder is atomic
     try:
         with open(temporary, "wb") as file:
             writer(file)

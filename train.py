@@ -2,12 +2,12 @@
 
     python train.py --model cvae                                # the digits that come with the repository
     python train.py --model vae --encoder gru --data quickdraw5k --latent-dim 64 --epochs 100
-    python train.py @experiments/quickdraw-cvae.txt --beta 2    # flags from a file; those after it win
-    python train.py --resume runs/cvae-mnist10k                 # go on as if it had never stopped
+    python train.py @experiments/quickdraw-cvae.txt --beta 2    # flags from a file; later flags win
+    python train.py --resume runs/cvae-mnist10k                 # continue as if it had never stopped
 
 A run folder holds config.json (every flag), log.csv (a row per epoch and split), best.pt and last.pt
-(checkpoints), summary.json (the final numbers) and pictures. A kill at any moment leaves it usable, and on a
-CPU a resumed run ends with the very weights of an uninterrupted one.
+(checkpoints), summary.json (the final numbers) and pictures. It stays usable if the process is killed at any
+moment, and on a CPU a resumed run ends with exactly the weights of an uninterrupted one.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,125 +29,116 @@ import torch
 import data
 import models
 import sample
-from data import Mistake, number, pick_device, write_file
+from data import Mistake, number, pick_device, require, write_file
 
 # -----------------------------------------------------------------------------------------------------------
-# Flags
+# Flags, and where their defaults are: RUN_DEFAULTS below, data.FLAGS, and for what depends on the model, its
+# class (how to train it) and its constructor (the rest)
 
 
 def flags():
-    """The command line. Defaults of a model's flags stand in its constructor, those of training in its
-    class; the help reads them there."""
-    parser = data.Parser(prog="train.py", description=__doc__)
-
-    group = parser.add_argument_group("run")
-    group.add_argument("--model", choices=models.MODELS, help="what to train")
-    group.add_argument("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
-    group.add_argument(
-        "--resume", metavar="RUN", help="go on with this run; beside it --epochs and --device"
-    )
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=0, help="of weights, order and noise")
-    group.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-
+    """The command line. Its parser has no defaults: it returns only the flags that are set."""
+    parser = data.Parser(prog="train.py", description=__doc__, argument_default=argparse.SUPPRESS)
+    add = parser.add_argument_group("run").add_argument
+    add("--model", choices=models.MODELS, help="what to train")
+    add("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
+    add("--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it")
+    add("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
+    add("--device", help="auto (default), cpu, cuda, cuda:1, mps")
     data.add_flags(parser)
-
-    group = parser.add_argument_group("training")
-    add = adder(group, lambda model: models.MODELS[model].defaults)
-    add("--epochs", type=number(int, 1), help="times through the training pictures")
-    add("--steps", type=number(int, 1), help="end after so many updates, whatever the epochs say")
-    add("--batch-size", type=number(int, 1), help="pictures for each update")
-    add("--lr", type=number(float, 0, above=True), help="Adam's learning rate")
-    add("--lr-schedule", choices=("constant", "cosine"), help="cosine: falls to 0 at the last update")
-    add("--clip", type=number(float, 0, above=True), help="largest norm of the gradient")
-    group.add_argument(
-        "--bf16", action="store_true", help="most sums in bfloat16: faster where the processor knows it"
-    )
-    add("--patience", type=number(int, 1), help="stop after so many epochs without a better validation loss")
-
-    add_objective_flags(parser)
-    add_network_flags(parser)
+    add_training_flags(parser.add_argument_group("training"))
+    add_objective_flags(parser.add_argument_group("objective"))
+    add_latent_flags(parser.add_argument_group("free latents"))
+    add_network_flags(parser.add_argument_group("networks"))
     return parser
 
 
-def add_objective_flags(parser):
-    add = adder(parser.add_argument_group("objective"), models.constructor_defaults)
-    choices = "; ".join(f"{' '.join(cls.objectives)} ({name})" for name, cls in models.MODELS.items())
-    add("--objective", help=f"what is minimized: {choices}")
-    add("--likelihood", choices=models.LIKELIHOODS, help="of pixels: cross-entropy or squared error")
-    add("--beta", type=number(float, 0), help="weight of the KL")
-    add("--kl-warm-up", type=number(int, 0), metavar="UPDATES", help="during which that weight grows from 0")
-    add(
-        "--free-bits", type=number(float, 0), metavar="NATS", help="of KL that each latent spends at no cost"
-    )
-    add("--spelling", type=number(float, 0), help="weight of naming the drawn characters, 0 for none")
-    add("--iwae-samples", type=number(int, 1), help="K of the IWAE bound")
-    add("--shift", type=number(int, 0), metavar="PIXELS", help="move training pictures by up to so many")
-    add(
-        "--augment",
-        action=argparse.BooleanOptionalAction,
-        help="disguise training pictures: moved, blurred, ...",
-    )
-    add("--gradient-penalty", type=number(float, 0), help="gamma of R1 on the discriminator")
-    add("--he-init", action=argparse.BooleanOptionalAction, help="weights that keep the size of signals")
-
-    add("--latent-lr", type=number(float, 0, above=True), help="of the free latents")
-    add(
-        "--prior",
-        choices=models.DISTRIBUTIONS,
-        help="of the free latents, and their own kind of distribution",
-    )
-    add("--refine-epochs", type=number(int, 0), help="of the training latents alone, after training")
-    add("--fit-epochs", type=number(int, 0), help="in which the test pictures' latents are found")
-    add("--fit-lr", type=number(float, 0, above=True), help="learning rate of both")
-    add("--fit-batch-size", type=number(int, 0), help="of both, 0 for all pictures at once")
-    add("--fit-beta", type=number(float, 0), help="weight of the KL in both (without it: --beta)")
+POSITIVE_COUNT = number(int, 1)
+COUNT = number(int, 0)
+POSITIVE = number(float, 0, above=True)
+WEIGHT = number(float, 0)
+SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 
-def add_network_flags(parser):
-    add = adder(parser.add_argument_group("networks"), models.constructor_defaults)
-    add("--latent-dim", type=number(int, 1), help="size of z")
-    add("--dense", type=number(int, 0), help="units of a layer on each side of z, 0 for none")
-    add("--encoder", choices=models.ENCODERS, help="an RNN reads a picture row by row")
-    add("--encoder-layers", help="convolutions: channels,kernel,stride,padding as in '32,3,2,1 64,3,2,1'")
-    add("--encoder-hidden", type=number(int, 1), help="units of an RNN or MLP")
-    add("--encoder-depth", type=number(int, 1), help="layers of an RNN or MLP")
-    add("--bidirectional", action=argparse.BooleanOptionalAction, help="the RNN also reads backwards")
-    add("--frame-size", type=number(int, 0), help="numbers a character's picture becomes, 0: as they come")
-    add("--attention", action=argparse.BooleanOptionalAction, help="each step of an answer sees the query")
-    add("--sequence", choices=models.SEQUENCES, help="what an RNN hands on: its last state or every output")
-    add("--batch-norm", action=argparse.BooleanOptionalAction, help="after each convolution of the encoder")
-    add("--decoder", choices=models.DECODERS, help="an RNN writes a picture row by row")
-    add("--squeeze", type=number(int, 0), help="units of a sigmoid layer before the latents, 0 for none")
-    add(
-        "--decoder-norm",
-        action=argparse.BooleanOptionalAction,
-        help="batch norm in a decoder of convolutions",
-    )
-    add("--decoder-start", type=shape, metavar="C,H,W", help="what its transposed convolutions start from")
-    add("--decoder-layers", help="transposed convolutions, as --encoder-layers, perhaps with output padding")
-    add("--decoder-hidden", type=number(int, 1), help="units of an RNN")
-    add("--decoder-depth", type=number(int, 1), help="layers of an RNN")
-    add("--decoder-inputs", type=number(int, 0), help="units of a linear layer before the RNN, 0 for none")
-    add("--decoder-readout", action=argparse.BooleanOptionalAction, help="a linear layer after the RNN")
-    add("--label", choices=models.LABELS, help="an embedding of it, beside features and z or added to z")
-    add("--label-dim", type=number(int, 1), help="size of that embedding where it stands beside")
+def add_training_flags(group):
+    add(group, "--epochs", "passes through the training pictures", POSITIVE_COUNT)
+    add(group, "--steps", "updates after which training ends, in place of --epochs", POSITIVE_COUNT)
+    add(group, "--batch-size", "pictures per update", POSITIVE_COUNT)
+    add(group, "--lr", "learning rate of Adam", POSITIVE)
+    add(group, "--lr-schedule", "cosine: falls to 0 at the last update", choices=("constant", "cosine"))
+    add(group, "--clip", "largest norm of the gradient", POSITIVE)
+    add(group, "--bf16", "autocast to bfloat16: faster on processors that support it", action="store_true")
+    add(group, "--patience", "stop after so many epochs without a better validation loss", POSITIVE_COUNT)
 
 
-def adder(group, defaults):
-    """add_argument for flags whose default hangs on the model: left at None here, told by the help."""
+def add_objective_flags(group):
+    objectives = "; ".join(f"{' '.join(cls.objectives)} ({name})" for name, cls in models.MODELS.items())
+    add(group, "--objective", f"what is minimized: {objectives}")
+    add(group, "--likelihood", "of pixels: cross-entropy or squared error", choices=models.LIKELIHOODS)
+    add(group, "--beta", "weight of the KL", WEIGHT)
+    add(group, "--kl-warm-up", "during which that weight grows from 0", COUNT, metavar="UPDATES")
+    add(group, "--free-bits", "of KL that each latent may use without a penalty", WEIGHT, metavar="NATS")
+    add(group, "--spelling", "weight of classifying the drawn characters, 0 for none", WEIGHT)
+    add(group, "--iwae-samples", "K of the IWAE bound", POSITIVE_COUNT)
+    add(group, "--shift", "largest random translation of training pictures", COUNT, metavar="PIXELS")
+    add(group, "--augment", "distort training pictures: move, scale, blur, ...", action=SWITCH)
+    add(group, "--gradient-penalty", "gamma of R1 on the discriminator", WEIGHT)
+    add(group, "--he-init", "initial weights that preserve the variance of activations", action=SWITCH)
 
-    def add(flag, help, **options):
-        name = flag[2:].replace("-", "_")
-        values = {}
-        for model in models.MODELS:
-            if name in defaults(model):
-                values.setdefault(str(defaults(model)[name]), []).append(model)
-        if "type" in options:
-            options.setdefault("metavar", "N")
-        told = "; ".join(f"{' '.join(which)} {value}" for value, which in values.items() if value != "None")
-        group.add_argument(flag, help=f"{help} (default {told})" if told else help, **options)
 
-    return add
+def add_latent_flags(group):
+    family = "prior of the free latents, and the family of their posteriors"
+    add(group, "--prior", family, choices=models.DISTRIBUTIONS)
+    add(group, "--latent-lr", "learning rate of the free latents", POSITIVE)
+    add(group, "--refine-epochs", "of refining the training pictures' latents, after training", COUNT)
+    add(group, "--fit-epochs", "of fitting latents to the test pictures, after training", COUNT)
+    add(group, "--fit-lr", "learning rate of refining and fitting", POSITIVE)
+    add(group, "--fit-batch-size", "of refining and fitting, 0 for all pictures at once", COUNT)
+    add(group, "--fit-beta", "weight of the KL in refining and fitting (without it: --beta)", WEIGHT)
+
+
+def add_network_flags(group):
+    layers = "convolutions: channels,kernel,stride,padding as in '32,3,2,1 64,3,2,1'"
+    transposed = "transposed convolutions, as --encoder-layers, perhaps with output padding"
+    label = "its embedding is concatenated with features and with z, or added to z"
+    add(group, "--latent-dim", "size of z", POSITIVE_COUNT)
+    add(group, "--dense", "units of a layer on each side of z, 0 for none", COUNT)
+    add(group, "--squeeze", "units of a sigmoid layer before the latents, 0 for none", COUNT)
+    add(group, "--encoder", "an RNN reads a picture row by row", choices=models.ENCODERS)
+    add(group, "--encoder-layers", layers)
+    add(group, "--encoder-hidden", "units of an RNN or MLP", POSITIVE_COUNT)
+    add(group, "--encoder-depth", "layers of an RNN or MLP", POSITIVE_COUNT)
+    add(group, "--batch-norm", "after each convolution of the encoder", action=SWITCH)
+    add(group, "--bidirectional", "the RNN also reads backwards", action=SWITCH)
+    add(group, "--sequence", "features: the RNN's last state or all its outputs", choices=models.SEQUENCES)
+    add(group, "--frame-size", "features of a character's picture, 0: as many as there are", COUNT)
+    add(group, "--attention", "each step of an answer attends to the query", action=SWITCH)
+    add(group, "--decoder", "an RNN writes a picture row by row", choices=models.DECODERS)
+    add(group, "--decoder-layers", transposed)
+    add(group, "--decoder-start", "the shape that they start from", shape, metavar="C,H,W")
+    add(group, "--decoder-norm", "batch norm in a convolutional decoder", action=SWITCH)
+    add(group, "--decoder-hidden", "units of an RNN or MLP", POSITIVE_COUNT)
+    add(group, "--decoder-depth", "layers of an RNN or MLP", POSITIVE_COUNT)
+    add(group, "--decoder-inputs", "units of a linear layer before the RNN, 0 for none", COUNT)
+    add(group, "--decoder-readout", "a linear layer after the RNN", action=SWITCH)
+    add(group, "--label", label, choices=models.LABELS)
+    add(group, "--label-dim", "size of that embedding where it is concatenated", POSITIVE_COUNT)
+
+
+def add(group, flag, help, type=None, **options):
+    """group.add_argument(flag, ...); the help ends with each model's default."""
+    name = flag[2:].replace("-", "_")
+    models_with = {}  # {default: names of the models that have it}
+    for model, cls in models.MODELS.items():
+        default = (cls.defaults | models.constructor_defaults(model)).get(name)
+        if default is not None:
+            models_with.setdefault(str(default), []).append(model)
+    if models_with:
+        defaults = "; ".join(f"{' '.join(names)} {default}" for default, names in models_with.items())
+        help = f"{help} (default {defaults})"
+    if type:
+        options = {"type": type, "metavar": "N"} | options
+    group.add_argument(flag, help=help, **options)
 
 
 def shape(text):
@@ -156,72 +148,156 @@ def shape(text):
     return tuple(int(part) for part in parts)
 
 
+RUN_DEFAULTS = dict(
+    out=None, resume=None, seed=0, device="auto", steps=None, clip=None, bf16=False, patience=None
+)
+
+
+def read_flags(argv):
+    """(args, last): every flag of a run, and the content of its last.pt (None for a new run)."""
+    parser = flags()
+    explicit = vars(parser.parse_args(argv))  # only the flags that argv sets
+    if "resume" in explicit:
+        return read_resumed_flags(parser, explicit)
+    if "model" not in explicit:
+        parser.error(f"which model? --model {'|'.join(models.MODELS)}")
+    model = explicit["model"]
+    training_defaults = models.MODELS[model].defaults
+    network_defaults = models.constructor_defaults(model)
+    values = RUN_DEFAULTS | data.FLAGS | training_defaults | network_defaults | explicit
+    known = parser.names | data.FLAGS.keys()  # a constructor's other arguments come from the data
+    values = {name: value for name, value in values.items() if name in known}
+    refuse_flags_of_other_models(parser, explicit)
+    note_idle_flags(values, explicit)
+    arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
+    fits = (values["data"] == "arithmetic") == (model in arithmetic)
+    pairs = f"--data arithmetic goes with --model {'|'.join(arithmetic)} and with no other"
+    require(fits, f"{pairs}: --model {model} cannot have --data {values['data']}")
+    return argparse.Namespace(**values), None
+
+
+def read_resumed_flags(parser, explicit):
+    """As read_flags, for --resume: the flags of the run, except for --epochs and --device."""
+    for name in explicit:
+        if name not in ("resume", "epochs", "device"):
+            parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
+    folder = explicit["resume"]
+    last = read_last(Path(folder))
+    args = argparse.Namespace(**(RUN_DEFAULTS | last["config"]["flags"] | explicit))
+    if "epochs" in explicit:
+        epoch = last["state"]["epoch"]
+        require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
+        args.steps = None
+        if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
+            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
+    return args, last
+
+
+def read_last(folder):
+    """The checkpoint from which a run is resumed. Raises Mistake."""
+    path = folder / "last.pt"
+    require(path.exists(), f"{folder} holds no last.pt, so there is no run to resume")
+    checkpoint = models.read_checkpoint(path)
+    is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
+    require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
+    return checkpoint
+
+
+def refuse_flags_of_other_models(parser, explicit):
+    model = explicit["model"]
+    arguments_of_any = {name for other in models.MODELS for name in models.constructor_defaults(other)}
+    for name in explicit:
+        if name in arguments_of_any and name not in models.constructor_defaults(model):
+            parser.error(f"{dashed(name)} does nothing for --model {model}")
+
+
+def note_idle_flags(values, explicit):
+    """Print which explicit flags have no effect because of the values of others."""
+    reasons = {}  # name of an idle flag: why it is idle
+    for side, flags_of in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
+        network = values.get(side)
+        if network:
+            idle = {name for names in flags_of.values() for name in names} - set(flags_of[network])
+            reasons |= dict.fromkeys(idle, f"with --{side} {network}")
+    if values.get("label") == "add":
+        reasons["label_dim"] = "with --label add"
+    if values.get("objective") != "iwae":
+        reasons["iwae_samples"] = "without --objective iwae"
+    for name in explicit:
+        if name in reasons:
+            print(f"note: {dashed(name)} does nothing {reasons[name]}", file=sys.stderr)
+
+
 def dashed(name):
     return "--" + name.replace("_", "-")
 
 
-def read_flags(argv):
-    """(every flag of a run, what its last.pt holds); the latter is None in a new run."""
-    parser = flags()
-    args = parser.parse_args(argv)
-    unset = argparse.Namespace(**dict.fromkeys(vars(args)))  # argparse sets no default over these
-    given = {name for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
-    if args.resume:
-        for name in given - {"resume", "epochs", "device"}:
-            parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
-        return resumed_flags(args, given)
-    if not args.model:
-        parser.error(f"which model? --model {'|'.join(models.MODELS)}")
-    takes = models.constructor_defaults(args.model)
-    for name in (
-        given
-        & {name for model in models.MODELS for name in models.constructor_defaults(model)} - takes.keys()
-    ):
-        parser.error(f"{dashed(name)} does nothing for --model {args.model}")
-    for side, kinds in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
-        kind = getattr(args, side) or takes.get(side)
-        for name in given & set().union(*kinds.values()) - set(kinds.get(kind, given)):
-            print(f"note: {dashed(name)} does nothing with --{side} {kind}", file=sys.stderr)
-    if "label_dim" in given and args.label == "add":
-        print("note: --label-dim does nothing with --label add", file=sys.stderr)
-    if "iwae_samples" in given and args.objective != "iwae":
-        print("note: --iwae-samples does nothing without --objective iwae", file=sys.stderr)
-    for name, value in (takes | models.MODELS[args.model].defaults).items():
-        if name not in given and hasattr(args, name):
-            setattr(args, name, value)
-    arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
-    if (args.data == "arithmetic") != (args.model in arithmetic):
-        pairs = f"--data arithmetic is for --model {'|'.join(arithmetic)} and they for it"
-        raise Mistake(f"{pairs}: --model {args.model} cannot have --data {args.data}")
-    return args, None
-
-
-def resumed_flags(args, given):
-    last = read_last(Path(args.resume))
-    flags = argparse.Namespace(**last["config"]["flags"] | {"resume": args.resume})
-    if "device" in given:
-        flags.device = args.device
-    if "epochs" in given:
-        flags.epochs, flags.steps = args.epochs, None
-        if flags.lr_schedule == "cosine" and last["state"]["step"] > 0:
-            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
-        if args.epochs < last["state"]["epoch"]:
-            raise Mistake(f"{args.resume} is past --epochs {args.epochs}: it has {last['state']['epoch']}")
-    return flags, last
-
-
-def read_last(folder):
-    path = folder / "last.pt"
-    if not path.exists():
-        raise Mistake(f"{folder} holds no last.pt, so there is no run to go on with")
-    checkpoint = models.read_checkpoint(path)
-    if not checkpoint.keys() >= {"config", "state", "optimizers"}:
-        raise Mistake(f"{path} is a model without the state of its training, so it cannot be resumed")
-    return checkpoint
-
-
 # -----------------------------------------------------------------------------------------------------------
-# Set-up
+# A run
+
+
+@dataclass
+class State:
+    """How far a run has come, as last.pt keeps it: plain numbers, text, and lists of them."""
+
+    epoch: int = 0  # epochs that have ended
+    step: int = 0  # updates
+    images: int = 0  # seen in training
+    seconds: float = 0.0  # of training
+    best: float = math.inf  # validation loss
+    best_epoch: int = 0
+    history: list = field(default_factory=list)  # rows of log.csv
+    finished_phases: list = field(default_factory=list)  # of fit_free_latents
+
+
+@dataclass
+class Training:
+    """What the epochs, the evaluation and the checkpoints of a run share."""
+
+    args: argparse.Namespace  # every flag
+    config: dict  # what config.json holds
+    folder: Path
+    device: torch.device
+    dataset: data.Dataset  # on the CPU
+    model: models.Model
+    optimizers: list  # one for each of model.turns()
+    state: State
+
+    @property
+    def updates_per_epoch(self):
+        return math.ceil(len(self.dataset.train.x) / self.args.batch_size)
+
+    @property
+    def total_steps(self):
+        return self.args.steps or self.args.epochs * self.updates_per_epoch
+
+    @property
+    def total_epochs(self):
+        return math.ceil(self.total_steps / self.updates_per_epoch)
+
+    def log(self, split, terms, epoch):
+        """Add a row to log.csv, unless there are no terms."""
+        if terms:
+            row = dict(epoch=epoch, step=self.state.step, split=split, seconds=self.state.seconds)
+            self.state.history.append(row | terms)
+
+    def seed(self):
+        """Seed by the run's seed and the epoch alone, so that a resumed run draws the same numbers."""
+        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
+
+    def save_best(self):
+        epoch = self.state.epoch
+        write_file(self.folder / "best.pt", lambda file: models.save(file, self.model, epoch=epoch))
+
+    def save_last(self):
+        """Write last.pt, from which a run is resumed, config.json and log.csv."""
+        extras = dict(
+            config=self.config,
+            state=asdict(self.state),
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+        )
+        write_file(self.folder / "last.pt", lambda file: models.save(file, self.model, **extras))
+        write_logs(self.folder, self.config, self.state.history)
 
 
 def main(argv=None):
@@ -231,45 +307,62 @@ def main(argv=None):
 
 def run(argv):
     args, last = read_flags(argv)
-    device = pick_device(args.device)
     if last:
-        torch.set_num_threads(last["config"]["threads"])  # they share out sums: other threads, other bits
-    dataset = data.load_for_run({"flags": vars(args)})  # older runs lack newer flags
-    model = make_model(args, dataset, last).to(device)
-    optimizers = [torch.optim.Adam(turn.param_groups, lr=args.lr, fused=True) for turn in model.turns()]
-    if last:
-        folder, config, state = Path(args.resume), last["config"] | {"flags": vars(args)}, last["state"]
-        for optimizer, kept in zip(optimizers, last["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-    else:
-        folder, config = new_folder(args, dataset), describe(args, dataset, argv, model)
-        state = dict(epoch=0, step=0, images=0, seconds=0.0, best=math.inf, best_epoch=0, history=[])
-        state["finished_phases"] = []  # which phases after training an auto-decoder has behind it
-    for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # what a kill left of a file half written
+        torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
+    training = set_up(args, argv, last)
+    folder = training.folder
+    for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # files that a killed process was writing
         unfinished.unlink()
-    announce(config, model, dataset, device, folder)
+    announce(training)
     try:
-        fit(model, optimizers, dataset, args, config, state, folder, device)
-        if model.has_free_latents:
-            fit_free_latents(model, optimizers, dataset, args, config, state, folder, device)
-        finish(dataset, config, state, folder, device)
+        fit(training)
+        if training.model.has_free_latents:
+            fit_free_latents(training)
+        finish(training)
     except KeyboardInterrupt:
         if not (folder / "last.pt").exists():
-            raise  # nothing is kept yet
-        kept, where = read_last(folder)["state"]["epoch"], shlex.quote(str(folder))
-        print(f"\nstopped after epoch {kept}; to go on: python train.py --resume {where}", file=sys.stderr)
+            raise  # nothing is saved yet
+        epoch = read_last(folder)["state"]["epoch"]
+        command = f"python train.py --resume {shlex.quote(str(folder))}"
+        print(f"\nstopped after epoch {epoch}; to continue: {command}", file=sys.stderr)
         return 130
 
 
-def make_model(args, dataset, last):
-    facts = dict(image_shape=dataset.image_shape, n_classes=len(dataset.classes))
-    facts |= dict(n_train=len(dataset.train.x), n_test=len(dataset.test.x))
+def set_up(args, argv, last):
+    """The Training of a new run, or of a resumed one, whose last.pt holds `last`."""
+    device = pick_device(args.device)
+    dataset = data.load_for_run({"flags": vars(args)})
+    has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
+    patience_fits = not args.patience or has_validation_loss
+    require(patience_fits, "--patience needs a validation loss, and there is none here")
+    model = make_model(args, dataset, last).to(device)
+    optimizers = make_optimizers(model, args.lr)
+    if last:
+        folder = Path(args.resume)
+        config = last["config"] | {"flags": vars(args)}
+        state = State(**last["state"])
+        for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    else:
+        folder = new_folder(args, dataset)
+        config = make_config(args, dataset, argv, model)
+        state = State()
+    return Training(args, config, folder, device, dataset, model, optimizers, state)
+
+
+def make_model(args, dataset, last=None):
+    """The model that the flags describe, with the weights of `last` if a run is resumed."""
+    known = vars(args) | dict(
+        image_shape=dataset.image_shape,
+        n_classes=len(dataset.classes),
+        n_train=len(dataset.train.x),
+        n_test=len(dataset.test.x),
+    )
     takes = models.constructor_defaults(args.model)
-    arguments = {name: value for name, value in (vars(args) | facts).items() if name in takes}
-    if args.patience and not (models.MODELS[args.model].has_validation_loss and len(dataset.valid.x)):
-        raise Mistake("--patience needs a validation loss, and there is none here")
-    if last and (last["arguments"] != arguments or last["config"]["classes"] != dataset.classes):
-        raise Mistake(f"the data are not those that {args.resume} was trained on")
+    arguments = {name: value for name, value in known.items() if name in takes}
+    if last:
+        is_same = last["arguments"] == arguments and last["config"]["classes"] == dataset.classes
+        require(is_same, f"the data are not those that {args.resume} was trained on")
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
@@ -277,27 +370,39 @@ def make_model(args, dataset, last):
     return model
 
 
+def make_optimizers(model, lr):
+    """An Adam for each turn; a parameter group may have a learning rate of its own."""
+    optimizers = [torch.optim.Adam(turn.param_groups, lr=lr, fused=True) for turn in model.turns()]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # which a schedule multiplies
+    return optimizers
+
+
 def new_folder(args, dataset):
     """A folder that holds no run. Nothing is ever overwritten."""
     if args.out:
         folder = Path(args.out)
-        if (folder / "last.pt").exists():
-            raise Mistake(f"--out {folder} holds a run already: name another, or --resume {folder}")
+        is_taken = (folder / "last.pt").exists()
+        require(not is_taken, f"--out {folder} holds a run already: name another, or --resume {folder}")
     else:
-        name, count = f"{args.model}-{dataset.name}", 1
-        while (folder := Path("runs", name if count == 1 else f"{name}-{count}")).exists():
+        name = f"{args.model}-{dataset.name}"
+        folder = Path("runs", name)
+        count = 1
+        while folder.exists():
             count += 1
+            folder = Path("runs", f"{name}-{count}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def describe(args, dataset, argv, model):
-    """What config.json keeps: enough to do the run again."""
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+def make_config(args, dataset, argv, model):
+    """What config.json holds: enough to repeat the run."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        git = subprocess.run(commit, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # no git here
-        git = None
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # git is not installed
+        commit = None
     return dict(
         command="python train.py " + shlex.join(argv),
         flags=vars(args),
@@ -306,262 +411,324 @@ def describe(args, dataset, argv, model):
         units=models.UNITS | model.units,
         threads=torch.get_num_threads(),
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
-        git_commit=git,
+        git_commit=commit,
     )
 
 
-def announce(config, model, dataset, device, folder):
-    sizes = ", ".join(f"{len(getattr(dataset, name).x):,} {name}" for name in data.SPLITS)
-    shape = " x ".join(str(side) for side in dataset.image_shape)
-    what = f"pictures of {shape}" if len(dataset.image_shape) > 1 else f"queries of {shape} characters"
-    print(f"{config['flags']['model']} on {dataset.name} ({sizes}; {what}) -> {folder}")
-    size = f"{sum(p.numel() for p in model.parameters()):,} parameters"
-    print(f"{size}, {device}, {config['threads']} threads, torch {torch.__version__}")
+def announce(training):
+    """Print what is trained, on which data, and where."""
+    dataset = training.dataset
+    sizes = ", ".join(f"{len(dataset.split(name).x):,} {name}" for name in data.SPLITS)
+    sides = " x ".join(str(side) for side in dataset.image_shape)
+    content = f"pictures of {sides}" if len(dataset.image_shape) > 1 else f"queries of {sides} characters"
+    print(f"{training.args.model} on {dataset.name} ({sizes}; {content}) -> {training.folder}")
+    parameters = sum(p.numel() for p in training.model.parameters())
+    threads = training.config["threads"]
+    print(f"{parameters:,} parameters, {training.device}, {threads} threads, torch {torch.__version__}")
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The loop
 
 
-def fit(model, optimizers, dataset, args, config, state, folder, device):
-    """Trains until epochs, updates or patience are used up, and writes the run folder after each epoch."""
-    train, valid = (split.to(device) for split in (dataset.train, dataset.valid))
-    batches = math.ceil(len(train.x) / args.batch_size)
-    total = args.steps or args.epochs * batches  # updates
-    epochs = math.ceil(total / batches)
-    warm_up = math.ceil(model.kl_warm_up / batches)  # patience counts from its end
-    turns = [(optimizer, turn.loss) for optimizer, turn in zip(optimizers, model.turns(), strict=True)]
-    console = Console(state, epochs, total, config["units"])
+def fit(training):
+    """Train until the epochs, updates or patience are used up; after each epoch, evaluate, save and sample.
 
-    def end_epoch(terms):
-        scores = evaluate(model, valid) if len(valid.x) and model.has_validation_loss else {}
-        if terms and not model.has_validation_loss:
-            terms = terms | evaluate(model, train)
-        refuse_nan(scores.get("loss", 0.0), f"the validation loss after step {state['step']}", folder, state)
-        warning = (scores if model.has_validation_loss else terms).pop("warning", None)
-        for split, found in (("train", terms), ("valid", scores)):
-            row = dict(epoch=state["epoch"], step=state["step"], split=split, seconds=state["seconds"])
-            state["history"] += [row | found] if found else []
-        score = scores.get("loss", -state["epoch"])  # where nothing is monitored the last epoch is the best
-        if score < state["best"]:
-            state["best"], state["best_epoch"] = score, state["epoch"]
-            write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
-        save_last(folder, model, optimizers, config, state)
-        if model.draws_samples:
-            sample.snapshot(folder, model, state["epoch"])
-        console.epoch(state, terms, scores, warning)
-
-    if not state["history"]:
-        end_epoch({})  # the untrained model
-    while state["step"] < total and state["epoch"] < epochs:
-        idle = state["epoch"] - max(state["best_epoch"], warm_up)
-        if args.patience and idle >= args.patience:
-            print(f"stopped: no better validation loss for {args.patience} epochs")
+    Epoch 0 evaluates the untrained model. A resumed run begins with the first epoch that has not ended.
+    """
+    model = training.model
+    state = training.state
+    train = training.dataset.train.to(training.device)
+    valid = training.dataset.valid.to(training.device)
+    console = Console(training)
+    first = state.epoch + 1 if state.history else 0
+    for epoch in range(first, training.total_epochs + 1):
+        if is_out_of_patience(training):
+            print(f"stopped: no better validation loss for {training.args.patience} epochs")
             break
-        end_epoch(train_epoch(model, turns, train, args, state, total, console, folder))
+        trained = train_epoch(training, train, console) if epoch > 0 else {}
+        validated = {}
+        if model.has_validation_loss and len(valid.x):
+            validated = evaluate(model, valid)
+            if not math.isfinite(validated["loss"]):
+                raise not_finite(training, f"the validation loss after step {state.step}")
+        elif trained and not model.has_validation_loss:
+            trained |= evaluate(model, train)  # its diagnosis
+        warning = (validated or trained).pop("warning", None)
+        training.log("train", trained, epoch)
+        training.log("valid", validated, epoch)
+        score = validated.get("loss", -epoch)  # without a validation loss, the last epoch is the best
+        if score < state.best:
+            state.best = score
+            state.best_epoch = epoch
+            training.save_best()
+        training.save_last()
+        if model.draws_samples:
+            sample.snapshot(training.folder, model, epoch)
+        console.end_epoch(trained, validated, warning)
 
 
-def save_last(folder, model, optimizers, config, state):
-    last = dict(config=config, state=state, optimizers=[o.state_dict() for o in optimizers])
-    write_file(folder / "last.pt", lambda file: models.save(file, model, **last))
-    write_logs(folder, config, state)
+def is_out_of_patience(training):
+    """Whether the best epoch was --patience epochs ago. They are counted from the end of the KL warm-up."""
+    patience = training.args.patience
+    warm_up = math.ceil(training.model.kl_warm_up / training.updates_per_epoch)  # epochs
+    idle = training.state.epoch - max(training.state.best_epoch, warm_up)
+    return patience is not None and idle >= patience
 
 
-def train_epoch(model, turns, split, args, state, total, console, folder):
-    """One pass over the shuffled pictures; returns the mean of each term that the losses report."""
+def train_epoch(training, split, console):
+    """One pass over the shuffled split; returns the mean of each term that the losses report."""
+    model = training.model
+    state = training.state
     model.train()
-    torch.manual_seed(args.seed * 1_000_003 + state["epoch"])  # nothing hangs on what ran before
-    order = torch.randperm(len(split.x)).to(split.x.device)
-    rows, sizes, seen, started = [], [], 0, time.perf_counter()
-    for index in order.split(args.batch_size)[: total - state["step"]]:
+    training.seed()
+    order = torch.randperm(len(split.x)).to(training.device)
+    rows = []  # the terms of each update
+    sizes = []  # of the batches
+    images = 0
+    started = time.perf_counter()
+    for index in order.split(training.args.batch_size)[: training.total_steps - state.step]:
         batch = models.Batch(*split.batch(index), index)
-        factor = (1 + math.cos(math.pi * state["step"] / total)) / 2 if args.lr_schedule == "cosine" else 1
-        parts = {}
-        for optimizer, loss_function in turns:
-            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
-                loss, terms = loss_function(batch, state["step"])
-            optimizer.zero_grad()
-            loss.backward()
-            for group in optimizer.param_groups:
-                group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
-            if args.clip:
-                weights = [p for group in optimizer.param_groups for p in group["params"]]
-                torch.nn.utils.clip_grad_norm_(weights, args.clip)
-            optimizer.step()
-            parts |= terms
-        rows.append(torch.stack([term.detach() for term in parts.values()]))  # .item() would wait for a GPU
+        terms = {}
+        for optimizer, turn in zip(training.optimizers, model.turns(), strict=True):
+            terms |= update(training, optimizer, turn.loss, batch)
+        rows.append(torch.stack([term.detach() for term in terms.values()]))  # .item() would wait for a GPU
         sizes.append(len(index))
-        seen += len(index)
-        state["step"] += 1
-        console.progress(state, seen, time.perf_counter() - started)
+        images += len(index)
+        state.step += 1
+        console.show_progress(images, time.perf_counter() - started)
     table = torch.stack(rows)  # (updates, terms)
-    for row in (~table.isfinite().all(1)).nonzero()[:1]:
-        step = state["step"] - len(rows) + row.item() + 1
-        refuse_nan(math.nan, f"the training loss at step {step}", folder, state)
-    state["epoch"] += 1
-    for name in state["finished_phases"]:  # latents that were found for the network as it was
-        getattr(model, name).fill_(math.nan)
-    state["finished_phases"] = []
-    state["images"] += seen
-    state["seconds"] += time.perf_counter() - started
-    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / seen
-    return dict(zip(parts, (weights @ table).tolist(), strict=True))
+    bad = (~table.isfinite().all(1)).nonzero()
+    if len(bad):
+        step = state.step - len(rows) + bad[0].item() + 1
+        raise not_finite(training, f"the training loss at step {step}")
+    for name in state.finished_phases:  # these latents were fitted to the decoder as it was
+        model.get_buffer(name).fill_(math.nan)
+    state.finished_phases = []
+    state.epoch += 1
+    state.images += images
+    state.seconds += time.perf_counter() - started
+    weights = torch.tensor(sizes, dtype=torch.float32, device=table.device) / images
+    return dict(zip(terms, (weights @ table).tolist(), strict=True))
 
 
-def fit_free_latents(model, optimizers, dataset, args, config, state, folder, device):
-    """The phases after an auto-decoder's training, each kept as soon as it ends: refine the latents of the
-    training pictures, find those of the test pictures."""
-    refine = ("refined", dataset.train, model.refine_epochs, model.latents.weight.detach())
-    for name, split, epochs, start in (refine, ("test_latents", dataset.test, model.fit_epochs, None)):
-        if not epochs or not len(split.x) or name in state["finished_phases"]:
-            continue
-
-        def tell(epoch, loss, name=name, epochs=epochs):
-            if not math.isfinite(loss):
-                raise Mistake(
-                    f"fitting the {name.replace('_', ' ')} does not converge: try a lower --fit-lr"
-                )
-            after = state["epoch"] if name == "refined" else 0  # its curve goes on where training's ended
-            row = dict(epoch=after + epoch, step=state["step"], split=name, seconds=state["seconds"])
-            state["history"].append(row | {"loss": loss})
-            if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
-                print(f"{name.replace('_', ' ')}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
-
-        torch.manual_seed(args.seed * 1_000_003 + state["epoch"])
-        x, started = split.to(device).batch(slice(None))[0], time.perf_counter()
-        options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, callback=tell)
-        getattr(model, name).copy_(model.fit_latents(x, epochs, model.fit_lr, **options))
-        state["seconds"] += time.perf_counter() - started
-        state["finished_phases"].append(name)
-        write_file(folder / "best.pt", lambda file: models.save(file, model, epoch=state["epoch"]))
-        save_last(folder, model, optimizers, config, state)
-
-
-def refuse_nan(value, what, folder, state):
-    if not math.isfinite(value):
-        kept = max([row["epoch"] for row in state["history"] if row["split"] in data.SPLITS], default=0)
-        good = f"{folder}/last.pt keeps epoch {kept}, the last good one"
-        raise Mistake(f"{what} is not a finite number; {good}. Try a lower --lr, or --clip 1")
+def update(training, optimizer, loss_function, batch):
+    """One step of one optimizer; returns the terms that the loss function reports."""
+    args = training.args
+    with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
+        loss, terms = loss_function(batch, training.state.step)
+    optimizer.zero_grad()
+    loss.backward()
+    factor = 1
+    if args.lr_schedule == "cosine":
+        factor = (1 + math.cos(math.pi * training.state.step / training.total_steps)) / 2
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["initial_lr"]
+    if args.clip:
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(params, args.clip)
+    optimizer.step()
+    return terms
 
 
 def evaluate(model, split):
-    """Mean of every loss term over a split, at the final weights, and the model's diagnosis. Each example
-    meets the same noise in every epoch, so that no lucky draw is the best."""
+    """The mean of each loss term over a split, at the final weights of the terms, and the model's diagnosis.
+
+    Each example meets the same noise in every epoch, so that no lucky draw chooses the best checkpoint.
+    """
     model.eval()
     torch.manual_seed(0)
-    totals = {}
+    means = {}
     with torch.inference_mode():
-        for x, y in models.batches(split) if model.has_validation_loss else ():
-            _, terms = model.loss(models.Batch(x, y, None), math.inf)
-            for name, value in terms.items():
-                totals[name] = totals.get(name, 0) + value.item() * len(x) / len(split.x)
-        return totals | model.diagnose(split)
+        if model.has_validation_loss:  # else its loss is only defined in training
+            for x, y in models.batches(split):
+                _, terms = model.loss(models.Batch(x, y, None), math.inf)
+                for name, value in terms.items():
+                    means[name] = means.get(name, 0) + value.item() * len(x) / len(split.x)
+        return means | model.diagnose(split)
+
+
+def not_finite(training, quantity):
+    """The Mistake that ends a training which diverged."""
+    epoch = max([row["epoch"] for row in training.state.history if row["split"] in data.SPLITS], default=0)
+    good = f"{training.folder}/last.pt keeps epoch {epoch}, the last good one"
+    return Mistake(f"{quantity} is not a finite number; {good}. Try a lower --lr, or --clip 1")
+
+
+def fit_free_latents(training):
+    """The two phases after an auto-decoder's training, with the decoder frozen: refine the latents of the
+    training pictures, then fit those of the test pictures."""
+    model = training.model
+    dataset = training.dataset
+    fit_phase(training, "refined", dataset.train, model.refine_epochs, model.latents.weight.detach())
+    fit_phase(training, "test_latents", dataset.test, model.fit_epochs, None)
+
+
+def fit_phase(training, name, split, epochs, start):
+    """Fit latents to a split, from `start` (None: random), into the model's buffer of that name."""
+    model = training.model
+    state = training.state
+    if epochs == 0 or len(split.x) == 0 or name in state.finished_phases:
+        return
+    title = name.replace("_", " ")
+    first = state.epoch if name == "refined" else 0  # its curve continues that of training
+
+    def callback(epoch, loss):
+        require(math.isfinite(loss), f"fitting the {title} does not converge: try a lower --fit-lr")
+        training.log(name, {"loss": loss}, first + epoch)
+        if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
+            print(f"{title}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
+
+    training.seed()
+    x, _ = split.to(training.device).batch(slice(None))
+    started = time.perf_counter()
+    options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, callback=callback)
+    latents = model.fit_latents(x, epochs, model.fit_lr, **options)
+    model.get_buffer(name).copy_(latents)
+    state.seconds += time.perf_counter() - started
+    state.finished_phases.append(name)
+    training.save_best()
+    training.save_last()
 
 
 # -----------------------------------------------------------------------------------------------------------
-# What is told and what is kept
+# What a run prints and writes
 
 
 class Console:
-    """A line for each epoch; on a terminal also one that moves: how far, how fast, how long still."""
+    """Prints a line for each epoch and, on a terminal, one that shows the progress within an epoch."""
 
-    def __init__(self, state, epochs, total, units):
-        self.epochs, self.total, self.units = epochs, total, units
-        self.headed, self.warned = False, None
-        self.started, self.first_step, self.drawn = time.perf_counter(), state["step"], 0.0
-        self.live = sys.stdout.isatty()
+    def __init__(self, training):
+        self.training = training
+        self.is_terminal = sys.stdout.isatty()
+        self.has_header = False
+        self.warning = None  # the last one
+        self.started = time.perf_counter()
+        self.first_step = training.state.step
+        self.refreshed = 0.0  # when the line of progress last changed
 
-    def left(self, state):
-        """Time left at the pace so far."""
-        done = state["step"] - self.first_step
-        if not done:
+    def time_left(self):
+        """An estimate from the time per update so far, "" before the first update."""
+        steps = self.training.state.step - self.first_step
+        if steps == 0:
             return ""
-        seconds = round((time.perf_counter() - self.started) / done * (self.total - state["step"]))
+        seconds_per_step = (time.perf_counter() - self.started) / steps
+        seconds = round(seconds_per_step * (self.training.total_steps - self.training.state.step))
         return f"{seconds // 60}:{seconds % 60:02d} left"
 
-    def progress(self, state, images, seconds):
-        if self.live and time.perf_counter() - self.drawn > 0.2:
-            self.drawn = time.perf_counter()
-            share, rate = state["step"] / self.total, f"{images / seconds:,.0f} images/s"
-            line = f"epoch {state['epoch'] + 1}/{self.epochs}  {share:4.0%}  {rate}  {self.left(state)}"
+    def show_progress(self, images, seconds):
+        """Show how far training is, after so many images and seconds of this epoch."""
+        now = time.perf_counter()
+        if self.is_terminal and now - self.refreshed > 0.2:
+            self.refreshed = now
+            state = self.training.state
+            epoch = f"epoch {state.epoch + 1}/{self.training.total_epochs}"
+            share = f"{state.step / self.training.total_steps:4.0%}"
+            line = f"{epoch}  {share}  {images / seconds:,.0f} images/s  {self.time_left()}"
             print(f"\r{line}\x1b[K", end="", flush=True)
 
-    def epoch(self, state, train, valid, warning):
-        of, found = ("validation", valid) if valid else ("train", train)
-        shown = {("train", "loss"): train.get("loss")} if "loss" in found else {}
-        shown |= {("validation", "loss"): valid["loss"]} if "loss" in valid else {}
-        shown |= {(of, name): value for name, value in found.items() if name != "loss"}
-        shown.pop((of, "kl_per_dimension"), None)  # too long for a column; log.csv has it
-        if not found:
+    def end_epoch(self, trained, validated, warning):
+        """Print both losses, and the other terms of the validation or, without one, of the training."""
+        if not trained and not validated:
             return
-        if not self.headed:
-            self.headed = True
-            rows = [(split, name.replace("_", " "), self.units[name]) for split, name in shown]
-            for titles in zip(*rows, strict=True):
-                print(" " * 9 + "".join(f"{title:>15}" for title in titles))
-        cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in shown.values())
-        rate = f"{state['images'] / state['seconds']:>9,.0f} images/s" if state["seconds"] else ""
-        start = "\r\x1b[K" if self.live else ""
-        print(f"{start}{state['epoch']:>4}/{self.epochs:<4}{cells}{rate}  {self.left(state)}", flush=True)
-        if state["epoch"] and warning != self.warned:  # before the first epoch any model would be warned of
-            self.warned = warning
-            print(f"warning: {warning or 'that is over'}", file=sys.stderr)
+        split = "validation" if validated else "train"
+        terms = validated or trained
+        columns = {}  # (split, term): value
+        if "loss" in terms:
+            columns["train", "loss"] = trained.get("loss")  # None before the first epoch
+            columns[split, "loss"] = terms["loss"]
+        for name, value in terms.items():
+            if name not in ("loss", "kl_per_dimension"):  # the latter, in log.csv, is too long for a column
+                columns[split, name] = value
+        if not self.has_header:
+            self.has_header = True
+            self.print_header(columns)
+        state = self.training.state
+        cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in columns.values())
+        rate = f"{state.images / state.seconds:>9,.0f} images/s" if state.seconds else ""
+        start = "\r\x1b[K" if self.is_terminal else ""
+        epoch = f"{state.epoch:>4}/{self.training.total_epochs:<4}"
+        print(f"{start}{epoch}{cells}{rate}  {self.time_left()}", flush=True)
+        if state.epoch and warning != self.warning:  # an untrained model deserves every warning
+            self.warning = warning
+            print(f"warning: {warning or 'the last one no longer applies'}", file=sys.stderr)
+
+    def print_header(self, columns):
+        """Three lines: splits, terms, units."""
+        units = self.training.config["units"]
+        titles = [(split, name.replace("_", " "), units[name]) for split, name in columns]
+        for line in zip(*titles, strict=True):
+            print(" " * 9 + "".join(f"{title:>15}" for title in line))
 
 
-def write_logs(folder, config, state):
+def write_logs(folder, config, history):
     """config.json, and log.csv from the whole history, so that a resumed run has no row twice."""
     write_json(folder / "config.json", config)
-    names = list(dict.fromkeys(name for row in state["history"] for name in row))
-    table = csv.writer(text := io.StringIO())
     units = {"seconds": "s"} | config["units"]
-    table.writerow([f"{name} [{units[name]}]" if units.get(name) else name for name in names])
-    for row in state["history"]:
-        cells = [row.get(name, "") for name in names]
-        table.writerow(
-            [" ".join(f"{x:.4g}" for x in cell) if isinstance(cell, list) else cell for cell in cells]
-        )
+    names = list(dict.fromkeys(name for row in history for name in row))
+    titles = [f"{name} [{units[name]}]" if units.get(name) else name for name in names]
+    text = io.StringIO()
+    table = csv.DictWriter(text, names)
+    csv.writer(text).writerow(titles)
+    for row in history:
+        cells = dict(row)
+        for name, value in row.items():
+            if isinstance(value, list):
+                cells[name] = " ".join(f"{x:.4g}" for x in value)
+        table.writerow(cells)
     write_file(folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
 
 
 def write_json(path, value):
-    write_file(path, lambda file: file.write((json.dumps(value, indent=1) + "\n").encode()))
+    text = json.dumps(value, indent=1) + "\n"
+    write_file(path, lambda file: file.write(text.encode()))
 
 
-def finish(dataset, config, state, folder, device):
-    """The best checkpoint's final numbers in summary.json, its pictures, and a few lines on the terminal."""
-    model = models.load(folder / "best.pt", device)
-    scores, units = {}, config["units"]
+def finish(training):
+    """Write the best checkpoint's final numbers to summary.json, print them, and draw the pictures."""
+    state = training.state
+    units = training.config["units"]
+    model = models.load(training.folder / "best.pt", training.device)
+    scores = score_splits(model, training.dataset, training.device)
+    names = {name for terms in scores.values() for name in terms}
+    summary = dict(
+        model=training.args.model,
+        data=training.dataset.name,
+        epochs=state.epoch,
+        steps=state.step,
+        best_epoch=state.best_epoch,
+        **scores,
+        units={name: unit for name, unit in units.items() if name in names},
+        parameters=sum(p.numel() for p in model.parameters()),
+        seconds=state.seconds,
+        images_per_second=state.images / state.seconds if state.seconds else None,
+        peak_memory_mb=peak_memory(training.device),
+    )
+    write_json(training.folder / "summary.json", summary)
+    print(f"best epoch {state.best_epoch} of {state.epoch}, {state.seconds:.0f} s of training")
+    for split, terms in scores.items():
+        numbers = {name: value for name, value in terms.items() if not isinstance(value, list)}
+        line = ", ".join(f"{name} {value:.5g} {units[name]}".strip() for name, value in numbers.items())
+        print(f"{split}: {line}")
+    paths = sample.draw_run(training.folder, model.cpu(), training.dataset)
+    print("pictures: " + " ".join(str(path) for path in paths))
+
+
+def score_splits(model, dataset, device):
+    """{split: {term: mean}} of every split on which the model can be scored."""
+    if model.has_free_latents:
+        return model.evaluate_latents(dataset.train.to(device), dataset.test.to(device))
+    scores = {}
     for name in ("valid", "test") if model.has_validation_loss else ("train",):
-        split = getattr(dataset, name)
+        split = dataset.split(name)
         if len(split.x):
             scores[name] = evaluate(model, split.to(device))
             scores[name].pop("warning", None)
-    if model.has_free_latents:
-        scores = model.evaluate_latents(dataset.train.to(device), dataset.test.to(device))
-    summary = dict(
-        model=config["flags"]["model"],
-        data=dataset.name,
-        epochs=state["epoch"],
-        steps=state["step"],
-        best_epoch=state["best_epoch"],
-        **scores,
-        units={name: unit for name, unit in units.items() if any(name in s for s in scores.values())},
-        parameters=sum(p.numel() for p in model.parameters()),
-        seconds=state["seconds"],
-        images_per_second=state["images"] / state["seconds"] if state["seconds"] else None,
-        peak_memory_mb=peak_memory(device),
-    )
-    write_json(folder / "summary.json", summary)
-    print(f"best epoch {state['best_epoch']} of {state['epoch']}, {state['seconds']:.0f} s of training")
-    for name, found in scores.items():
-        single = {term: value for term, value in found.items() if not isinstance(value, list)}
-        told = [f"{term} {value:.5g} {units[term]}".strip() for term, value in single.items()]
-        print(f"{name}: {', '.join(told)}")
-    print("pictures: " + " ".join(str(path) for path in sample.draw_run(folder, model.cpu(), dataset)))
+    return scores
 
 
 def peak_memory(device):
-    """Of the GPU, else of this process, in MB; None where the system does not tell."""
+    """Of the GPU, else of this process, in MB; None where the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:

@@ -48,6 +48,8 @@ EXACT_IS_FASTEST = 700  # below this number of points, no method is faster than 
 class TSNEError(ValueError):
     """Data or parameters that have no map; the message is one line that says what to change."""
 
+    status = 1  # of the command line
+
 
 def require(condition, message):
     if not condition:

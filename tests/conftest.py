@@ -1,4 +1,4 @@
-"""What the tests share: few digits, short runs, and a way to run a command line."""
+"""What the tests share: a small set of digits, short runs, and a way to run a command line."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,10 @@ import train
 
 torch.set_num_threads(1)  # tiny models run faster so, and the same on every machine
 
-QUICK = [
-    "--encoder-layers",
-    "4,3,2,1 8,3,2,1",
-    "--latent-dim",
-    "3",
-    "--decoder",
-    "mlp",
-    "--decoder-hidden",
-    "16",
-]
+DECODER = ["--latent-dim", "3", "--decoder", "mlp", "--decoder-hidden", "16"]
+QUICK = ["--encoder-layers", "4,3,2,1 8,3,2,1", *DECODER]
+FREE = [*DECODER, "--refine-epochs", "2", "--fit-epochs", "2"]
 RECURRENT = ["--encoder-hidden", "8", "--decoder-hidden", "8", "--attention"]
-FREE = [*QUICK[2:], "--refine-epochs", "2", "--fit-epochs", "2"]
 MODEL_FLAGS = {  # a small one of every model
     "ae": QUICK,
     "vae": QUICK,
@@ -35,7 +27,7 @@ MODEL_FLAGS = {  # a small one of every model
     "text2image": [*RECURRENT, "--decoder-start", "4,7,7", "--decoder-layers", "4,3,2,1,1 1,3,2,1,1"],
 }
 # the models of pictures; those of arithmetic have a test file of their own
-PICTURED = [name for name, cls in models.MODELS.items() if "drawn" not in cls.defaults]
+PICTURED = [name for name, cls in models.MODELS.items() if cls.task != "arithmetic"]
 
 
 def small(model, data, flags="", out=None):
@@ -47,9 +39,10 @@ def small(model, data, flags="", out=None):
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """A file of 160 training and 40 test digits, 14 x 14."""
-    whole, arrays = data.load("mnist10k", image_size=14), {}
+    mnist10k = data.load("mnist10k", image_size=14)
+    arrays = {}
     for split, n in (("train", 160), ("test", 40)):
-        x, y = getattr(whole, split)
+        x, y = mnist10k.split(split)
         rows = torch.from_numpy(data.stratified(y.numpy(), n))
         arrays |= {f"x_{split}": x[rows, 0].numpy(), f"y_{split}": y[rows].numpy()}
     path = tmp_path_factory.mktemp("data") / "digits.npz"
@@ -60,17 +53,17 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run(digits, tmp_path_factory):
     """run(model, *flags) trains a small model for two epochs, once for those flags; returns its folder."""
-    done = {}
+    folders = {}
 
-    def trained(model, *flags):
-        if (model, flags) not in done:
+    def train_once(model, *flags):
+        if (model, flags) not in folders:
             folder = tmp_path_factory.mktemp("runs") / model
-            given = (digits, "--epochs 2") if model in PICTURED else ("arithmetic", "--steps 3")
-            assert train.main([*small(model, *given, folder), *flags]) == 0
-            done[model, flags] = folder
-        return done[model, flags]
+            data_and_budget = (digits, "--epochs 2") if model in PICTURED else ("arithmetic", "--steps 3")
+            assert train.main([*small(model, *data_and_budget, folder), *flags]) == 0
+            folders[model, flags] = folder
+        return folders[model, flags]
 
-    return trained
+    return train_once
 
 
 @pytest.fixture

@@ -78,10 +78,10 @@ def test_built_in_sets_have_the_documented_shape_and_disjoint_splits(name, sizes
     dataset = data.load(name)
     assert dataset.image_shape == (1, 28, 28) and dataset.name == name and len(dataset.classes) == k
     for split, n in zip(data.SPLITS, sizes, strict=True):
-        x, y = getattr(dataset, split)
+        x, y = dataset.split(split)
         assert x.shape == (n, 1, 28, 28) and x.dtype == torch.uint8 and x.is_contiguous()
         assert y.shape == (n,) and y.dtype == torch.int64 and y.unique().tolist() == list(range(k))
-    train, valid, test = (rows(getattr(dataset, split).x) for split in data.SPLITS)
+    train, valid, test = (rows(dataset.split(split).x) for split in data.SPLITS)
     # people do draw the same thing twice: what the publisher's rows share is not ours to split
     assert len(train & valid) + len(train & test) + len(valid & test) <= 2
 
@@ -163,8 +163,8 @@ def test_the_repository_files_can_be_built_again(whole, tmp_path, capsys):
 
 def test_whole_mnist_and_fashion(whole):
     mnist, fashion = data.load("mnist", whole), data.load("fashion", whole, valid_fraction=0)
-    assert [len(getattr(mnist, s).y) for s in data.SPLITS] == [54000, 6000, 10000]
-    assert [len(getattr(fashion, s).y) for s in data.SPLITS] == [60000, 0, 10000]
+    assert [len(mnist.split(s).y) for s in data.SPLITS] == [54000, 6000, 10000]
+    assert [len(fashion.split(s).y) for s in data.SPLITS] == [60000, 0, 10000]
     assert mnist.test.y[:5].tolist() == [7, 2, 1, 0, 4]
     assert [fashion.classes[y] for y in fashion.test.y[:3]] == ["Ankle boot", "Pullover", "Trouser"]
     small = data.load("mnist10k", valid_fraction=0)
@@ -180,7 +180,7 @@ def test_quickdraw_of_1000_is_quickdraw5k(whole):
     for split, part in (("train", slice(0, 800)), ("valid", slice(800, 900)), ("test", slice(900, 1000))):
         published = [np.load(whole / "quickdraw" / f"{name}.npy")[part] for name in small.classes]
         expected = torch.from_numpy(np.concatenate(published)).view(-1, 1, 28, 28)
-        for x, y in (getattr(dataset, split), getattr(small, split)):
+        for x, y in (dataset.split(split), small.split(split)):
             assert torch.equal(x, expected)
             assert torch.equal(y, torch.arange(5).repeat_interleave(len(expected) // 5))
 
@@ -196,9 +196,7 @@ def drawings(folder, **counts):
 def test_what_tests_quickdraw5k_never_trains_in_more_drawings(tmp_path, n):
     drawings(tmp_path, cat=5000)
     dataset = data.load("quickdraw", tmp_path, classes="cat", per_class=n)
-    places = {
-        s: {int.from_bytes(row[:4], "big") for row in rows(getattr(dataset, s).x)} for s in data.SPLITS
-    }
+    places = {s: {int.from_bytes(row[:4], "big") for row in rows(dataset.split(s).x)} for s in data.SPLITS}
     assert set.union(*places.values()) == set(range(n)) and sum(map(len, places.values())) == n
     assert not places["train"] & set(range(900, 1000)) and not places["train"] & places["test"]
     if n % 1000 == 0:
@@ -210,7 +208,7 @@ def test_quickdraw_with_few_drawings_divides_what_there_is(tmp_path):
     drawings(tmp_path, cat=50, dog=30, cow=200)
     dataset = data.load("quickdraw", tmp_path, classes=["dog", "cat", "cow"], per_class=100)
     assert dataset.classes == ["dog", "cat", "cow"]
-    assert [getattr(dataset, s).y.bincount().tolist() for s in data.SPLITS] == [
+    assert [dataset.split(s).y.bincount().tolist() for s in data.SPLITS] == [
         [24, 40, 80],
         [3, 5, 10],
         [3, 5, 10],
@@ -409,9 +407,9 @@ def test_layouts_of_npy(tmp_path, shape, expected):
     np.save(tmp_path / "toys.npy", x)
     dataset = data.load(tmp_path / "toys.npy")
     assert dataset.image_shape == expected and dataset.classes == ["toys"]
-    assert [len(getattr(dataset, s).y) for s in data.SPLITS] == [16, 2, 2]
+    assert [len(dataset.split(s).y) for s in data.SPLITS] == [16, 2, 2]
     channels_first = x.transpose(0, 3, 1, 2) if shape[-1] in (1, 3) else x
-    assert rows(channels_first) == set.union(*(rows(getattr(dataset, s).x) for s in data.SPLITS))
+    assert rows(channels_first) == set.union(*(rows(dataset.split(s).x) for s in data.SPLITS))
 
 
 def test_values_are_scaled_or_taken(tmp_path):
@@ -598,11 +596,11 @@ def test_folder_layouts(tmp_path):
                 save(tmp_path / "own" / split / name, f"{i}.png", noise(4, 4, seed=i))
     dataset = data.load(tmp_path / "own")
     assert dataset.classes == ["ant", "bee"]
-    assert [getattr(dataset, s).y.bincount().tolist() for s in data.SPLITS] == [[20, 20], [3, 3], [4, 4]]
+    assert [dataset.split(s).y.bincount().tolist() for s in data.SPLITS] == [[20, 20], [3, 3], [4, 4]]
     dataset = data.load(tmp_path / "own/train")
-    assert [getattr(dataset, s).y.bincount().tolist() for s in data.SPLITS] == [[16, 16], [2, 2], [2, 2]]
+    assert [dataset.split(s).y.bincount().tolist() for s in data.SPLITS] == [[16, 16], [2, 2], [2, 2]]
     again = data.load(tmp_path / "own/train")
-    assert all(torch.equal(getattr(dataset, s).x, getattr(again, s).x) for s in data.SPLITS)
+    assert all(torch.equal(dataset.split(s).x, again.split(s).x) for s in data.SPLITS)
     dataset = data.load(tmp_path / "own/train/ant")
     assert dataset.classes == ["ant"] and len(dataset.test.y) == 2
     # a class may be missing from test; hidden and other files are ignored; an unknown class is a mistake
@@ -650,7 +648,7 @@ def test_a_folder_of_photographs(whole):
     folder = whole / "butterflies/valid"
     dataset = data.load(folder, image_size=64)
     assert dataset.image_shape == (3, 64, 64) and len(dataset.classes) == 100
-    assert sum(len(getattr(dataset, s).y) for s in data.SPLITS) == 500
+    assert sum(len(dataset.split(s).y) for s in data.SPLITS) == 500
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -661,7 +659,7 @@ def test_butterflies_are_many_varied_and_always_the_same():
     dataset = data.load("butterflies")
     assert dataset.image_shape == (3, 64, 64) and dataset.classes == list(data.SPECIES)
     assert all(split.x.dtype == torch.uint8 for split in (dataset.train, dataset.valid, dataset.test))
-    assert [getattr(dataset, s).y.bincount().tolist() for s in data.SPLITS] == [
+    assert [dataset.split(s).y.bincount().tolist() for s in data.SPLITS] == [
         [320] * 5,
         [40] * 5,
         [40] * 5,
@@ -695,12 +693,12 @@ def test_both_sides_of_a_butterfly_are_alike(monkeypatch):
 
 
 def test_the_size_of_butterflies(monkeypatch):
-    few = data.read_butterflies(50)
-    monkeypatch.setattr(data, "read_butterflies", lambda: few)
+    butterflies = data.read_butterflies(50)
+    monkeypatch.setattr(data, "read_butterflies", lambda: butterflies)
     dataset = data.load("butterflies", image_size=32)
     assert dataset.image_shape == (3, 32, 32) and len(dataset.train.x) == 40
-    halves = torch.from_numpy(few[0][:1]).float().unflatten(2, (32, 2)).unflatten(4, (32, 2)).mean((3, 5))
-    assert (dataset.train.x[0] - halves).abs().mean() < 6
+    blocks = torch.from_numpy(butterflies.x[0]).float().unflatten(1, (32, 2)).unflatten(3, (32, 2))
+    assert (dataset.train.x[0] - blocks.mean((2, 4))).abs().mean() < 6  # (3, 32, 2, 32, 2) -> (3, 32, 32)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -724,7 +722,7 @@ def texts(split):
 @pytest.mark.parametrize("keep_twins", [False, True])
 def test_every_query_is_there_once_and_answered_as_python_does(keep_twins):
     dataset = data.load("arithmetic", keep_twins=keep_twins)
-    train, valid, test = (texts(getattr(dataset, split)) for split in data.SPLITS)
+    train, valid, test = (texts(dataset.split(split)) for split in data.SPLITS)
     every = train | valid | test
     assert set(every) == {f"{i}{sign}{j}" for i in range(100) for j in range(100) for sign in "+-"}
     assert all(int(answer) == eval(query) for query, answer in every.items())
@@ -795,9 +793,9 @@ def test_draws_are_new_each_time_and_the_same_under_a_seed(arithmetic):
 def test_each_digit_drawn_is_one_of_its_own_split_and_label(arithmetic):
     digits, drawn = data.load("mnist10k"), {}
     for split in data.SPLITS:
-        known = {x.numpy().tobytes(): y for x, y in zip(*map(list, getattr(digits, split)), strict=True)}
-        tokens = getattr(arithmetic, split).x[torch.randperm(1000)]
-        pictures = getattr(arithmetic, split).draw(tokens).mul(255).round().byte()
+        known = {x.numpy().tobytes(): y for x, y in zip(*map(list, digits.split(split)), strict=True)}
+        tokens = arithmetic.split(split).x[torch.randperm(1000)]
+        pictures = arithmetic.split(split).draw(tokens).mul(255).round().byte()
         drawn[split] = set()
         for token, picture in zip(tokens.flatten(), pictures.flatten(0, 1), strict=True):
             if token < 10:
@@ -815,8 +813,8 @@ def test_every_glyph_is_drawn_and_none_of_another_symbol(arithmetic):
     glyphs, symbols = arithmetic.test.glyphs
     assert symbols.bincount().tolist() == [*data.load("mnist10k").test.y.bincount().tolist(), 50, 50, 50]
     for symbol in (0, 9, 10, 11, 12):
-        own = rows(glyphs[symbols == symbol])
-        assert rows((arithmetic.test.draw(torch.full((5000,), symbol)) * 255).round().byte()) == own
+        pictures = arithmetic.test.draw(torch.full((5000,), symbol))
+        assert rows((pictures * 255).round().byte()) == rows(glyphs[symbols == symbol])
     x, y = arithmetic.test.glyphs.batch(slice(None))  # an ordinary split, to train a reader on
     assert x.shape == (len(y), 1, 28, 28) and y.unique().tolist() == list(range(13))
 
@@ -871,9 +869,9 @@ def test_a_run_from_before_a_flag_was_there_has_its_default():
 
 @pytest.fixture
 def parser():
-    parser = data.Parser(prog="train.py")
-    parser.add_argument("--epochs", type=data.number(int, 1), default=3)
-    parser.add_argument("--name", default="")
+    parser = data.Parser(prog="train.py", argument_default=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=data.number(int, 1))
+    parser.add_argument("--name")
     data.add_flags(parser)
     return parser
 
@@ -887,29 +885,27 @@ def refused(parser, capsys, *argv):
     return line
 
 
-def test_flags_have_the_defaults_of_load(parser):
-    args = parser.parse_args([])
-    defaults = {name: p.default for name, p in inspect.signature(data.load).parameters.items()}
-    assert {name: getattr(args, name) for name in defaults} == defaults
-    args = parser.parse_args(
-        [
-            "--data",
-            "d",
-            "--data-dir",
-            "e",
-            "--image-size",
-            "8",
-            "--classes",
-            "a,b",
-            "--per-class",
-            "7",
-            "--valid-fraction",
-            "0",
-        ]
-    )
-    found = [args.data, args.data_dir, args.image_size, args.classes, args.per_class, args.valid_fraction]
-    assert found == ["d", "e", 8, "a,b", 7, 0.0]
-    assert parser.parse_args(["--keep-twins"]).keep_twins and not args.keep_twins and args.drawn is None
+def test_the_flags_are_the_arguments_of_load_with_its_defaults():
+    parameters = inspect.signature(data.load).parameters
+    assert {name: parameter.default for name, parameter in parameters.items()} == data.FLAGS
+
+
+def test_flags_set_the_arguments_of_load(parser):
+    argv = "--data d --data-dir e --image-size 8 --classes a,b --per-class 7 --valid-fraction 0"
+    args = vars(parser.parse_args([*argv.split(), "--binarize", "static", "--keep-twins"]))
+    assert args == dict(
+        data="d", data_dir="e", image_size=8, classes="a,b", per_class=7, valid_fraction=0.0,
+        binarize="static", keep_twins=True,
+    )  # fmt: skip
+    assert args.keys() == data.FLAGS.keys() - {"drawn"}  # which the model decides
+
+
+def test_only_flags_that_are_given_are_returned(parser):
+    assert vars(parser.parse_args([])) == {}
+    assert vars(parser.parse_args(["--no-keep-twins"])) == {"keep_twins": False}
+
+
+def test_the_help_describes_the_data_sets(parser):
     assert "quickdraw5k" in parser.format_help()
 
 
@@ -922,20 +918,66 @@ def test_wrong_flags(parser, capsys):
     assert "--image-size" in refused(parser, capsys, "--image-size", "0")
 
 
-def test_flags_from_files(parser, capsys, tmp_path):
-    file = tmp_path / "flags.txt"
-    file.write_text("# a recipe\n\n--epochs 7   # enough\n--name 'two words'\n--valid-fraction=0.2\n")
-    args = parser.parse_args([f"@{file}"])
+@pytest.fixture
+def recipe(tmp_path):
+    """recipe(content) writes a file of flags, text or bytes, and returns the argument that reads it."""
+    path = tmp_path / "flags.txt"
+
+    def write(content):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return f"@{path}"
+
+    return write
+
+
+def test_a_recipe_has_comments_blank_lines_and_quoted_values(parser, recipe):
+    argument = recipe("# a recipe\n\n--epochs 7   # enough\n--name 'two words'\n--valid-fraction=0.2\n")
+    args = parser.parse_args([argument])
     assert (args.epochs, args.name, args.valid_fraction) == (7, "two words", 0.2)
-    assert parser.parse_args([f"@{file}", "--epochs", "9"]).epochs == 9
-    assert "first" in refused(parser, capsys, "--epochs", "9", f"@{file}")
-    assert "missing.txt" in refused(parser, capsys, f"@{tmp_path}/missing.txt")
-    file.write_text("--name 'no end")
-    assert "flags.txt" in refused(parser, capsys, f"@{file}")
-    file.write_bytes(b"\xff\xfe\x00")
-    assert "flags.txt" in refused(parser, capsys, f"@{file}")
-    file.write_text("--epoch 3")
-    assert "did you mean --epochs?" in refused(parser, capsys, f"@{file}")
+
+
+@pytest.mark.parametrize(
+    "order, epochs", [(["RECIPE", "--epochs", "9"], 9), (["--epochs", "9", "RECIPE"], 7)]
+)
+def test_the_last_of_equal_flags_wins_wherever_the_recipe_stands(parser, recipe, order, epochs):
+    argument = recipe("--epochs 7")
+    assert parser.parse_args([argument if arg == "RECIPE" else arg for arg in order]).epochs == epochs
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(parser, recipe):
+    assert parser.parse_args([recipe("\ufeff--epochs 7".encode())]).epochs == 7
+
+
+def test_windows_paths_in_a_recipe_keep_their_backslashes(parser, recipe):
+    args = parser.parse_args([recipe('--data C:\\new\\table --data-dir "D:\\my data\\"')])
+    assert (args.data, args.data_dir) == ("C:\\new\\table", "D:\\my data\\")
+
+
+def test_a_recipe_is_utf_8_whatever_the_locale(recipe):
+    code = "import data, sys; p = data.Parser(); p.add_argument('--name')\n"
+    code += "print(ascii(p.parse_args(sys.argv[1:]).name))"
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, recipe("--name café")]
+    process = subprocess.run(command, cwd=ROOT, env=ascii_only, capture_output=True, text=True)
+    assert process.stdout.strip() == r"'caf\xe9'", process.stderr
+
+
+@pytest.mark.parametrize(
+    "content, phrase",
+    [
+        ("--name 'no end", "flags.txt: No closing quotation"),
+        (b"\xff\xfe\x00", "flags.txt"),
+        ("--epoch 3", "did you mean --epochs?"),
+    ],
+)
+def test_wrong_recipes(parser, capsys, recipe, content, phrase):
+    assert phrase in refused(parser, capsys, recipe(content))
+
+
+def test_a_missing_recipe_is_named(parser, capsys, tmp_path):
+    assert f"cannot read flags from {tmp_path}/missing.txt" in refused(
+        parser, capsys, f"@{tmp_path}/missing.txt"
+    )
 
 
 def test_numbers():
@@ -976,8 +1018,16 @@ def test_run_command_turns_errors_into_one_line(capsys, tmp_path):
         status = 2
 
     assert fails(Usage("no")) == (2, "train.py: error: no\n")
-    assert data.run_command("p", lambda argv: {}["x"], [], KeyError) == 1
-    with pytest.raises(ZeroDivisionError):  # our own faults keep their traceback
+
+    class Other(Exception):
+        status = 1
+
+    def fails_otherwise(argv):
+        raise Other("no")
+
+    assert data.run_command("p", fails_otherwise, [], Other) == 1
+    assert capsys.readouterr().err == "p: error: no\n"
+    with pytest.raises(ZeroDivisionError):  # defects keep their traceback
         data.run_command("train.py", lambda argv: 1 / 0, [])
 
 

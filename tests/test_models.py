@@ -1,5 +1,6 @@
 """What models.py promises, held against formulas, loops, torch.distributions and scipy."""
 
+import argparse
 import inspect
 import io
 import math
@@ -1276,7 +1277,7 @@ def test_help_tells_each_default_and_the_parser_holds_none_of_its_own():
     for model, cls in models.MODELS.items():
         for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if name not in FACTS | {"label_width", *data.FLAGS}:
-                assert actions[name].default is None, name
+                assert actions[name].default is argparse.SUPPRESS, name
                 expected.setdefault(name, {})
                 expected[name] |= {model: str(value)} if value is not None else {}
     for name, defaults in expected.items():

@@ -1,4 +1,4 @@
-"""The loop: what a run leaves behind, that stopping loses nothing, that wrong use is told in one line."""
+"""The loop: what a run leaves behind, that stopping loses nothing, that wrong use ends in one line."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ import sample
 import train
 
 MONITORED = [name for name in PICTURED if models.MODELS[name].has_validation_loss]
-FREE = [name for name in models.MODELS if "fit_epochs" in models.constructor_defaults(name)]
+FREE = [name for name in models.MODELS if models.MODELS[name].has_free_latents]
 ROOT = Path(train.__file__).parent
 
 
@@ -65,15 +65,13 @@ def test_a_run_leaves_everything_behind(model, run):
     folder = run(model)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "log.csv", "best.pt", "last.pt", "summary.json", "loss.png"} <= names
-    if model != "ae" and model != "classifier":  # which draw nothing of their own
+    if models.MODELS[model].draws_samples:
         assert [path.name for path in sorted((folder / "epochs").iterdir())] == [
             "0000.png", "0001.png", "0002.png"]  # fmt: skip
     assert not [name for name in names if name.endswith(".tmp")]
     config = json.loads((folder / "config.json").read_text())
     assert config["flags"]["epochs"] == 2 and config["flags"]["seed"] == 0
-    assert (
-        config["flags"]["batch_size"] == models.MODELS[model].defaults["batch_size"]
-    )  # every flag, given or not
+    assert config["flags"]["batch_size"] == models.MODELS[model].defaults["batch_size"]  # a default too
     rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
     expected = [("0", "valid"), ("1", "train"), ("1", "valid"), ("2", "train"), ("2", "valid")]
     if not models.MODELS[model].has_validation_loss:
@@ -81,9 +79,9 @@ def test_a_run_leaves_everything_behind(model, run):
     if model in FREE:
         expected += [("3", "refined"), ("4", "refined"), ("1", "test_latents"), ("2", "test_latents")]
     assert [(row["epoch"], row["split"]) for row in rows] == expected
-    told = ("discriminator", "generator") if model == "gan" else ("loss",)
+    terms = ("discriminator", "generator") if model == "gan" else ("loss",)
     units = models.UNITS
-    assert all(float(row[f"{name} [{units[name]}]"]) > 0 for row in rows for name in told)
+    assert all(float(row[f"{name} [{units[name]}]"]) > 0 for row in rows for name in terms)
 
 
 @pytest.mark.parametrize("model", MONITORED)
@@ -92,10 +90,10 @@ def test_the_best_checkpoint_scores_what_the_log_says(model, run, digits):
     state = last(folder)["state"]
     logged = {row["epoch"]: row["loss"] for row in state["history"] if row["split"] == "valid"}
     assert state["best_epoch"] == min(logged, key=logged.get)
-    found = train.evaluate(models.load(folder / "best.pt"), data.load(digits).valid)
-    assert found["loss"] == pytest.approx(min(logged.values()), rel=1e-6)
+    scores = train.evaluate(models.load(folder / "best.pt"), data.load(digits).valid)
+    assert scores["loss"] == pytest.approx(min(logged.values()), rel=1e-6)
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["valid"]["loss"] == pytest.approx(found["loss"], rel=1e-6)
+    assert summary["valid"]["loss"] == pytest.approx(scores["loss"], rel=1e-6)
     assert summary["units"]["loss"] == "nats/image"
 
 
@@ -202,6 +200,23 @@ def test_patience_stops_and_counts_from_the_end_of_the_warm_up(digits, tmp_path,
     )  # 16 updates of 36 pictures out of 144 are 4 epochs
 
 
+@pytest.mark.parametrize("model", models.MODELS)
+def test_a_run_has_the_flags_of_its_model_and_no_others(model):
+    flags = vars(train.read_flags(["--model", model])[0])
+    of_model = models.constructor_defaults(model)
+    of_any = set().union(*(models.constructor_defaults(name) for name in models.MODELS))
+    from_data = {"image_shape", "n_classes", "n_train", "n_test", "label_width"}
+    assert flags.keys() & of_any == of_model.keys() - from_data
+    assert flags.keys() >= data.FLAGS.keys() | models.MODELS[model].defaults.keys()
+
+
+def test_flags_win_over_the_class_which_wins_over_the_data():
+    flags, last = train.read_flags(["--model", "text2image", "--lr", "0.5", "--valid-fraction", "0.2"])
+    defaults = models.Text2Image.defaults
+    assert (flags.lr, flags.valid_fraction, last) == (0.5, 0.2, None)
+    assert (flags.data, flags.drawn, flags.epochs) == ("arithmetic", "answer", defaults["epochs"])
+
+
 def test_flags_from_a_file_come_first_and_later_flags_win(digits, tmp_path):
     recipe = tmp_path / "recipe.txt"
     recipe.write_text(
@@ -269,10 +284,10 @@ def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(digits, tmp_path, mon
     argv = small("ae", digits, "--epochs 4", tmp_path / "run")
     train_epoch = train.train_epoch
 
-    def interrupted(model, turns, split, args, state, *rest):
-        if state["epoch"] == 2:
+    def interrupted(training, *rest):
+        if training.state.epoch == 2:
             raise KeyboardInterrupt
-        return train_epoch(model, turns, split, args, state, *rest)
+        return train_epoch(training, *rest)
 
     monkeypatch.setattr(train, "train_epoch", interrupted)
     assert train.main(argv) == 130
@@ -329,21 +344,21 @@ PHASES = "--epochs 2 --batch-size 64 --fit-batch-size 64"
 
 
 @pytest.mark.parametrize(
-    "steps, settled", [(6, []), (6 + 4, []), (6 + 6, ["refined"]), (6 + 6 + 1, ["refined"])]
+    "steps, finished_phases", [(6, []), (6 + 4, []), (6 + 6, ["refined"]), (6 + 6 + 1, ["refined"])]
 )
 @pytest.mark.parametrize("model", FREE)
 def test_a_kill_while_latents_are_fitted_loses_nothing(
-    model, steps, settled, digits, tmp_path, monkeypatch, no_pictures
+    model, steps, finished_phases, digits, tmp_path, monkeypatch, no_pictures
 ):
     argv = small(model, digits, PHASES)
     assert train.main([*argv, "--out", str(tmp_path / "whole")]) == 0
     killed_after(steps, [*argv, "--out", str(tmp_path / "killed")], monkeypatch)
-    kept = last(tmp_path / "killed")
-    assert kept["state"]["epoch"] == 2 and kept["state"]["finished_phases"] == settled
-    splits = ["train", "train"] + ["refined", "refined"] * len(settled)
-    assert [row["split"] for row in kept["state"]["history"]] == splits
-    assert kept["weights"]["refined"].isfinite().all() == bool(settled)
-    assert kept["weights"]["test_latents"].isnan().all()
+    checkpoint = last(tmp_path / "killed")
+    assert checkpoint["state"]["epoch"] == 2 and checkpoint["state"]["finished_phases"] == finished_phases
+    splits = ["train", "train"] + ["refined", "refined"] * len(finished_phases)
+    assert [row["split"] for row in checkpoint["state"]["history"]] == splits
+    assert checkpoint["weights"]["refined"].isfinite().all() == bool(finished_phases)
+    assert checkpoint["weights"]["test_latents"].isnan().all()
     assert train.main(["--resume", str(tmp_path / "killed")]) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     weights = last(tmp_path / "killed")["weights"]
@@ -361,10 +376,10 @@ def test_more_epochs_find_the_latents_anew(model, digits, tmp_path, monkeypatch,
     first = last(tmp_path / "two")["weights"]
     more = ["--resume", str(tmp_path / "two"), "--epochs", "4"]
     killed_after(3 + 1, more, monkeypatch)  # in the fourth epoch
-    kept = last(tmp_path / "two")
-    assert kept["state"]["epoch"] == 3 and kept["state"]["finished_phases"] == []
+    checkpoint = last(tmp_path / "two")
+    assert checkpoint["state"]["epoch"] == 3 and checkpoint["state"]["finished_phases"] == []
     for name in ("refined", "test_latents"):  # they were those of another network
-        assert kept["weights"][name].isnan().all()
+        assert checkpoint["weights"][name].isnan().all()
     assert train.main(more) == 0
     weights, whole = last(tmp_path / "two")["weights"], last(tmp_path / "whole")["weights"]
     assert same(weights, whole) and not same(weights["test_latents"], first["test_latents"])
@@ -564,7 +579,7 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "folder taken": (["--model", "ae", "--out", "RUN"], "holds a run already"),
     "out is a file": (["--model", "ae", "--out", "TEXT"], "TEXT"),
     "missing recipe": (["@nowhere.txt", "--model", "ae"], "cannot read flags from nowhere.txt"),
-    "late recipe": (["--model", "ae", "@nowhere.txt"], "must come first"),
+    "missing recipe after flags": (["--model", "ae", "@nowhere.txt"], "cannot read flags from nowhere.txt"),
 }  # fmt: skip
 OTHERS = {
     "sample: no run": (sample, ["EMPTY"], "is not a run folder"),
@@ -607,8 +622,7 @@ def places(run, tmp_path, monkeypatch):
 def test_wrong_use_of_train(name, places, refused, digits):
     argv, phrase = TRAIN[name]
     new = [] if "--resume" in argv else ["--out", "NEW", "--data", digits]
-    recipe = argv[:1] if argv and argv[0].startswith("@") else []
-    error = refused(train.main, [*recipe, *new, *places(argv[len(recipe) :])])
+    error = refused(train.main, [*new, *places(argv)])
     assert phrase in error, error
     assert not Path("NEW", "last.pt").exists()
 
@@ -621,33 +635,20 @@ def test_wrong_use_of_the_others(name, places, refused):
 
 
 def test_idle_flags_are_noted_but_do_no_harm(digits, tmp_path, capsys):
-    argv = [
-        "--model",
-        "ae",
-        "--data",
-        digits,
-        "--steps",
-        "1",
-        "--encoder",
-        "mlp",
-        "--encoder-layers",
-        "4,3,2,1",
-    ]
+    argv = ["--model", "ae", "--data", digits, "--steps", "1"]
+    argv += ["--encoder", "mlp", "--encoder-layers", "4,3,2,1"]
     assert train.main([*argv, "--out", str(tmp_path / "run")]) == 0
     assert "--encoder-layers does nothing with --encoder mlp" in capsys.readouterr().err
 
 
 def test_help_tells_every_default(capsys):
     assert train.main(["--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split()).replace("cross- entropy", "cross-entropy")  # wrapped
+    text = " ".join(capsys.readouterr().out.split()).replace("cross- entropy", "cross-entropy")  # wrapped
     for model, cls in models.MODELS.items():
         for name, value in (models.constructor_defaults(model) | cls.defaults).items():
             if isinstance(value, int | float | str) and name not in {"label_width", *data.FLAGS}:
-                assert re.search(rf"\b{model}\b[a-z2 ]* {re.escape(str(value))}[;)]", told), (
-                    model,
-                    name,
-                    value,
-                )
+                default = rf"\b{model}\b[a-z2 ]* {re.escape(str(value))}[;)]"
+                assert re.search(default, text), (model, name, value)
 
 
 # -----------------------------------------------------------------------------------------------------------
