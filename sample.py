@@ -449,6 +449,16 @@ def spread(args):
     return scale + (f", cut off at ±{args.truncate:g}" if args.truncate else "")
 
 
+def describe_latents(scale, truncate):
+    """How latents were drawn, as in "latents x 0.5, cut off at ±1"; "" for plain samples of the prior."""
+    changes = []
+    if scale != 1:
+        changes.append(f"x {scale:g}")
+    if truncate is not None:
+        changes.append(f"cut off at ±{truncate:g}")
+    return f"latents {', '.join(changes)}" if changes else ""
+
+
 def pick_classes(run, text):
     """Class numbers from names or numbers with commas between; None from None."""
     known = {
