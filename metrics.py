@@ -316,7 +316,7 @@ def log_weights(model, x, labels, samples, chunk=2000):
     with torch.inference_mode():
         log_w = torch.cat([model.log_weights(x, labels, size)[0] for size in sizes]).double()
     if model.likelihood == "gaussian":  # of variance 1/2, whose constant training leaves out
-        log_w -= x[0].numel() / 2 * math.log(math.pi)
+        log_w = log_w - x[0].numel() / 2 * math.log(math.pi)
     return log_w
 
 

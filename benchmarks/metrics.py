@@ -34,7 +34,7 @@ def random_weights(path, images, seed=0):
     torch's own initial weights would not do: all features come near 0, and any two networks agree.
     """
     torch.manual_seed(seed)
-    graph = metrics.Graph().train()
+    graph = metrics.InceptionGraph().train()
     for layer in graph.modules():
         if isinstance(layer, metrics.Convolution):
             torch.nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")

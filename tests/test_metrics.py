@@ -20,6 +20,7 @@ from PIL import Image
 import data
 import metrics
 import models
+import sample
 import train
 
 
@@ -71,16 +72,23 @@ def judged(capsys, *argv):
 
 
 class Fake(torch.nn.Module):
-    """Reads its answer from a picture's first pixel and its confidence from the second."""
+    """Reads its prediction from a picture's first pixel and its confidence from the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # which tells the device
 
     def predict(self, x):
-        named, sure = (10 * x[:, 0, 0, 0]).round().long(), x[:, 0, 0, 1]
-        return torch.zeros(len(x), 3).scatter(1, named[:, None], sure[:, None])
+        predicted = (10 * x[:, 0, 0, 0]).round().long()
+        confidence = x[:, 0, 0, 1]
+        return torch.zeros(len(x), 3).scatter(1, predicted[:, None], confidence[:, None])
 
 
-def answered(named, confidence):
-    x = torch.rand(len(named), 1, 4, 4)
-    x[:, 0, 0, 0], x[:, 0, 0, 1] = torch.tensor(named) / 10, torch.tensor(confidence)
+def pictures_of(predicted, confidence):
+    """Pictures for which Fake predicts these classes with this confidence."""
+    x = torch.rand(len(predicted), 1, 4, 4)
+    x[:, 0, 0, 0] = torch.tensor(predicted) / 10
+    x[:, 0, 0, 1] = torch.tensor(confidence)
     return x
 
 
@@ -100,7 +108,7 @@ def test_mean_distance_needs_two_images_and_is_0_of_equal_ones():
 
 
 def test_predictions_are_the_likeliest_class_and_its_chance():
-    x = answered([2, 0, 1, 1], [0.5, 0.75, 0.25, 1.0])
+    x = pictures_of([2, 0, 1, 1], [0.5, 0.75, 0.25, 1.0])
     named, confidence = metrics.predictions(Fake(), x, chunk=3)
     assert named.tolist() == [2, 0, 1, 1] and confidence.tolist() == [0.5, 0.75, 0.25, 1.0]
 
@@ -115,26 +123,26 @@ def test_confusion_matrix_agrees_with_a_loop():
 
 
 def test_samples_are_judged_class_by_class():
-    images = answered([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
+    images = pictures_of([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
     labels = torch.tensor([0, 0, 0, 0, 1, 1])
-    found = metrics.judge_samples(Fake(), images, labels, (images, labels), 3)
-    assert found["count"] == [4, 2, 0]
-    assert found["accuracy"][:2] == [50, 50]  # 0 and 0 of four; 1 of two
-    assert found["confidence"][:2] == [62.5, 75]
-    assert found["diversity"][:2] == [1, 1]  # the real ones themselves
-    assert all(math.isnan(found[name][2]) for name in ("accuracy", "confidence", "diversity"))
+    scores = metrics.judge_samples(Fake(), images, labels, images, labels, 3)
+    assert scores.count == [4, 2, 0]
+    assert scores.accuracy[:2] == [50, 50]  # 0 and 0 of four; 1 of two
+    assert scores.confidence[:2] == [62.5, 75]
+    assert scores.diversity[:2] == [1, 1]  # the real ones themselves
+    assert all(math.isnan(column[2]) for column in (scores.accuracy, scores.confidence, scores.diversity))
+    assert scores.means()["accuracy"] == 50  # of the classes that have samples
 
 
-def test_diversity_is_of_the_same_class_of_real_pictures():
-    real, labels = answered([0] * 8, [1.0] * 8), torch.tensor([0, 1] * 4)
-    same = real[:2].repeat(4, 1, 1, 1)  # each class one picture, over and over
-    assert metrics.judge_samples(Fake(), same, labels, (real, labels), 2)["diversity"] == pytest.approx(
-        [0, 0], abs=1e-6
-    )
+def test_diversity_is_relative_to_the_real_pictures_of_the_same_class():
+    labels = torch.tensor([0, 1] * 4)
+    real = pictures_of([0] * 8, [1.0] * 8)
+    equal = real[:2].repeat(4, 1, 1, 1)  # one picture for each class, over and over
+    scores = metrics.judge_samples(Fake(), equal, labels, real, labels, 2)
+    assert scores.diversity == pytest.approx([0, 0], abs=1e-6)
     half = torch.where((labels == 1)[:, None, None, None], real / 2, real)
-    assert metrics.judge_samples(Fake(), half, labels, (real, labels), 2)["diversity"] == pytest.approx(
-        [1, 0.5]
-    )
+    scores = metrics.judge_samples(Fake(), half, labels, real, labels, 2)
+    assert scores.diversity == pytest.approx([1, 0.5])
 
 
 def test_conditional_samples_are_judged_by_the_class_asked_for(runs, capsys):
@@ -255,13 +263,13 @@ def test_log_likelihood_is_the_closed_form_of_a_linear_gaussian_model():
     weights = metrics.log_weights(LinearGaussian(1), x, None, 50)
     found, effective = metrics.log_likelihood(weights)
     assert torch.allclose(found.float(), exact, atol=1e-3)  # q is the posterior: every weight is p(x)
-    assert effective.min() > 49.99 and metrics.bound(weights, 1) == pytest.approx(
+    assert effective.min() > 49.99 and metrics.iwae_bound(weights, 1) == pytest.approx(
         exact.mean().item(), abs=1e-3
     )
     weights = metrics.log_weights(LinearGaussian(2), x, None, 20_000, chunk=40_000)
     found, effective = metrics.log_likelihood(weights)
     assert torch.allclose(found.float(), exact, atol=0.05) and 1 < effective.min() < 19_000
-    bounds = [metrics.bound(weights, k) for k in (1, 5, 50, 20_000)]
+    bounds = [metrics.iwae_bound(weights, k) for k in (1, 5, 50, 20_000)]
     assert bounds == sorted(bounds) and bounds[0] < exact.mean() - 0.1
 
 
@@ -354,12 +362,12 @@ def test_a_nearly_singular_covariance_adds_no_distance():
 def test_statistics_in_parts_are_those_of_the_whole():
     x = torch.from_numpy(spread_out(101, 7)) + 1e4  # far from 0, where squares would round
     for size in (1, 10, 101):
-        found = metrics.Statistics()
+        running = metrics.RunningMoments()
         for part in x.float().split(size):
-            found.add(part)
-        assert found.n == 101
-        np.testing.assert_allclose(found.mean, x.float().double().mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+            running.add(part)
+        assert running.n == 101
+        np.testing.assert_allclose(running.mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(running.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
 
 
 def plain_kid(x, y):
@@ -494,13 +502,14 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
 
 def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     (found,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
-    row, run = found["sets"], metrics.open_run(runs["vae"])
-    real = data.load_for_run(run["config"]).test.x.flatten(1) / 255
+    row = found["sets"]
+    run = sample.Run(runs["vae"])
+    real = run.dataset.test.x.flatten(1) / 255
     values = []
     for seed in range(3):
         torch.manual_seed(seed)
         with torch.inference_mode():
-            drawn = (255 * run["model"].sample(40)).round() / 255
+            drawn = (255 * run.model.sample(40)).round() / 255
         values.append(metrics.fid(drawn.flatten(1), real))
     assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
     assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
@@ -520,12 +529,12 @@ def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsy
 
 
 def test_coverage_counts_classes_and_how_even_they_are():
-    assert metrics.coverage(torch.tensor([0, 1, 2, 3]), 10) == pytest.approx(dict(classes=4, evenly=4.0))
-    assert metrics.coverage(torch.zeros(9, dtype=int), 10) == pytest.approx(dict(classes=1, evenly=1.0))
-    found = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
-    assert found["classes"] == 2 and found["evenly"] == pytest.approx(
-        math.exp(scipy.stats.entropy([0.9, 0.1]))
-    )
+    for predicted, expected in (([0, 1, 2, 3], 4), ([0] * 9, 1)):
+        coverage = metrics.coverage(torch.tensor(predicted), 10)
+        assert coverage.classes == expected
+        assert coverage.evenly == pytest.approx(expected)
+    uneven = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
+    assert uneven.evenly == pytest.approx(math.exp(scipy.stats.entropy([0.9, 0.1])))
 
 
 def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_path, capsys):
@@ -573,22 +582,21 @@ def test_the_batch_size_changes_no_number(sets, capsys):
     assert found[0] == found[1] == found[2]
 
 
-def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
+def test_more_images_than_the_capacity_are_compared_by_their_moments():
     x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
-    whole = [metrics.extract(metrics.Pixels(), part.split(20)) for part in (x, y)]
-    found = metrics.Features(keep=50)
+    whole, other = (metrics.extract(metrics.Pixels(), images) for images in (x, y))
+    features = metrics.FeatureSet(capacity=50)
     for part in x.split(20):
-        found.add(*metrics.Pixels()(part))
-    assert len(found.kept) == 50 and found.n == 90
-    distance = metrics.set_distance(whole[0], whole[1])
-    assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+        features.add(*metrics.Pixels()(part))
+    assert len(features.features) == 50 and features.n == 90
+    distance = metrics.set_distance(whole, other)
+    assert metrics.set_distance(features, other) == pytest.approx(distance, rel=1e-9)
 
 
-def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_batch_size(
+def test_a_random_part_of_many_images_is_held_whatever_their_order_and_the_batch_size(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(metrics, "KEPT", 50)
-    monkeypatch.setattr(metrics.Features.__init__, "__defaults__", (50,))
+    monkeypatch.setattr(metrics, "CAPACITY", 50)
     x = np.random.RandomState(0).randint(0, 100, (400, 3, 3)).astype(np.uint8)
     x[200:] += 150  # as a folder comes, class after class
     np.save(tmp_path / "x.npy", x)
@@ -677,14 +685,15 @@ def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
         f"classifier:{runs['classifier']}",
     ]
     (found,) = judged(capsys, *argv)
-    judge = metrics.open_run(runs["classifier"])["model"]
-    named, confidence = metrics.predictions(judge, x / 255)
+    judge = sample.Run(runs["classifier"]).model
+    predicted, confidence = metrics.predictions(judge, x / 255)
     assert found["first_answers"][:2] == [
-        f"{c} {p:.0%}" for c, p in zip(named[:2], confidence[:2], strict=True)
+        f"{c} {p:.0%}" for c, p in zip(predicted[:2], confidence[:2], strict=True)
     ]
     assert found["confidence"] == pytest.approx(100 * confidence.mean().item())
-    assert found["coverage"] == pytest.approx(metrics.coverage(named, 10)) and found["sets"]["fid"] >= 0
-    assert metrics.main(argv) == 0 and "names it" in capsys.readouterr().out
+    assert found["coverage"] == pytest.approx(vars(metrics.coverage(predicted, 10)))
+    assert found["sets"]["fid"] >= 0
+    assert metrics.main(argv) == 0 and "labels it" in capsys.readouterr().out
 
 
 def test_black_pictures_have_a_distance(tmp_path, capsys):
@@ -694,16 +703,15 @@ def test_black_pictures_have_a_distance(tmp_path, capsys):
     assert found["sets"]["fid"] == 0 and found["sets"]["precision"] == 1
 
 
-def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
+def test_reconstructions_of_an_auto_decoder_are_of_its_learned_latents(runs, capsys):
     judge = ["--features", f"classifier:{runs['classifier']}", "-n", "20"]
     for split in ("train", "test"):
         (found,) = judged(capsys, runs["vad"], *judge, "--split", split)
-        run = metrics.open_run(runs["vad"])
-        dataset = data.load_for_run(run["config"])
-        kept = run["model"].latents.weight if split == "train" else run["model"].test_latents
-        images = run["model"].decode(models.Gaussian.from_params(kept).mean)
-        named = metrics.predictions(metrics.open_run(runs["classifier"])["model"], images)[0]
-        wanted = 100 * (named == getattr(dataset, split).y).float().mean().item()
+        run = sample.Run(runs["vad"])
+        latents = run.model.latents.weight if split == "train" else run.model.test_latents
+        images = run.model.decode(models.Gaussian.from_params(latents).mean)
+        predicted, _ = metrics.predictions(sample.Run(runs["classifier"]).model, images)
+        wanted = 100 * (predicted == run.dataset.split(split).y).float().mean().item()
         assert found["accuracy_on_reconstructions"] == pytest.approx(wanted)
 
 
@@ -740,7 +748,7 @@ def inception(random_weights):
 
 def test_inception_has_the_names_and_the_shapes_of_the_published_file():
     with torch.device("meta"):
-        graph = metrics.Graph()
+        graph = metrics.InceptionGraph()
     shapes = {name: list(tensor.shape) for name, tensor in graph.state_dict().items()}
     for name, shape in {
         "Conv2d_1a_3x3.conv.weight": [32, 3, 3, 3],
@@ -798,7 +806,7 @@ def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkey
     monkeypatch.setattr(inception, "batch_size", 2)
     again, _ = inception(x)
     assert (again - features).norm() < 2e-5 * features.norm()
-    assert torch.allclose(logits, features @ inception.fc.weight.T, atol=1e-4)  # no bias
+    assert torch.allclose(logits, features @ inception.graph.fc.weight.T, atol=1e-4)  # no bias
     monkeypatch.setattr(inception, "resize", "tf1")
     other, _ = inception(x[:1])
     assert 1e-3 < (other - features[:1]).norm() / features[:1].norm() < 1
@@ -907,7 +915,7 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
     for _ in range(2):
         path = metrics.inception_weights(folder=tmp_path / "new")
         assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
-    assert capsys.readouterr().err.count("is kept as") == 1
+    assert capsys.readouterr().err.count("is saved as") == 1
     assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
     monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
     assert metrics.inception_weights() == path and mirror.asked == 1
