@@ -2,8 +2,8 @@
 
     python metrics.py runs/vae-mnist10k runs/cvae-mnist10k                # FID, IS, KID, precision, recall
     python metrics.py generated/ --against real/                          # of any two sets of pictures
-    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # a classifier of ours labels them too
-    python metrics.py runs/classifier-mnist10k --data mnist --split test  # and how good is that classifier?
+    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # labeled by a classifier of ours too
+    python metrics.py runs/classifier-mnist10k --data mnist --split test  # how good is that classifier?
     python metrics.py runs/text2text-arithmetic                           # how many answers are right?
 
 The distances compare two sets of images by their features, which are Inception's unless --features says
@@ -136,15 +136,14 @@ def fid(features1, features2):
         return frechet_distance(mean_small, small.T.cov(), mean_large, large.T.cov())
     factor_small = (small - mean_small) / math.sqrt(len(small) - 1)
     factor_large = (large - mean_large) / math.sqrt(len(large) - 1)
-    if len(large) <= dimensions:
-        cross = torch.linalg.svdvals(factor_small @ factor_large.T).sum()
-    else:  # the same from a matrix [n, n], whose size does not depend on m
-        square = factor_small @ (factor_large.T @ factor_large) @ factor_small.T
-        cross = torch.linalg.eigvalsh(square).clamp(min=0).sqrt().sum()
-    traces = (
-        (mean_small - mean_large).square().sum() + factor_small.square().sum() + factor_large.square().sum()
-    )
-    distance = traces - 2 * cross
+    product = factor_small @ factor_large.T  # (n, m)
+    if len(large) > dimensions:  # first reduced to (n, n) with the same singular values, which is faster
+        product = torch.linalg.qr(product.T, mode="r").R
+    cross = torch.linalg.svdvals(product).sum()
+    distance = (mean_small - mean_large).square().sum()
+    distance += factor_small.square().sum()  # the traces of the covariances
+    distance += factor_large.square().sum()
+    distance -= 2 * cross
     return distance.clamp(min=0).item()
 
 
@@ -258,7 +257,7 @@ def mean_distance(images):
 
 @dataclass
 class ClassScores:
-    """Samples as a classifier judges them: lists with one entry for each class, nan where it has no samples."""
+    """Samples as a classifier judges them: lists with an entry for each class, nan where it has no samples."""
 
     count: list
     accuracy: list | None  # %; None where no class was asked for
@@ -297,7 +296,7 @@ class Coverage:
 
 
 def coverage(predicted, n_classes):
-    """How many modes a generator covers, by the classes of its samples [n]; missing and rare ones lower it."""
+    """How many modes a generator covers, by the predicted classes of its samples [n]."""
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     shares = shares[shares > 0]
     entropy = shares.log().mul(-shares).sum()
@@ -330,8 +329,8 @@ def log_likelihood(log_weights):
 
 
 def iwae_bound(log_weights, k):
-    """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8), with one the ELBO: its mean over images
-    and over all disjoint groups of k of the weights [K, n]."""
+    """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean over
+    images and over all disjoint groups of k of the weights [K, n]."""
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))  # (groups, k, n)
     return (groups.logsumexp(1) - math.log(k)).mean().item()
 
@@ -1105,7 +1104,7 @@ def image_source(name, images, image_size):
 
 
 def moments_source(name, arrays):
-    """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them, and perhaps a protocol, as we do."""
+    """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them; our own files add the protocol."""
     mean = arrays["mu"]
     cov = arrays["sigma"]
     message = f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything"
@@ -1170,11 +1169,12 @@ def own_reference(run, real, others, extractor, args):
     """The Reference of a run's own real images. Its floor is the FID of -n of the others, those of another
     split, or, where these are fewer, of halves."""
     features = extract(extractor, as_bytes(real.x), args.batch_size, args.seed)
-    floor = floor_of_halves(features, args.seed)
-    if len(others) >= args.n:
-        chosen = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))[: args.n]
-        distance = set_distance(extract(extractor, others[chosen], args.batch_size, args.seed), features)
-        floor = Floor(distance, args.n, features.n, is_halves=False)
+    if len(others) < args.n:
+        floor = floor_of_halves(features, args.seed)
+    else:
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
+        other_features = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
+        floor = Floor(set_distance(other_features, features), args.n, features.n, is_halves=False)
     return Reference(real.name, run.config["image_shape"], features, floor)
 
 
@@ -1206,7 +1206,7 @@ def reconstructions(run, split, real):
 
 
 def table(rows):
-    """Rows of cells as lines; numbers are aligned to the right, and what is missing (None, nan) is a dash."""
+    """Rows of cells as lines, numbers aligned to the right; what is missing (None, nan) is a dash."""
     missing = (None, "nan", "nan%")
     rows = [["-" if cell in missing else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -1473,10 +1473,10 @@ class Predictions:
         return dict(coverage=asdict(self.coverage), first_answers=self.answers())
 
     def lines(self):
-        n = len(self.classes)
         answers = self.answers()
-        modes = f"modes: {self.coverage.classes} of {n} classes, as even as {self.coverage.evenly:.1f} equal ones"
-        return [modes, "first answers: " + ", ".join(answers[:10]), ", ".join(answers[10:])]
+        modes = f"modes: {self.coverage.classes} of {len(self.classes)} classes"
+        evenness = f"as even as {self.coverage.evenly:.1f} equal ones"
+        return [f"{modes}, {evenness}", "first answers: " + ", ".join(answers[:10]), ", ".join(answers[10:])]
 
 
 def summarize_predictions(predicted, confidence, classes, labels=None):
@@ -1491,8 +1491,8 @@ def summarize_predictions(predicted, confidence, classes, labels=None):
 
 @dataclass
 class JudgedSamples:
-    """A run's samples as a classifier labels them. Where no class was asked for, a sample counts to the class
-    that the classifier predicts."""
+    """A run's samples as a classifier labels them. Where no class was asked for, a sample belongs to the
+    class that the classifier predicts."""
 
     n: int
     seed: int
@@ -1673,32 +1673,15 @@ class SetRow:
         return values | dict(floor=floor, against=self.against)
 
     def cells(self):
-        n = None if self.n is None else f"{self.n:,}"
+        n = f"{self.n:,}" if self.n else None
         floor = f"{self.floor.fid:.3g}" if self.floor else None
+        cells = [self.name, n, self.cell(self.fid), floor, self.cell(self.inception_score)]
         if self.kid is None:
-            return [
-                self.name,
-                n,
-                self.cell(self.fid),
-                floor,
-                self.cell(self.inception_score),
-                None,
-                None,
-                None,
-            ]
+            return [*cells, None, None, None]
         kid_cell = f"{1000 * self.kid.mean:.2f}"
-        if not self.n == self.n_real <= 1000:  # else all subsets are the whole sets
+        if self.n != self.n_real or self.n > 1000:  # else all subsets are the whole sets
             kid_cell += f" ± {1000 * self.kid.deviation:.2f}"
-        regions = f"{self.precision:.3f}", f"{self.recall:.3f}"
-        return [
-            self.name,
-            n,
-            self.cell(self.fid),
-            floor,
-            self.cell(self.inception_score),
-            kid_cell,
-            *regions,
-        ]
+        return [*cells, kid_cell, f"{self.precision:.3f}", f"{self.recall:.3f}"]
 
     def cell(self, estimate):
         """The spread over disjoint parts is that of smaller sets, and stands in a note."""
@@ -1711,7 +1694,8 @@ class SetRow:
     def notes(self):
         """Where the spread and the floor come from, whether sets are small, and the protocol."""
         if self.parts and self.parts.independent:
-            yield f"{self.name}: mean ± standard deviation over {self.parts}; KID, precision, recall of the first"
+            first = "KID, precision and recall of the first"
+            yield f"{self.name}: mean ± standard deviation over {self.parts}; {first}"
         elif self.parts:
             spreads = [
                 f"{key.upper()}{self.suffix} {estimate.spread.mean:.4g} ± {estimate.spread.deviation:.2g}"
@@ -1733,7 +1717,8 @@ class SetRow:
             yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
         large = [n for n in sizes if n > CAPACITY]
         if large:
-            yield f"KID, precision, recall, parts and halves: of {CAPACITY:,} images, at random of {large[0]:,}"
+            held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
+            yield f"KID, precision, recall, parts and halves: {held}"
         yield from textwrap.wrap(self.protocol, 110)
 
 

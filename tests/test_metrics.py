@@ -1012,3 +1012,32 @@ def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypat
     error = refused(metrics.main, [str(sets["folder"] / "a"), "--against", str(sets["folder"] / "b.npy")])
     for way in ("--weights FILE", "--features classifier:RUN", "--features pixels"):
         assert way in error
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Benchmarks
+
+
+def load_benchmark(name):
+    return runpy.run_path(str(Path(metrics.__file__).parent / "benchmarks" / f"{name}.py"))
+
+
+def test_the_benchmark_of_metrics_runs(packages, capsys):
+    BENCHMARK["main"](["--quick"])
+    out = capsys.readouterr().out
+    for package in ("pytorch-fid", "torch-fidelity", "torchmetrics"):
+        assert package in out
+
+
+def test_the_benchmark_of_gans_runs(runs, capsys):
+    status = load_benchmark("gan")["main"]([runs["gan"], "--judge", runs["classifier"], "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines[1:]] == [lines[1].split()[0], "gan"]
+
+
+def test_the_benchmark_of_resizes_runs(sets, random_weights, capsys):
+    argv = [str(sets["folder"] / "b.npy"), "--quick", "--weights", str(random_weights)]
+    assert load_benchmark("resize")["main"](argv) == 0
+    distances = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(distances) == 3 and min(distances) > 0
