@@ -2,7 +2,7 @@
 
     python metrics.py runs/vae-mnist10k runs/cvae-mnist10k                # FID, IS, KID, precision, recall
     python metrics.py generated/ --against real/                          # of any two sets of pictures
-    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # labeled by a classifier of ours too
+    python metrics.py RUN --features classifier:runs/classifier-mnist10k  # and by a classifier of our own
     python metrics.py runs/classifier-mnist10k --data mnist --split test  # how good is that classifier?
     python metrics.py runs/text2text-arithmetic                           # how many answers are right?
 
@@ -257,7 +257,7 @@ def mean_distance(images):
 
 @dataclass
 class ClassScores:
-    """Samples as a classifier judges them: lists with an entry for each class, nan where it has no samples."""
+    """Samples as a classifier judges them: a list entry for each class, nan where it has no samples."""
 
     count: list
     accuracy: list | None  # %; None where no class was asked for
@@ -329,8 +329,8 @@ def log_likelihood(log_weights):
 
 
 def iwae_bound(log_weights, k):
-    """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean over
-    images and over all disjoint groups of k of the weights [K, n]."""
+    """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean
+    over images and all disjoint groups of k of the weights [K, n]."""
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))  # (groups, k, n)
     return (groups.logsumexp(1) - math.log(k)).mean().item()
 

@@ -179,7 +179,7 @@ def row_of_agreement(name, package, features, fids, ours=None, theirs=None):
 
 
 def agreement(args):
-    """Print how far our numbers are from theirs: from pictures, with networks of their own, and from features."""
+    """Print how far our numbers are from theirs: from pictures to numbers, and from features."""
     print("| | beside | features | FID | IS | KID | precision, recall: ours, theirs |")
     print("|---|---|---|---|---|---|---|")
     for name, (generated, real) in pictures(args).items():
@@ -199,15 +199,18 @@ def agreement(args):
         row_of_agreement("1,000 x 64 random", package, None, fids, *numbers)
 
 
+def in_batches(network, images):
+    """Each part of what a network returns, of 8 images at a time."""
+    return [torch.cat(part) for part in zip(*map(network, images.split(8)), strict=True)]
+
+
 def agreement_from_pictures(name, package, path, network, generated, real):
     """Print a line of the table for pictures, from the networks to the numbers."""
     our_network = metrics.Inception(path, "torch" if package == "pytorch-fid" else "tf1")
     our_generated, our_logits = our_network(generated)
     our_real, _ = our_network(real)
-    their_generated, *their_logits = [
-        torch.cat(part) for part in zip(*map(network, generated.split(8)), strict=True)
-    ]
-    their_real, *_ = [torch.cat(part) for part in zip(*map(network, real.split(8)), strict=True)]
+    their_generated, *their_logits = in_batches(network, generated)
+    their_real, *_ = in_batches(network, real)
     numbers = []
     if package == "torch-fidelity":
         ours = our_numbers(our_generated, our_real, our_logits)
@@ -236,13 +239,16 @@ def extraction(args):
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "random.pth"
         random_weights(path, x[:2])
-        rows = {("ours", 8): metrics.Inception(path)}
-        for name, (batch_size, function) in rivals(path).items():
-            rows |= {(name, batch_size): function, (name, 8): function}
-        for function in set(rows.values()):
-            function(x[:2])  # the first call of each warms up
-        calls = {row: lambda f=f, n=row[1]: [f(part) for part in x[: max(n, 16)].split(n)]
-                 for row, f in rows.items()}  # fmt: skip
+        networks = {("ours", 8): metrics.Inception(path)}
+        for name, (batch_size, network) in rivals(path).items():
+            if not args.quick:
+                networks[name, batch_size] = network
+            networks[name, 8] = network
+        calls = {}
+        for (name, n), network in networks.items():
+            network(x[:2])  # warms up
+            batches = x[: max(n, 16)].split(n)
+            calls[name, n] = lambda network=network, batches=batches: [network(batch) for batch in batches]
         seconds, _ = medians(calls, args.rounds)
     speeds = {(name, n): max(n, 16) / taken for (name, n), taken in seconds.items()}
     print("| network | batch | images/s | ours is |\n|---|---|---|---|")
