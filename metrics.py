@@ -882,11 +882,7 @@ def flags():
     add("--sets", type=number(int, 1), default=5, help="sets of -n images, for the deviation (default 5)")
     add("--batch-size", type=number(int, 1), default=8, help="of feature extraction (8; more on a GPU)")
     add("--device", default="cpu", help="that computes features (default cpu)")
-    add(
-        "--save-stats",
-        metavar="F.npz",
-        help="write mean and covariance of the features, as pytorch-fid does",
-    )
+    add("--save-stats", metavar="F.npz", help="write the features' mean and covariance, as pytorch-fid does")
     add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
     add("--out", metavar="FILE.png", help="FID and IS as bars")
     likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortization gap"
@@ -970,12 +966,11 @@ def check_paths(args):
 def check_sources(sources, args):
     """Refuses flags that do not fit what the sources are."""
     for source in sources:
-        likelihood = source.run is not None and source.run.model.has_posterior
-        require(likelihood or not args.log_likelihood, f"--log-likelihood is of VAEs: {source.contents}")
-        judged = source.task == "classification" or (
-            source.task == "arithmetic" and args.data == "arithmetic"
-        )
-        require(judged or not args.data, f"--data is for judging a classifier: {source.contents}")
+        is_vae = source.run is not None and source.run.model.has_posterior
+        require(is_vae or not args.log_likelihood, f"--log-likelihood is of VAEs: {source.contents}")
+        is_own = source.task == "arithmetic" and args.data == "arithmetic"
+        fits = source.task == "classification" or is_own or not args.data
+        require(fits, f"--data is for judging a classifier: {source.contents}")
     compares = compares_pictures(sources, args) or not (args.against or args.save_stats or args.out)
     require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
 
@@ -1005,8 +1000,8 @@ def make_extractor(judge, device, args):
 
 
 def measure(source, instruments, latents, amortization, args):
-    """The record of the numbers that judge a source. latents says how its samples are drawn, if not plainly
-    from the prior; amortization is the function of models.py."""
+    """The Report on a source. latents says how its samples are drawn, if not plainly from the prior;
+    amortization is the function of models.py."""
     if args.log_likelihood:
         return measure_likelihood(source, amortization, args)
     if source.task == "classification":
@@ -1029,6 +1024,13 @@ def reports_as_text(reports):
     if rows:
         texts.append("\n".join(set_lines(rows)))
     return "\n\n".join(texts)
+
+
+class Report:
+    """The numbers that judge one source, whose name is `source`. Subclasses have to_json(), a dict, and
+    lines(), the text for a terminal."""
+
+    row = None  # a SetRow, where a set of images is compared with real ones
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1062,16 +1064,6 @@ class Source:
 
 
 @dataclass
-class Reference:
-    """Real images, as what sources are compared with."""
-
-    name: str
-    image_shape: list | None
-    features: FeatureSet | Moments
-    floor: "Floor | None"
-
-
-@dataclass
 class Floor:
     """The FID of two sets of real images, below which a generator's cannot be expected to fall."""
 
@@ -1082,8 +1074,18 @@ class Floor:
 
 
 @dataclass
+class Reference:
+    """Real images, as what sources are compared with."""
+
+    name: str
+    image_shape: list | None
+    features: FeatureSet | Moments
+    floor: Floor | None
+
+
+@dataclass
 class Instruments:
-    """What the sources are measured with."""
+    """What pictures are measured with."""
 
     extractor: object = None
     judge: object = None  # the sample.Run of a classifier
@@ -1096,10 +1098,8 @@ def image_source(name, images, image_size):
     require(images.ndim == 4, f"{name} is no set of pictures: give another source")
     shape = tuple(images.shape[2:])
     fits = image_size is None or shape == (image_size, image_size)
-    wrong = (
-        f"{name} has pictures of {shape[0]}x{shape[1]}, and --image-size {image_size} is of folders alone"
-    )
-    require(fits, wrong)
+    size = f"{shape[0]}x{shape[1]}"
+    require(fits, f"{name} has pictures of {size}, and --image-size {image_size} is of folders alone")
     return Source(name, images=images)
 
 
@@ -1219,7 +1219,7 @@ def table(rows):
 
 
 @dataclass
-class ClassifierReport:
+class ClassifierReport(Report):
     source: str
     data: str
     classes: list
@@ -1228,7 +1228,6 @@ class ClassifierReport:
     confidence: float
     class_accuracy: list
     confusion: list  # counts: a row for each label, a column for each prediction
-    row = None
 
     def to_json(self):
         return dict(
@@ -1272,7 +1271,7 @@ def measure_classifier(source, args):
 
 
 @dataclass
-class LikelihoodReport:
+class LikelihoodReport(Report):
     """Means over images, in nats where no unit is given."""
 
     source: str
@@ -1290,7 +1289,6 @@ class LikelihoodReport:
     amortization_gap: float
     n_amortization: int
     is_density: bool  # of pixels in [0, 1]
-    row = None
 
     def to_json(self):
         keys = ("elbo", "iwae_5", "iwae_50", "log_likelihood", "standard_error", "bits_per_dimension")
@@ -1364,7 +1362,7 @@ class DrawnAnswers:
 
 
 @dataclass
-class ArithmeticReport:
+class ArithmeticReport(Report):
     source: str
     split: str
     n: int
@@ -1375,7 +1373,6 @@ class ArithmeticReport:
     reader: float | None = None  # % of true symbols that a model which draws its answers reads right
     drawn: DrawnAnswers | None = None
     all_black: DrawnAnswers | None = None  # the baseline
-    row = None
 
     def to_json(self):
         values = dict(
@@ -1398,7 +1395,7 @@ class ArithmeticReport:
             "wrong: " + ", ".join(f"{count} {size}" for size, count in self.errors.items()),
         ]
         if self.drawn:
-            lines.append(f"as its reader names them, which reads {self.reader:.2f}% of true symbols right")
+            lines.append(f"as read by its own reader, which reads {self.reader:.2f}% of true symbols right")
             for name, answers in (("drawn", self.drawn), ("all-black", self.all_black)):
                 shares = f"{answers.pixels:.2f}% of pixels right"
                 lines.append(f"{name} answers: MSE {answers.mse:.4f} per pixel, {shares}")
@@ -1523,9 +1520,7 @@ class JudgedSamples:
         for name, column in self.scores.columns().items():
             columns.append([name, *map(forms[name].format, [*column, means[name]])])
         if self.confusion:
-            lines.append(
-                "rows: the class asked for; accuracy: labeled as it; right: how often each label is given"
-            )
+            lines.append("rows: the class asked for; last columns: how often the judge gives each label")
             for name, *column in zip(classes, *self.confusion, strict=True):
                 columns.append([name, *column, ""])
         lines += table(zip(*columns, strict=True))
@@ -1732,9 +1727,9 @@ def compare_sets(row, sets, real, seed):
 
     def estimate(measure):
         values = [measure(part) for part in parts]
-        value = float(np.mean(values)) if independent else measure(first)
-        spread = Spread(float(np.mean(values)), float(np.std(values, ddof=1))) if len(parts) > 1 else None
-        return Estimate(value, spread)
+        mean = float(np.mean(values))
+        spread = Spread(mean, float(np.std(values, ddof=1))) if len(parts) > 1 else None
+        return Estimate(mean if independent else measure(first), spread)
 
     row = replace(row, n_real=real.n, fid=estimate(lambda part: set_distance(part, real)))
     if len(parts) > 1:
@@ -1765,7 +1760,7 @@ def describe_protocol(extractor, seed, latents, shapes):
 
 
 @dataclass
-class PictureReport:
+class PictureReport(Report):
     """What features, and a classifier's predictions, say of a run's or a folder's pictures."""
 
     source: str
@@ -1815,7 +1810,7 @@ def measure_run_pictures(source, instruments, latents, args):
     extractor = instruments.extractor
     draws_samples = run.model.draws_samples
     real = real_images(run, args.split, args.seed)
-    other_split = "test" if args.split == "train" else "train"
+    other_split = "test" if args.split == "train" else "train"  # for the floor
     others = as_bytes(run.batch(other_split, slice(None))[0])
     kind = f"{source.name} holds an autoencoder ({run.kind}), which draws no samples"
     judged_at_all = draws_samples or instruments.judge is not None
