@@ -934,16 +934,18 @@ def command(argv):
     check_sources(sources, args)
     instruments = Instruments()
     if compares_pictures(sources, args):
-        folder = judge_folder(args.features)
-        judge = sample.Run(folder) if folder else None
+        judge = None
+        if names_judge(args.features):
+            judge = sample.Run(args.features.removeprefix("classifier:"))
         extractor = make_extractor(judge, data.pick_device(args.device), args)
-        against = open_source(args.against) if args.against else None
-        instruments = Instruments(extractor, judge, make_reference(against, extractor, args))
+        instruments = Instruments(extractor, judge)
+        if args.against:
+            instruments.reference = make_reference(open_source(args.against), extractor, args)
     latents = sample.describe_latents(args.scale, args.truncate)
     reports = [measure(source, instruments, latents, models.amortization, args) for source in sources]
     print(reports_as_json(reports) if args.json else reports_as_text(reports))
     if args.save_stats:
-        arrays = stats_arrays(reports[0].features.moments(), instruments.extractor.protocol)
+        arrays = stats_arrays(reports[0], instruments.extractor)
         data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
         figure = draw_bars([report.row for report in reports if report.row])
@@ -979,10 +981,8 @@ def compares_pictures(sources, args):
     return not args.log_likelihood and any(source.task == "generation" for source in sources)
 
 
-def judge_folder(features):
-    """The folder in classifier:FOLDER, else None."""
-    kind, _, folder = features.partition(":")
-    return folder if kind == "classifier" and folder else None
+def names_judge(features):
+    return features.startswith("classifier:") and features != "classifier:"
 
 
 def make_extractor(judge, device, args):
@@ -1053,7 +1053,8 @@ class Source:
 
     @property
     def contents(self):
-        return f"{self.name} holds a {self.run.kind if self.run else 'set of pictures'}"
+        kind = "set of pictures" if self.run is None else self.run.kind
+        return f"{self.name} holds a {kind}"
 
     @property
     def image_shape(self):
@@ -1118,15 +1119,15 @@ def moments_source(name, arrays):
     return Source(name, moments=Moments(mean, cov), protocol=protocol)
 
 
-def stats_arrays(moments, protocol):
+def stats_arrays(report, extractor):
     """What moments_source reads."""
-    return dict(mu=moments.mean.numpy(), sigma=moments.cov.numpy(), protocol=protocol)
+    require(report.features is not None, f"{report.source} draws no samples: there is nothing to save")
+    moments = report.features.moments()
+    return dict(mu=moments.mean.numpy(), sigma=moments.cov.numpy(), protocol=extractor.protocol)
 
 
 def make_reference(source, extractor, args):
-    """The Reference of --against, or None without it."""
-    if source is None:
-        return None
+    """The Reference of --against."""
     require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
     check_protocol(source, extractor)
     if source.moments is not None:
@@ -1328,8 +1329,9 @@ def measure_likelihood(source, amortization, args):
     log_w = in_chunks(lambda *part: log_weights(run.model, *part, k), x, labels, size=100, dim=1)  # (k, n)
     values, effective = log_likelihood(log_w)
     (_, encoder_nats), (_, fitted_nats) = amortization(run.model, x[:100], labels[:100])
-    is_binary = bool(run.config["flags"].get("binarize"))
-    bits = -values.mean().item() / (x[0].numel() * math.log(2)) if is_binary else None
+    bits = None
+    if run.config["flags"].get("binarize"):
+        bits = -values.mean().item() / (x[0].numel() * math.log(2))
     return LikelihoodReport(
         source=source.name,
         data=real.name,
@@ -1414,7 +1416,9 @@ def measure_arithmetic(source, args):
     x, y = (torch.cat(side) for side in zip(*batches, strict=True))
     answers = in_chunks(model.predict, x)
     draws = split.drawn == "answer"
-    predicted = in_chunks(model.read, answers, size=n) if draws else answers  # tokens (n, 3)
+    predicted = answers  # tokens (n, 3)
+    if draws:
+        predicted = in_chunks(model.read, answers, size=n)
     queries, texts, truth = (
         ["".join(run.classes[token] for token in row) for row in tokens.tolist()]
         for tokens in (split.x, predicted, split.y)
@@ -1512,8 +1516,10 @@ class JudgedSamples:
 
     def lines(self):
         classes = self.predictions.classes
-        drawn = f", {self.latents}" if self.latents else ""
-        lines = [f"{self.n:,} samples, seed {self.seed}{drawn}:"]
+        title = f"{self.n:,} samples, seed {self.seed}"
+        if self.latents:
+            title += f", {self.latents}"
+        lines = [f"{title}:"]
         forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
         means = self.scores.means()
         columns = [["class", *classes, "mean"]]
@@ -1543,7 +1549,9 @@ class JudgedRun:
         values = dict(accuracy_on_real=self.accuracy_on_real)
         if self.accuracy_on_reconstructions is not None:
             values["accuracy_on_reconstructions"] = self.accuracy_on_reconstructions
-        return values | (self.samples.to_json() if self.samples else {})
+        if self.samples:
+            values |= self.samples.to_json()
+        return values
 
     def lines(self):
         lines = [
@@ -1552,7 +1560,9 @@ class JudgedRun:
         ]
         if self.accuracy_on_reconstructions is not None:
             lines.append(f"and {self.accuracy_on_reconstructions:.1f}% of this run's reconstructions of it")
-        return lines + (self.samples.lines() if self.samples else [])
+        if self.samples:
+            lines += self.samples.lines()
+        return lines
 
 
 def judge_run(source, judge, real, latents, args):
@@ -1567,8 +1577,10 @@ def judge_run(source, judge, real, latents, args):
     if run.model.has_encoder:
         predicted, _ = predictions(judge.model, reconstructions(run, args.split, real))
         on_reconstructions = percent(predicted == real.labels)
-    judged = judge_run_samples(run, judge, real, latents, args) if run.model.draws_samples else None
-    return JudgedRun(source.name, str(judge.folder), real.name, on_real, on_reconstructions, judged)
+    judged_samples = None
+    if run.model.draws_samples:
+        judged_samples = judge_run_samples(run, judge, real, latents, args)
+    return JudgedRun(source.name, str(judge.folder), real.name, on_real, on_reconstructions, judged_samples)
 
 
 def judge_run_samples(run, judge, real, latents, args):
@@ -1620,7 +1632,8 @@ class Parts:
     independent: bool
 
     def __str__(self):
-        return f"{self.count} {'sets' if self.independent else 'disjoint parts'} of {self.size:,} images"
+        kind = "sets" if self.independent else "disjoint parts"
+        return f"{self.count} {kind} of {self.size:,} images"
 
 
 @dataclass
@@ -1728,8 +1741,10 @@ def compare_sets(row, sets, real, seed):
     def estimate(measure):
         values = [measure(part) for part in parts]
         mean = float(np.mean(values))
-        spread = Spread(mean, float(np.std(values, ddof=1))) if len(parts) > 1 else None
-        return Estimate(mean if independent else measure(first), spread)
+        value = mean if independent else measure(first)
+        if len(parts) == 1:
+            return Estimate(value)
+        return Estimate(value, Spread(mean, float(np.std(values, ddof=1))))
 
     row = replace(row, n_real=real.n, fid=estimate(lambda part: set_distance(part, real)))
     if len(parts) > 1:
@@ -1771,7 +1786,9 @@ class PictureReport(Report):
     judge: str | None = None
 
     def to_json(self):
-        values = self.judged.to_json() if self.judged else {}
+        values = {}
+        if self.judged:
+            values |= self.judged.to_json()
         if self.row:
             values["sets"] = self.row.to_json()
         if self.predictions:

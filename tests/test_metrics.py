@@ -1,5 +1,6 @@
 """What metrics.py promises: numbers against scipy, loops and known answers, and its command line."""
 
+import ast
 import hashlib
 import http.server
 import importlib.util
@@ -27,6 +28,18 @@ import train
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def test_only_the_command_line_imports_our_other_files():
+    importers = set()
+    for node in ast.walk(ast.parse(Path(metrics.__file__).read_text(encoding="utf-8"))):
+        names = {name.name for name in node.names} if isinstance(node, ast.Import) else set()
+        assert not names & {"tsne", "train"}
+        for child in ast.iter_child_nodes(node):
+            ours = isinstance(child, ast.Import) and child.names[0].name in ("data", "models", "sample")
+            if ours or (isinstance(child, ast.ImportFrom) and child.module == "data"):
+                importers.add(node.name if isinstance(node, ast.FunctionDef) else "module")
+    assert importers == {"flags", "main", "command"}
 
 
 def digits(path, classes, per_class=20):
