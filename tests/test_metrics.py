@@ -232,14 +232,14 @@ def test_tables_tell_what_json_does(runs, capsys):
         ("{vae} --seeds 3", 2, "did you mean --seed?"),
     ],
 )
-def test_wrong_uses_are_told_in_one_line(argv, status, message, runs, capsys):
+def test_wrong_uses_are_reported_in_one_line(argv, status, message, runs, capsys):
     capsys.readouterr()
     assert metrics.main([word.format(**runs) for word in argv.split()]) == status
     out, error = capsys.readouterr()
     assert message in error and error.count("\n") == 1 and not out
 
 
-def test_a_run_without_its_files_is_told_in_one_line(runs, tmp_path, capsys):
+def test_a_run_without_its_files_is_reported_in_one_line(runs, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "best.pt").write_bytes(b"text")
     for _ in range(2):
@@ -686,7 +686,7 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{classifier} --out {sets}/f.png", "none are compared"),
     ("{vae} --features pixels --data fashion2k", "--data is for judging a classifier"),
 ])  # fmt: skip
-def test_images_that_cannot_be_measured_are_told_in_one_line(argv, message, sets, runs, refused):
+def test_images_that_cannot_be_measured_are_reported_in_one_line(argv, message, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
     assert message.format(sets=sets["folder"]) in refused(metrics.main, words)
 
@@ -862,7 +862,7 @@ def test_only_uint8_pictures_are_looked_at(inception):
         metrics.Inception("unread", resize="bicubic")
 
 
-def test_wrong_weights_are_told_in_one_line(tmp_path, random_weights):
+def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights):
     def message(path):
         with pytest.raises(metrics.MetricError) as caught:
             metrics.Inception(path)
@@ -955,7 +955,7 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
         (None, "refused"),
     ],
 )
-def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, message):
+def test_weights_that_do_not_come_are_reported_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, message):
     mirror.answer = answer
     if answer is None:
         monkeypatch.setattr(metrics, "WEIGHTS_URL", "http://127.0.0.1:9/x")
@@ -1017,7 +1017,7 @@ def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path
         assert message in report["sets"]["protocol"]
 
 
-def test_samples_against_statistics_are_told_to_be_gray(runs, random_weights, tmp_path, capsys):
+def test_samples_against_statistics_are_reported_to_be_gray(runs, random_weights, tmp_path, capsys):
     np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     argv = [runs["vae"], "--against", str(tmp_path / "real.npz"), "--weights", str(random_weights)]
     assert "gray" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
