@@ -955,7 +955,7 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
         (None, "refused"),
     ],
 )
-def test_weights_that_do_not_come_are_reported_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, message):
+def test_weights_that_do_not_come_are_reported_with_remedies(mirror, tmp_path, monkeypatch, answer, message):
     mirror.answer = answer
     if answer is None:
         monkeypatch.setattr(metrics, "WEIGHTS_URL", "http://127.0.0.1:9/x")
