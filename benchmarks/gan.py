@@ -23,40 +23,49 @@ import models
 import sample
 
 
-def row(name, x, f, real, real_f, train_f):
-    """A line of the table for pictures x [n, ...] with features f, 64 of which are looked at closely."""
-    distinct = torch.cdist(f[:64], train_f).argmin(1).unique().numel()
-    near, far = (
-        metrics.mean_distance(x[:64]) / metrics.mean_distance(real[:64]),
-        metrics.mean_distance(f[:64]) / metrics.mean_distance(real_f[:64]),
+def print_row(name, images, features, real, real_features, train_features):
+    """A line of the table for pictures [n, ...] with features [n, d], of which 64 are compared in pairs."""
+    nearest = torch.cdist(features[:64], train_features).argmin(1)
+    distinct = nearest.unique().numel()
+    pixel_diversity = metrics.mean_distance(images[:64]) / metrics.mean_distance(real[:64])
+    feature_diversity = metrics.mean_distance(features[:64]) / metrics.mean_distance(real_features[:64])
+    distance = metrics.fid(features, train_features)
+    print(
+        f"{name:40}{pixel_diversity:10.2f}{feature_diversity:10.2f}{distinct:10d}{distance:10.2f}",
+        flush=True,
     )
-    distance = metrics.fid(f, train_f)
-    print(f"{name:40}{near:10.2f}{far:10.2f}{distinct:10d}{distance:10.2f}", flush=True)
 
 
 def command(argv):
     parser = data.Parser(prog="gan.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--judge", required=True, metavar="RUN", help="a classifier's")
+    parser.add_argument("--quick", action="store_true", help="250 samples in place of 2,000")
     args = parser.parse_args(argv)
     runs = [sample.Run(folder) for folder in args.runs]
-    dataset, judge = runs[0].dataset, metrics.Classifier(metrics.open_run(args.judge))
+    dataset = runs[0].dataset
+    judge = metrics.Classifier(sample.Run(args.judge))
 
-    def features(x):
-        with torch.inference_mode():
-            return torch.cat([judge(part)[0] for part in x.split(250)])
+    def judge_features(images):
+        return metrics.in_chunks(lambda part: judge(part)[0], images, size=250)
 
-    train_f = features(dataset.train.x)
+    train_features = judge_features(dataset.train.x)
     held_out = torch.cat([dataset.valid.x, dataset.test.x])
     real = held_out[torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))]
-    real_f, real = features(real), real / 255
+    real_features = judge_features(real)
+    real = real / 255
     print(f"{'':40}{'diversity':>10}{'features':>10}{'distinct':>10}{'Fréchet':>10}")
-    row(f"{len(real):,} held-out pictures", real, real_f, real, real_f, train_f)
+    print_row(f"{len(real):,} held-out pictures", real, real_features, real, real_features, train_features)
     for run in runs:
         torch.manual_seed(0)
-        x = torch.cat([run.model.sample(250) for _ in range(8)])
-        row(run.folder.name, x, features(metrics.in_bytes(x)), real, real_f, train_f)
+        images = torch.cat([run.model.sample(250) for _ in range(1 if args.quick else 8)])
+        features = judge_features(metrics.as_bytes(images))
+        print_row(run.folder.name, images, features, real, real_features, train_features)
+
+
+def main(argv=None):
+    return data.run_command("gan.py", command, argv, models.ModelError, metrics.MetricError)
 
 
 if __name__ == "__main__":
-    sys.exit(data.run_command("gan.py", command, None, models.ModelError))
+    sys.exit(main())

@@ -3,6 +3,7 @@
     pip install scipy pillow && pip install --no-deps -r requirements-bench.txt
     python benchmarks/metrics.py --data-dir DIR          # photographs DIR/butterflies and all of MNIST
     OMP_NUM_THREADS=1 python benchmarks/metrics.py extraction distance                # the speed alone
+    python benchmarks/metrics.py --quick                                              # seconds: does it run?
 
 Tables in Markdown. agreement: ours from pictures to number against theirs from pictures to number; without
 DIR the pictures are those of the repository. extraction: images per second of FID's Inception in float32,
@@ -34,7 +35,7 @@ def random_weights(path, images, seed=0):
     torch's own initial weights would not do: all features come near 0, and any two networks agree.
     """
     torch.manual_seed(seed)
-    graph = metrics.Graph().train()
+    graph = metrics.InceptionGraph().train()
     for layer in graph.modules():
         if isinstance(layer, metrics.Convolution):
             torch.nn.init.kaiming_normal_(layer.conv.weight, nonlinearity="relu")
@@ -108,8 +109,11 @@ def distances():
 
 def moments(*sets):
     """Mean and covariance of each set of features [n, d], in float64, in one list."""
-    sets = [np.asarray(features, np.float64) for features in sets]
-    return [part for one in sets for part in (one.mean(0), np.cov(one.T))]
+    pairs = []
+    for features in sets:
+        array = np.asarray(features, np.float64)
+        pairs += [array.mean(0), np.cov(array.T)]
+    return pairs
 
 
 def their_numbers(generated, real, logits):
@@ -119,9 +123,9 @@ def their_numbers(generated, real, logits):
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     size = min(len(generated), len(real))
-    pair, quiet = (generated.double(), real.double()), dict(verbose=False)
-    kid = kid_features_to_metric(*pair, kid_subsets=1, kid_subset_size=size, **quiet)
-    shares = prc_features_to_metric(*pair, **quiet)
+    pair = generated.double(), real.double()
+    kid = kid_features_to_metric(*pair, kid_subsets=1, kid_subset_size=size, verbose=False)
+    shares = prc_features_to_metric(*pair, verbose=False)
     return {
         "IS": isc_features_to_metric(logits, shuffle=False)["inception_score_mean"],
         "KID": kid["kernel_inception_distance_mean"],
@@ -132,29 +136,37 @@ def their_numbers(generated, real, logits):
 
 def our_numbers(generated, real, logits):
     """The same from metrics.py. Ten equal parts are needed for an equal IS: give 10 k logits."""
-    names = "IS", "KID", "precision", "recall"
-    scores = metrics.inception_score(logits, seed=None)[0], metrics.kid(generated, real, 1, len(real))[0]
-    return dict(zip(names, scores + metrics.precision_recall(real, generated), strict=True))
+    precision, recall = metrics.precision_recall(real, generated)
+    return {
+        "IS": metrics.inception_score(logits, seed=None)[0],
+        "KID": metrics.kid(generated, real, 1, len(real))[0],
+        "precision": precision,
+        "recall": recall,
+    }
 
 
-def relative(found, wanted):
-    """|found − wanted| / |wanted| of two numbers or arrays."""
-    found, wanted = (torch.as_tensor(values, dtype=torch.float64) for values in (found, wanted))
-    return ((found - wanted).norm() / wanted.norm()).item()
+def relative(values, expected):
+    """|values − expected| / |expected| of two numbers or arrays."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    return ((values - expected).norm() / expected.norm()).item()
 
 
-def pictures(data_dir, n):
+def pictures(args):
     """{name: (generated, real)}: n pictures uint8 [n, 3, H, W], and n others an eighth darker."""
     sources = {"butterflies": "butterflies", "digits": "mnist10k"}
-    if data_dir:
-        sources = {"butterflies": Path(data_dir) / "butterflies", "digits": "mnist"}
-    found = {}
+    if args.data_dir:
+        sources = {"butterflies": Path(args.data_dir) / "butterflies", "digits": "mnist"}
+    if args.quick:
+        del sources["butterflies"]
+    n = args.images
+    pairs = {}
     for name, source in sources.items():
-        x = data.load(source, data_dir).train.x
+        x = data.load(source, args.data_dir).train.x
         x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: 2 * n]]
         x = x.expand(-1, 3, -1, -1)
-        found[name] = x[:n] - x[:n] // 8, x[n:]
-    return found
+        pairs[name] = x[:n] - x[:n] // 8, x[n:]
+    return pairs
 
 
 def row_of_agreement(name, package, features, fids, ours=None, theirs=None):
@@ -167,36 +179,52 @@ def row_of_agreement(name, package, features, fids, ours=None, theirs=None):
 
 
 def agreement(args):
-    """Print how far our numbers are from theirs: of pictures, by networks of their own, and of features."""
+    """Print how far our numbers are from theirs: from pictures to numbers, and from features."""
     print("| | beside | features | FID | IS | KID | precision, recall: ours, theirs |")
     print("|---|---|---|---|---|---|---|")
-    for name, (generated, real) in pictures(args.data_dir, args.images).items():
+    for name, (generated, real) in pictures(args).items():
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             path = Path(folder) / "random.pth"
             random_weights(path, real[:16])
             for package, (_, network) in rivals(path).items():
-                network_of_ours = metrics.Inception(path, "torch" if package == "pytorch-fid" else "tf1")
-                ours, theirs = [], []  # (features, logits) of generated and of real
-                for x in (generated, real):
-                    ours.append(network_of_ours(x))
-                    theirs.append([torch.cat(part) for part in zip(*map(network, x.split(8)), strict=True)])
-                a, b = ([one[0] for one in both] for both in (ours, theirs))
-                numbers = []
-                if package == "torch-fidelity":  # the other has no more than FID
-                    numbers = [our_numbers(*a, ours[0][1]), their_numbers(*b, theirs[0][1])]
-                fids = metrics.fid(*a), distances()[package](*moments(*b))
-                row_of_agreement(name, package, relative(torch.cat(a), torch.cat(b)), fids, *numbers)
-    given = torch.randn(3, 1000, 64, generator=torch.Generator().manual_seed(0))
-    given *= torch.tensor([1, 1.1, 3]).view(3, 1, 1)  # generated, real, logits
+                agreement_from_pictures(name, package, path, network, generated, real)
+    generated, real, logits = torch.randn(3, 1000, 64, generator=torch.Generator().manual_seed(0))
+    real = 1.1 * real
+    logits = 3 * logits
     for package, function in distances().items():
-        fids = metrics.fid(*given[:2]), function(*moments(*given[:2]))
-        numbers = [our_numbers(*given), their_numbers(*given)] if package == "torch-fidelity" else []
+        fids = metrics.fid(generated, real), function(*moments(generated, real))
+        numbers = []
+        if package == "torch-fidelity":  # the others have no more than FID
+            numbers = [our_numbers(generated, real, logits), their_numbers(generated, real, logits)]
         row_of_agreement("1,000 x 64 random", package, None, fids, *numbers)
+
+
+def in_batches(network, images):
+    """Each part of what a network returns, of 8 images at a time."""
+    return [torch.cat(part) for part in zip(*map(network, images.split(8)), strict=True)]
+
+
+def agreement_from_pictures(name, package, path, network, generated, real):
+    """Print a line of the table for pictures, from the networks to the numbers."""
+    our_network = metrics.Inception(path, "torch" if package == "pytorch-fid" else "tf1")
+    our_generated, our_logits = our_network(generated)
+    our_real, _ = our_network(real)
+    their_generated, *their_logits = in_batches(network, generated)
+    their_real, *_ = in_batches(network, real)
+    numbers = []
+    if package == "torch-fidelity":
+        ours = our_numbers(our_generated, our_real, our_logits)
+        theirs = their_numbers(their_generated, their_real, *their_logits)
+        numbers = [ours, theirs]
+    fids = metrics.fid(our_generated, our_real), distances()[package](*moments(their_generated, their_real))
+    gap = relative(torch.cat([our_generated, our_real]), torch.cat([their_generated, their_real]))
+    row_of_agreement(name, package, gap, fids, *numbers)
 
 
 def medians(rows, rounds):
     """Median seconds of each function, in turns, and what it returned last: {name: ...} twice."""
-    seconds, values = {name: [] for name in rows}, {}
+    seconds = {name: [] for name in rows}
+    values = {}
     for _ in range(rounds):
         for name, function in rows.items():
             started = time.perf_counter()
@@ -211,13 +239,16 @@ def extraction(args):
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "random.pth"
         random_weights(path, x[:2])
-        rows = {("ours", 8): metrics.Inception(path)}
-        for name, (batch_size, function) in rivals(path).items():
-            rows |= {(name, batch_size): function, (name, 8): function}
-        for function in set(rows.values()):
-            function(x[:2])  # the first call of each warms up
-        calls = {row: lambda f=f, n=row[1]: [f(part) for part in x[: max(n, 16)].split(n)]
-                 for row, f in rows.items()}  # fmt: skip
+        networks = {("ours", 8): metrics.Inception(path)}
+        for name, (batch_size, network) in rivals(path).items():
+            if not args.quick:
+                networks[name, batch_size] = network
+            networks[name, 8] = network
+        calls = {}
+        for (name, n), network in networks.items():
+            network(x[:2])  # warms up
+            batches = x[: max(n, 16)].split(n)
+            calls[name, n] = lambda network=network, batches=batches: [network(batch) for batch in batches]
         seconds, _ = medians(calls, args.rounds)
     speeds = {(name, n): max(n, 16) / taken for (name, n), taken in seconds.items()}
     print("| network | batch | images/s | ours is |\n|---|---|---|---|")
@@ -225,41 +256,57 @@ def extraction(args):
         print(f"| {name} | {n} | {speed:.2f} | {speeds['ours', 8] / speed:.2f}x |")
 
 
-def distance(args, dimensions=2048):
-    """Print seconds of a Fréchet distance: from statistics, and from 500 features of each set."""
+def distance(args):
+    """Print seconds of a Fréchet distance: from statistics, and from a few features of each set."""
+    dimensions = args.dimensions
     random = np.random.RandomState(0)
     spectrum = np.logspace(0, -2, dimensions)  # features are correlated, and a few directions lead
     sets = [random.randn(3 * dimensions, dimensions) * spectrum + shift for shift in (0, 0.01)]
-    whole, few = moments(*sets), [one[:500] for one in sets]
+    statistics_of_all = moments(*sets)
+    n = dimensions // 4 - 12  # 500 of 2,048
+    small = [features[:n] for features in sets]
     print("| from | package | s | ours is | distance | differs by |\n|---|---|---|---|---|---|")
-    for title, given, ours in (
-        ("statistics", whole, metrics.frechet_distance),
-        ("500 features", few, metrics.fid),
-    ):
-        rows = {"ours": lambda ours=ours, given=given: ours(*given)}
-        for name, function in distances().items():  # they start from statistics
-            rows[name] = lambda f=function, g=given: f(*(g if len(g) == 4 else moments(*g)))
+    from_statistics = {"ours": lambda: metrics.frechet_distance(*statistics_of_all)}
+    from_features = {"ours": lambda: metrics.fid(*small)}
+    for name, function in distances().items():  # they start from statistics
+        from_statistics[name] = lambda function=function: function(*statistics_of_all)
+        from_features[name] = lambda function=function: function(*moments(*small))
+    for title, rows in (("statistics", from_statistics), (f"{n} features", from_features)):
         seconds, values = medians(rows, args.rounds)
         for name, value in values.items():
-            ratio, gap = seconds[name] / seconds["ours"], relative(value, values["ours"])
+            ratio = seconds[name] / seconds["ours"]
+            gap = relative(value, values["ours"])
             print(f"| {title} | {name} | {seconds[name]:.3f} | {ratio:.1f}x | {value:.9g} | {gap:.0e} |")
 
 
-if __name__ == "__main__":
-    parts = [agreement, extraction, distance]
-    names = [part.__name__ for part in parts]
+TABLES = {table.__name__: table for table in (agreement, extraction, distance)}
+
+
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("tables", nargs="*", help=f"of {', '.join(names)} (default: all)")
+    parser.add_argument("tables", nargs="*", help=f"of {', '.join(TABLES)} (default: all)")
     parser.add_argument("--data-dir", help="where the data sets lie, for the agreement")
     parser.add_argument("--images", type=int, default=260, help="in a set, a multiple of 10")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=64, help="of the pictures of the extraction, in pixels")
-    args = parser.parse_args()
-    if unknown := set(args.tables) - set(names):
-        parser.error(f"no table {', '.join(unknown)}: give some of {', '.join(names)}")
-    print(f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
-    for part in parts:
-        if not args.tables or part.__name__ in args.tables:
-            print(f"\n{part.__name__}\n")
-            part(args)
+    parser.add_argument("--dimensions", type=int, default=2048, help="of the features of the distance")
+    parser.add_argument("--quick", action="store_true", help="a run of seconds, whose numbers mean little")
+    args = parser.parse_args(argv)
+    unknown = set(args.tables) - set(TABLES)
+    if unknown:
+        parser.error(f"no table {', '.join(unknown)}: give some of {', '.join(TABLES)}")
+    if args.quick:
+        args.images = 10
+        args.rounds = 1
+        args.size = 32
+        args.dimensions = 128
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, numpy {np.__version__}, {machine}")
+    for name, table in TABLES.items():
+        if not args.tables or name in args.tables:
+            print(f"\n{name}\n")
+            table(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,22 +25,29 @@ def command(argv):
     parser.add_argument("--weights", metavar="FILE", help="Inception's (default: random)")
     parser.add_argument("-n", type=data.number(int, 4), default=1000, help="pictures (default 1000)")
     parser.add_argument("--image-size", type=data.number(int, 1), help="crop and resize to this side first")
+    parser.add_argument("--quick", action="store_true", help="8 pictures: does it run?")
     args = parser.parse_args(argv)
     x = data.read(args.pictures, Path(args.pictures), None, args.image_size, None, None)[0]
-    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: args.n]
+    chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    chosen = chosen[: 8 if args.quick else args.n]
     x = torch.from_numpy(x[chosen.numpy()])
     with tempfile.TemporaryDirectory() as folder:
-        path = args.weights or Path(folder) / "random.pth"
-        if not args.weights:
+        path = args.weights
+        if path is None:
+            path = Path(folder) / "random.pth"
             runpy.run_path(Path(__file__).with_name("metrics.py"))["random_weights"](path, x[:8])
-        found = {way: metrics.Inception(path, way)(x)[0] for way in ("torch", "tf1")}
+        features = {resize: metrics.Inception(path, resize)(x)[0] for resize in ("torch", "tf1")}
     print(f"{len(x):,} pictures of {list(x.shape[1:])}")
-    for way, features in found.items():
-        one, two = features.chunk(2)
-        print(f"one half against the other, {way:<28}{metrics.fid(one, two):10.4f}")
-    one, two = found["torch"].chunk(2)[0], found["tf1"].chunk(2)[0]
-    print(f"{'the first half by torch against itself by tf1':<56}{metrics.fid(one, two):10.4f}")
+    halves = {resize: both.chunk(2) for resize, both in features.items()}
+    for resize, (first, second) in halves.items():
+        print(f"one half against the other, {resize:<28}{metrics.fid(first, second):10.4f}")
+    distance = metrics.fid(halves["torch"][0], halves["tf1"][0])
+    print(f"{'the first half by torch against itself by tf1':<56}{distance:10.4f}")
+
+
+def main(argv=None):
+    return data.run_command("resize.py", command, argv, metrics.MetricError)
 
 
 if __name__ == "__main__":
-    sys.exit(data.run_command("resize.py", command, None, metrics.MetricError))
+    sys.exit(main())

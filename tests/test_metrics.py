@@ -1,5 +1,6 @@
 """What metrics.py promises: numbers against scipy, loops and known answers, and its command line."""
 
+import ast
 import hashlib
 import http.server
 import importlib.util
@@ -20,12 +21,25 @@ from PIL import Image
 import data
 import metrics
 import models
+import sample
 import train
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+def test_only_the_command_line_imports_our_other_files():
+    importers = set()
+    for node in ast.walk(ast.parse(Path(metrics.__file__).read_text(encoding="utf-8"))):
+        names = {name.name for name in node.names} if isinstance(node, ast.Import) else set()
+        assert not names & {"tsne", "train"}
+        for child in ast.iter_child_nodes(node):
+            ours = isinstance(child, ast.Import) and child.names[0].name in ("data", "models", "sample")
+            if ours or (isinstance(child, ast.ImportFrom) and child.module == "data"):
+                importers.add(node.name if isinstance(node, ast.FunctionDef) else "module")
+    assert importers == {"flags", "main", "command"}
 
 
 def digits(path, classes, per_class=20):
@@ -44,23 +58,23 @@ def runs(tmp_path_factory):
     ten, other = digits(folder / "ten.npz", range(10)), digits(folder / "other.npz", range(10), 25)
     two = digits(folder / "two.npz", [3, 8], 40)
     small = ["--encoder", "mlp", "--encoder-hidden", "16", "--steps", "5", "--batch-size", "32"]
-    made = dict(ten=ten, other=other, two=two)
+    folders = dict(ten=ten, other=other, two=two)
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(train.sample, "draw_run", lambda *run: [])  # pictures take longer than training
     for name, source in [("cvae", ten), ("vae", ten), ("ae", ten), ("classifier", ten), ("vae-two", two)]:
-        made[name] = str(folder / name)
-        flags = ["--model", name.split("-")[0], "--data", source, "--out", made[name], *small]
+        folders[name] = str(folder / name)
+        flags = ["--model", name.split("-")[0], "--data", source, "--out", folders[name], *small]
         assert train.main(flags) == 0
-    made["small"] = str(folder / "small")
-    flags = ["--model", "vae", "--data", ten, "--image-size", "16", "--out", made["small"], *small]
+    folders["small"] = str(folder / "small")
+    flags = ["--model", "vae", "--data", ten, "--image-size", "16", "--out", folders["small"], *small]
     assert train.main(flags) == 0
     small = ["--steps", "5", "--batch-size", "32"]
     for name, more in [("vad", ["--fit-epochs", "2"]), ("gan", ["--encoder-layers", "4,3,2,1"])]:
-        made[name] = str(folder / name)
-        flags = ["--model", name, "--data", ten, "--out", made[name], *small, *more]
+        folders[name] = str(folder / name)
+        flags = ["--model", name, "--data", ten, "--out", folders[name], *small, *more]
         assert train.main(flags) == 0
     monkeypatch.undo()
-    return made
+    return folders
 
 
 def judged(capsys, *argv):
@@ -71,16 +85,23 @@ def judged(capsys, *argv):
 
 
 class Fake(torch.nn.Module):
-    """Reads its answer from a picture's first pixel and its confidence from the second."""
+    """Reads its prediction from a picture's first pixel and its confidence from the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # which tells the device
 
     def predict(self, x):
-        named, sure = (10 * x[:, 0, 0, 0]).round().long(), x[:, 0, 0, 1]
-        return torch.zeros(len(x), 3).scatter(1, named[:, None], sure[:, None])
+        predicted = (10 * x[:, 0, 0, 0]).round().long()
+        confidence = x[:, 0, 0, 1]
+        return torch.zeros(len(x), 3).scatter(1, predicted[:, None], confidence[:, None])
 
 
-def answered(named, confidence):
-    x = torch.rand(len(named), 1, 4, 4)
-    x[:, 0, 0, 0], x[:, 0, 0, 1] = torch.tensor(named) / 10, torch.tensor(confidence)
+def pictures_of(predicted, confidence):
+    """Pictures for which Fake predicts these classes with this confidence."""
+    x = torch.rand(len(predicted), 1, 4, 4)
+    x[:, 0, 0, 0] = torch.tensor(predicted) / 10
+    x[:, 0, 0, 1] = torch.tensor(confidence)
     return x
 
 
@@ -100,7 +121,7 @@ def test_mean_distance_needs_two_images_and_is_0_of_equal_ones():
 
 
 def test_predictions_are_the_likeliest_class_and_its_chance():
-    x = answered([2, 0, 1, 1], [0.5, 0.75, 0.25, 1.0])
+    x = pictures_of([2, 0, 1, 1], [0.5, 0.75, 0.25, 1.0])
     named, confidence = metrics.predictions(Fake(), x, chunk=3)
     assert named.tolist() == [2, 0, 1, 1] and confidence.tolist() == [0.5, 0.75, 0.25, 1.0]
 
@@ -115,54 +136,58 @@ def test_confusion_matrix_agrees_with_a_loop():
 
 
 def test_samples_are_judged_class_by_class():
-    images = answered([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
+    images = pictures_of([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
     labels = torch.tensor([0, 0, 0, 0, 1, 1])
-    found = metrics.judge_samples(Fake(), images, labels, (images, labels), 3)
-    assert found["count"] == [4, 2, 0]
-    assert found["accuracy"][:2] == [50, 50]  # 0 and 0 of four; 1 of two
-    assert found["confidence"][:2] == [62.5, 75]
-    assert found["diversity"][:2] == [1, 1]  # the real ones themselves
-    assert all(math.isnan(found[name][2]) for name in ("accuracy", "confidence", "diversity"))
+    scores = metrics.judge_samples(Fake(), images, labels, images, labels, 3)
+    assert scores.count == [4, 2, 0]
+    assert scores.accuracy[:2] == [50, 50]  # 0 and 0 of four; 1 of two
+    assert scores.confidence[:2] == [62.5, 75]
+    assert scores.diversity[:2] == [1, 1]  # the real ones themselves
+    assert all(math.isnan(column[2]) for column in (scores.accuracy, scores.confidence, scores.diversity))
+    assert scores.means()["accuracy"] == 50  # of the classes that have samples
 
 
-def test_diversity_is_of_the_same_class_of_real_pictures():
-    real, labels = answered([0] * 8, [1.0] * 8), torch.tensor([0, 1] * 4)
-    same = real[:2].repeat(4, 1, 1, 1)  # each class one picture, over and over
-    assert metrics.judge_samples(Fake(), same, labels, (real, labels), 2)["diversity"] == pytest.approx(
-        [0, 0], abs=1e-6
-    )
+def test_diversity_is_relative_to_the_real_pictures_of_the_same_class():
+    labels = torch.tensor([0, 1] * 4)
+    real = pictures_of([0] * 8, [1.0] * 8)
+    equal = real[:2].repeat(4, 1, 1, 1)  # one picture for each class, over and over
+    scores = metrics.judge_samples(Fake(), equal, labels, real, labels, 2)
+    assert scores.diversity == pytest.approx([0, 0], abs=1e-6)
     half = torch.where((labels == 1)[:, None, None, None], real / 2, real)
-    assert metrics.judge_samples(Fake(), half, labels, (real, labels), 2)["diversity"] == pytest.approx(
-        [1, 0.5]
-    )
+    scores = metrics.judge_samples(Fake(), half, labels, real, labels, 2)
+    assert scores.diversity == pytest.approx([1, 0.5])
 
 
 def test_conditional_samples_are_judged_by_the_class_asked_for(runs, capsys):
-    (found,) = judged(capsys, runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "50")
-    assert found["samples"] == dict(n=50, seed=0, scale=1.0, truncate=None)
-    assert found["by_class"]["class"] == [*"0123456789"] and found["by_class"]["count"] == [5] * 10
+    (report,) = judged(capsys, runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "50")
+    assert report["samples"] == dict(n=50, seed=0, scale=1.0, truncate=None)
+    assert report["by_class"]["class"] == [*"0123456789"] and report["by_class"]["count"] == [5] * 10
     for name in ("accuracy", "confidence", "diversity"):
-        assert found["mean"][name] == pytest.approx(np.mean(found["by_class"][name]))
-    assert 0 <= found["accuracy_on_real"] <= 100 and 0 <= found["accuracy_on_reconstructions"] <= 100
+        assert report["mean"][name] == pytest.approx(np.mean(report["by_class"][name]))
+    assert 0 <= report["accuracy_on_real"] <= 100 and 0 <= report["accuracy_on_reconstructions"] <= 100
 
 
 def test_plain_samples_are_named_by_the_judge_and_have_no_accuracy(runs, capsys):
     judge = ["--features", f"classifier:{runs['classifier']}", "-n", "30"]
-    (found,) = judged(capsys, runs["vae"], *judge)
-    assert sum(found["by_class"]["count"]) == 30 and "accuracy" not in found["by_class"]
+    (report,) = judged(capsys, runs["vae"], *judge)
+    assert sum(report["by_class"]["count"]) == 30 and "accuracy" not in report["by_class"]
     first, second = (judged(capsys, runs["vae"], *judge, "--seed", seed) for seed in "01")
-    assert first == [found] and second[0]["by_class"]["confidence"] != found["by_class"]["confidence"]
+    assert first == [report] and second[0]["by_class"]["confidence"] != report["by_class"]["confidence"]
     narrow, plain = judged(capsys, runs["vae"], runs["ae"], *judge, "--scale", "0.1", "--truncate", "1")
-    assert narrow["samples"]["scale"] == 0.1 and narrow["by_class"] != found["by_class"]
+    assert narrow["samples"]["scale"] == 0.1 and narrow["by_class"] != report["by_class"]
     assert "samples" not in plain and "accuracy_on_reconstructions" in plain
 
 
 def test_a_classifier_is_judged_on_its_own_data_and_on_others(runs, capsys):
-    (own,) = judged(capsys, runs["classifier"])
-    assert np.shape(own["confusion"]) == (10, 10) and np.sum(own["confusion"]) == count(runs["ten"], "test")
-    assert own["accuracy"] == pytest.approx(100 * np.trace(own["confusion"]) / np.sum(own["confusion"]))
-    assert np.mean([*own["class_accuracy"].values()]) == pytest.approx(
-        own["accuracy"]
+    (report,) = judged(capsys, runs["classifier"])
+    assert np.shape(report["confusion"]) == (10, 10) and np.sum(report["confusion"]) == count(
+        runs["ten"], "test"
+    )
+    assert report["accuracy"] == pytest.approx(
+        100 * np.trace(report["confusion"]) / np.sum(report["confusion"])
+    )
+    assert np.mean([*report["class_accuracy"].values()]) == pytest.approx(
+        report["accuracy"]
     )  # classes of one size
     (train_split,) = judged(capsys, runs["classifier"], "--data", runs["other"], "--split", "train")
     assert np.sum(train_split["confusion"]) == count(runs["other"], "train") != count(runs["ten"], "train")
@@ -176,22 +201,22 @@ def test_json_of_classes_that_were_never_drawn_is_still_json(runs, capsys):
     capsys.readouterr()
     judge = ["--features", f"classifier:{runs['classifier']}"]
     assert metrics.main([runs["vae"], *judge, "-n", "2", "--json"]) == 0  # at most two classes of ten
-    (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
-    assert sum(found["by_class"]["count"]) == 2
+    (report,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert sum(report["by_class"]["count"]) == 2
     assert metrics.main([runs["vae"], *judge, "-n", "2"]) == 0 and "nan" not in capsys.readouterr().out
 
 
 def test_tables_tell_what_json_does(runs, capsys):
     judge = f"classifier:{runs['classifier']}"
-    (found,) = judged(capsys, runs["cvae"], "--features", judge, "-n", "20")
+    (report,) = judged(capsys, runs["cvae"], "--features", judge, "-n", "20")
     assert metrics.main([runs["cvae"], runs["classifier"], "--features", judge, "-n", "20"]) == 0
     out = capsys.readouterr().out
-    assert f"{found['mean']['accuracy']:.1f}%" in out and f"{found['mean']['diversity']:.3f}" in out
+    assert f"{report['mean']['accuracy']:.1f}%" in out and f"{report['mean']['diversity']:.3f}" in out
     assert "mean confidence" in out and max(map(len, out.splitlines())) <= 200
 
 
 @pytest.mark.parametrize(
-    "argv, status, told",
+    "argv, status, message",
     [
         ("{vae} --features classifier:{vae}", 1, "holds a vae, not a classifier"),
         ("{vae} --features inception:{classifier}", 1, "or classifier:RUN"),
@@ -207,14 +232,14 @@ def test_tables_tell_what_json_does(runs, capsys):
         ("{vae} --seeds 3", 2, "did you mean --seed?"),
     ],
 )
-def test_wrong_uses_are_told_in_one_line(argv, status, told, runs, capsys):
+def test_wrong_uses_are_reported_in_one_line(argv, status, message, runs, capsys):
     capsys.readouterr()
     assert metrics.main([word.format(**runs) for word in argv.split()]) == status
     out, error = capsys.readouterr()
-    assert told in error and error.count("\n") == 1 and not out
+    assert message in error and error.count("\n") == 1 and not out
 
 
-def test_a_run_without_its_files_is_told_in_one_line(runs, tmp_path, capsys):
+def test_a_run_without_its_files_is_reported_in_one_line(runs, tmp_path, capsys):
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "best.pt").write_bytes(b"text")
     for _ in range(2):
@@ -253,15 +278,15 @@ def test_log_likelihood_is_the_closed_form_of_a_linear_gaussian_model():
     x = torch.randn(40, 1, 2, 3)
     exact = LinearGaussian(1).exact(x)
     weights = metrics.log_weights(LinearGaussian(1), x, None, 50)
-    found, effective = metrics.log_likelihood(weights)
-    assert torch.allclose(found.float(), exact, atol=1e-3)  # q is the posterior: every weight is p(x)
-    assert effective.min() > 49.99 and metrics.bound(weights, 1) == pytest.approx(
+    estimate, effective = metrics.log_likelihood(weights)
+    assert torch.allclose(estimate.float(), exact, atol=1e-3)  # q is the posterior: every weight is p(x)
+    assert effective.min() > 49.99 and metrics.iwae_bound(weights, 1) == pytest.approx(
         exact.mean().item(), abs=1e-3
     )
     weights = metrics.log_weights(LinearGaussian(2), x, None, 20_000, chunk=40_000)
-    found, effective = metrics.log_likelihood(weights)
-    assert torch.allclose(found.float(), exact, atol=0.05) and 1 < effective.min() < 19_000
-    bounds = [metrics.bound(weights, k) for k in (1, 5, 50, 20_000)]
+    estimate, effective = metrics.log_likelihood(weights)
+    assert torch.allclose(estimate.float(), exact, atol=0.05) and 1 < effective.min() < 19_000
+    bounds = [metrics.iwae_bound(weights, k) for k in (1, 5, 50, 20_000)]
     assert bounds == sorted(bounds) and bounds[0] < exact.mean() - 0.1
 
 
@@ -271,9 +296,9 @@ def test_effective_samples_of_one_heavy_weight_are_one():
 
 
 def test_bounds_of_a_vae_are_in_order(runs, capsys):
-    (found,) = judged(capsys, runs["vae"], "--log-likelihood", "100", "-n", "20")
-    assert found["elbo"] <= found["iwae_5"] <= found["iwae_50"] <= found["log_likelihood"] + 1e-6
-    assert found["amortization_gap"] > 0 and "gray" in found["note"]
+    (report,) = judged(capsys, runs["vae"], "--log-likelihood", "100", "-n", "20")
+    assert report["elbo"] <= report["iwae_5"] <= report["iwae_50"] <= report["log_likelihood"] + 1e-6
+    assert report["amortization_gap"] > 0 and "gray" in report["note"]
     assert metrics.main([runs["vae"], "--log-likelihood", "50", "-n", "5"]) == 0
     assert "IWAE, 5 samples" in capsys.readouterr().out
 
@@ -330,8 +355,8 @@ def test_duplicates_and_constant_features_have_a_distance():
     assert metrics.fid(twice, twice) == pytest.approx(0, abs=1e-9)
     black = np.zeros((40, 6))
     assert metrics.fid(black, black) == 0
-    wanted = (a.mean(0) ** 2).sum() + np.trace(np.cov(a.T))
-    assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(wanted)
+    expected = (a.mean(0) ** 2).sum() + np.trace(np.cov(a.T))
+    assert metrics.fid(black, a) == metrics.fid(a, black) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n, m", [(600, 700), (600, 90), (90, 600), (90, 40)])
@@ -340,9 +365,9 @@ def test_strips_of_a_triangle_give_the_distance_of_the_whole(n, m):
     c1, c2 = np.cov(a.T), np.cov(b.T)
     left, right = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))  # factors of c1 and c2
     cross = scipy.linalg.svdvals(left @ right.T).sum()
-    wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross
-    found = metrics.frechet_distance(a.mean(0), c1, b.mean(0), c2)
-    assert found == pytest.approx(wanted, rel=1e-9)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross
+    distance = metrics.frechet_distance(a.mean(0), c1, b.mean(0), c2)
+    assert distance == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_nearly_singular_covariance_adds_no_distance():
@@ -354,12 +379,12 @@ def test_a_nearly_singular_covariance_adds_no_distance():
 def test_statistics_in_parts_are_those_of_the_whole():
     x = torch.from_numpy(spread_out(101, 7)) + 1e4  # far from 0, where squares would round
     for size in (1, 10, 101):
-        found = metrics.Statistics()
+        running = metrics.RunningMoments()
         for part in x.float().split(size):
-            found.add(part)
-        assert found.n == 101
-        np.testing.assert_allclose(found.mean, x.float().double().mean(0), rtol=1e-12)
-        np.testing.assert_allclose(found.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+            running.add(part)
+        assert running.n == 101
+        np.testing.assert_allclose(running.mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(running.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
 
 
 def plain_kid(x, y):
@@ -407,8 +432,8 @@ def test_precision_and_recall_agree_with_loops():
         )
 
     for k in (1, 3):
-        wanted = share(real, drawn, k), share(drawn, real, k)
-        assert metrics.precision_recall(real, drawn, k) == pytest.approx(wanted)
+        expected = share(real, drawn, k), share(drawn, real, k)
+        assert metrics.precision_recall(real, drawn, k) == pytest.approx(expected)
     assert 0 < metrics.precision_recall(real, drawn, 3)[0] < 1
 
 
@@ -435,9 +460,9 @@ def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
     for part in np.array_split(logits.double().softmax(1).numpy(), 5):
         divergences = [scipy.stats.entropy(row, part.mean(0)) for row in part]
         scores.append(np.exp(np.mean(divergences)))
-    found = metrics.inception_score(logits, 5, seed=None)
-    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
-    assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != found
+    score = metrics.inception_score(logits, 5, seed=None)
+    assert score == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
+    assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != score
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -447,15 +472,15 @@ def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     """Two sets of the same kind, 60 and 80 digits of 7 x 7: arrays, and paths of a folder and an .npy."""
-    folder, found = tmp_path_factory.mktemp("sets"), {}
+    folder, arrays = tmp_path_factory.mktemp("sets"), {}
     with np.load(data.BUILT_IN / "mnist10k.npz") as whole:
-        found["a"], found["b"] = whole["x_train"][:60, ::4, ::4], whole["x_train"][60:140, ::4, ::4]
+        arrays["a"], arrays["b"] = whole["x_train"][:60, ::4, ::4], whole["x_train"][60:140, ::4, ::4]
     (folder / "a").mkdir()
-    for k, picture in enumerate(found["a"]):
+    for k, picture in enumerate(arrays["a"]):
         Image.fromarray(picture).save(folder / "a" / f"{k:03}.png")
-    np.save(folder / "b.npy", found["b"])
-    np.save(folder / "color.npy", np.stack([found["b"]] * 3, 1))
-    np.save(folder / "one.npy", found["b"][:1])
+    np.save(folder / "b.npy", arrays["b"])
+    np.save(folder / "color.npy", np.stack([arrays["b"]] * 3, 1))
+    np.save(folder / "one.npy", arrays["b"][:1])
     np.save(folder / "nan.npy", np.full((9, 7, 7), math.nan))
     np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
     (folder / "empty").mkdir()
@@ -463,13 +488,13 @@ def sets(tmp_path_factory):
     (folder / "sizes").mkdir()
     for size in (7, 9):
         Image.fromarray(np.zeros((size, size), np.uint8)).save(folder / "sizes" / f"{size}.png")
-    return found | {"folder": folder}
+    return arrays | {"folder": folder}
 
 
 def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     a, b = sets["folder"] / "a", sets["folder"] / "b.npy"
-    (found,) = judged(capsys, str(a), "--against", str(b), "--features", "pixels")
-    row, flat = found["sets"], [sets[name].reshape(-1, 49) / 255 for name in "ab"]
+    (report,) = judged(capsys, str(a), "--against", str(b), "--features", "pixels")
+    row, flat = report["sets"], [sets[name].reshape(-1, 49) / 255 for name in "ab"]
     assert row["fid"] == pytest.approx(metrics.fid(*flat), rel=1e-4) and row["n"], row["n_real"] == (60, 80)
     assert row["kid"] == pytest.approx(metrics.kid(*flat), rel=1e-3)
     assert [row["precision"], row["recall"]] == [*metrics.precision_recall(flat[1], flat[0])]
@@ -477,7 +502,7 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
     assert row["floor"][1:] == [40, 40] and row["floor"][0] > 0 and row["against"] == str(b)
     assert metrics.main([str(a), str(b), "--against", str(b), "--features", "pixels"]) == 0
     out = capsys.readouterr().out
-    for told in (
+    for message in (
         "FID-p",
         f"{row['fid']:.4g}",
         "NOTE: 60 images",
@@ -485,22 +510,23 @@ def test_two_sets_of_pictures_are_compared_by_one_command(sets, capsys):
         "floor: ",
         "12 images",
     ):
-        assert told in out
+        assert message in out
     assert "IS-p" in out and max(map(len, out.splitlines())) < 250
-    assert "against the other, 40 images each" in out  # the floor is of halves, and told so
+    assert "against the other, 40 images each" in out  # the floor is of halves, and message so
     assert metrics.main([str(b), "--against", str(b), "--features", "pixels"]) == 0
     assert "± 0.00" not in capsys.readouterr().out  # whole sets have no spread
 
 
 def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
-    (found,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
-    row, run = found["sets"], metrics.open_run(runs["vae"])
-    real = data.load_for_run(run["config"]).test.x.flatten(1) / 255
+    (report,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3")
+    row = report["sets"]
+    run = sample.Run(runs["vae"])
+    real = run.dataset.test.x.flatten(1) / 255
     values = []
     for seed in range(3):
         torch.manual_seed(seed)
         with torch.inference_mode():
-            drawn = (255 * run["model"].sample(40)).round() / 255
+            drawn = (255 * run.model.sample(40)).round() / 255
         values.append(metrics.fid(drawn.flatten(1), real))
     assert row["fid"] == pytest.approx(np.mean(values), rel=1e-3)
     assert row["fid_parts"][1] == pytest.approx(np.std(values, ddof=1), rel=1e-2)
@@ -512,45 +538,45 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
 
 def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
     argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "40", "--sets", "2"]
-    (found,) = judged(capsys, *argv)
-    assert 1 <= found["sets"]["is"] <= 10 and np.sum(found["confusion"]) == 40
+    (report,) = judged(capsys, *argv)
+    assert 1 <= report["sets"]["is"] <= 10 and np.sum(report["confusion"]) == 40
     assert metrics.main(argv) == 0
     out = capsys.readouterr().out
     assert "FID-c" in out and "IS-c" in out and "modes: " in out
 
 
 def test_coverage_counts_classes_and_how_even_they_are():
-    assert metrics.coverage(torch.tensor([0, 1, 2, 3]), 10) == pytest.approx(dict(classes=4, evenly=4.0))
-    assert metrics.coverage(torch.zeros(9, dtype=int), 10) == pytest.approx(dict(classes=1, evenly=1.0))
-    found = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
-    assert found["classes"] == 2 and found["evenly"] == pytest.approx(
-        math.exp(scipy.stats.entropy([0.9, 0.1]))
-    )
+    for predicted, expected in (([0, 1, 2, 3], 4), ([0] * 9, 1)):
+        coverage = metrics.coverage(torch.tensor(predicted), 10)
+        assert coverage.classes == expected
+        assert coverage.evenly == pytest.approx(expected)
+    uneven = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
+    assert uneven.evenly == pytest.approx(math.exp(scipy.stats.entropy([0.9, 0.1])))
 
 
 def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_path, capsys):
-    a, b, kept = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
-    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
-    with np.load(kept) as arrays:
+    a, b, stats = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", stats]) == 0
+    with np.load(stats) as arrays:
         flat = sets["b"].reshape(-1, 49) / 255
         np.testing.assert_allclose(arrays["mu"], flat.mean(0), atol=1e-6)
         np.testing.assert_allclose(arrays["sigma"], np.cov(flat.T), atol=1e-6)
-    rows = [judged(capsys, a, "--against", real, "--features", "pixels")[0]["sets"] for real in (b, kept)]
+    rows = [judged(capsys, a, "--against", real, "--features", "pixels")[0]["sets"] for real in (b, stats)]
     assert rows[0]["fid"] == pytest.approx(rows[1]["fid"], rel=1e-6) and "kid" not in rows[1]
-    (both,) = judged(capsys, kept, "--against", kept, "--features", "pixels")
+    (both,) = judged(capsys, stats, "--against", stats, "--features", "pixels")
     assert both["sets"]["fid"] == pytest.approx(0, abs=1e-9)
-    assert metrics.main([a, "--against", kept, "--features", "pixels"]) == 0
+    assert metrics.main([a, "--against", stats, "--features", "pixels"]) == 0
 
 
 def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_path, refused):
-    b, kept = str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
-    assert metrics.main([b, "--features", "pixels", "--save-stats", kept]) == 0
-    with np.load(kept) as arrays:
+    b, stats = str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
+    assert metrics.main([b, "--features", "pixels", "--save-stats", stats]) == 0
+    with np.load(stats) as arrays:
         mu, sigma, protocol = arrays["mu"], arrays["sigma"], str(arrays["protocol"])
-    np.savez(kept, mu=mu, sigma=sigma, protocol="features: others")
-    argv = [b, "--against", kept, "--features", "pixels"]
-    assert f"{kept} is of features: others, but this is {protocol}" in refused(metrics.main, argv)
-    np.savez(kept, mu=mu, sigma=sigma)  # as pytorch-fid writes it
+    np.savez(stats, mu=mu, sigma=sigma, protocol="features: others")
+    argv = [b, "--against", stats, "--features", "pixels"]
+    assert f"{stats} is of features: others, but this is {protocol}" in refused(metrics.main, argv)
+    np.savez(stats, mu=mu, sigma=sigma)  # as pytorch-fid writes it
     assert metrics.main(argv) == 0
 
 
@@ -566,29 +592,28 @@ def test_bars_are_drawn(sets, tmp_path, capsys):
 
 
 def test_the_batch_size_changes_no_number(sets, capsys):
-    a, b, found = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), []
+    a, b, rows = str(sets["folder"] / "a"), str(sets["folder"] / "b.npy"), []
     for size in ("1", "7", "500"):
         argv = [a, "--against", b, "--features", "pixels", "--batch-size", size]
-        found.append(judged(capsys, *argv)[0]["sets"])
-    assert found[0] == found[1] == found[2]
+        rows.append(judged(capsys, *argv)[0]["sets"])
+    assert rows[0] == rows[1] == rows[2]
 
 
-def test_more_images_than_are_kept_go_on_by_their_moments(monkeypatch):
+def test_more_images_than_the_capacity_are_compared_by_their_moments():
     x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
-    whole = [metrics.extract(metrics.Pixels(), part.split(20)) for part in (x, y)]
-    found = metrics.Features(keep=50)
+    whole, other = (metrics.extract(metrics.Pixels(), images) for images in (x, y))
+    features = metrics.FeatureSet(capacity=50)
     for part in x.split(20):
-        found.add(*metrics.Pixels()(part))
-    assert len(found.kept) == 50 and found.n == 90
-    distance = metrics.set_distance(whole[0], whole[1])
-    assert metrics.set_distance(found, whole[1]) == pytest.approx(distance, rel=1e-9)
+        features.add(*metrics.Pixels()(part))
+    assert len(features.features) == 50 and features.n == 90
+    distance = metrics.set_distance(whole, other)
+    assert metrics.set_distance(features, other) == pytest.approx(distance, rel=1e-9)
 
 
-def test_what_is_kept_of_many_images_hangs_neither_on_their_order_nor_on_the_batch_size(
+def test_a_random_part_of_many_images_is_held_whatever_their_order_and_the_batch_size(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(metrics, "KEPT", 50)
-    monkeypatch.setattr(metrics.Features.__init__, "__defaults__", (50,))
+    monkeypatch.setattr(metrics, "CAPACITY", 50)
     x = np.random.RandomState(0).randint(0, 100, (400, 3, 3)).astype(np.uint8)
     x[200:] += 150  # as a folder comes, class after class
     np.save(tmp_path / "x.npy", x)
@@ -629,7 +654,7 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
         assert judged(capsys, run, *argv) == judged(capsys, run, *argv)
 
 
-@pytest.mark.parametrize("argv, told", [
+@pytest.mark.parametrize("argv, message", [
     ("{sets}/a --features pixels", "--against REAL"),
     ("{sets}/one.npy --against {sets}/b.npy --features pixels", "a set of 1 images"),
     ("{sets}/b.npy --against {sets}/one.npy --features pixels", "a set of 1 images"),
@@ -661,9 +686,9 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{classifier} --out {sets}/f.png", "none are compared"),
     ("{vae} --features pixels --data fashion2k", "--data is for judging a classifier"),
 ])  # fmt: skip
-def test_images_that_cannot_be_measured_are_told_in_one_line(argv, told, sets, runs, refused):
+def test_images_that_cannot_be_measured_are_reported_in_one_line(argv, message, sets, runs, refused):
     words = [word.format(**runs | {"sets": sets["folder"]}) for word in argv.split()]
-    assert told.format(sets=sets["folder"]) in refused(metrics.main, words)
+    assert message.format(sets=sets["folder"]) in refused(metrics.main, words)
 
 
 def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
@@ -676,41 +701,41 @@ def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
         "--features",
         f"classifier:{runs['classifier']}",
     ]
-    (found,) = judged(capsys, *argv)
-    judge = metrics.open_run(runs["classifier"])["model"]
-    named, confidence = metrics.predictions(judge, x / 255)
-    assert found["first_answers"][:2] == [
-        f"{c} {p:.0%}" for c, p in zip(named[:2], confidence[:2], strict=True)
+    (report,) = judged(capsys, *argv)
+    judge = sample.Run(runs["classifier"]).model
+    predicted, confidence = metrics.predictions(judge, x / 255)
+    assert report["first_answers"][:2] == [
+        f"{c} {p:.0%}" for c, p in zip(predicted[:2], confidence[:2], strict=True)
     ]
-    assert found["confidence"] == pytest.approx(100 * confidence.mean().item())
-    assert found["coverage"] == pytest.approx(metrics.coverage(named, 10)) and found["sets"]["fid"] >= 0
-    assert metrics.main(argv) == 0 and "names it" in capsys.readouterr().out
+    assert report["confidence"] == pytest.approx(100 * confidence.mean().item())
+    assert report["coverage"] == pytest.approx(vars(metrics.coverage(predicted, 10)))
+    assert report["sets"]["fid"] >= 0
+    assert metrics.main(argv) == 0 and "labels it" in capsys.readouterr().out
 
 
 def test_black_pictures_have_a_distance(tmp_path, capsys):
     np.save(tmp_path / "black.npy", np.zeros((20, 7, 7), np.uint8))
     black = str(tmp_path / "black.npy")
-    (found,) = judged(capsys, black, "--against", black, "--features", "pixels")
-    assert found["sets"]["fid"] == 0 and found["sets"]["precision"] == 1
+    (report,) = judged(capsys, black, "--against", black, "--features", "pixels")
+    assert report["sets"]["fid"] == 0 and report["sets"]["precision"] == 1
 
 
-def test_reconstructions_of_an_auto_decoder_are_of_the_latents_it_keeps(runs, capsys):
+def test_reconstructions_of_an_auto_decoder_are_of_its_learned_latents(runs, capsys):
     judge = ["--features", f"classifier:{runs['classifier']}", "-n", "20"]
     for split in ("train", "test"):
-        (found,) = judged(capsys, runs["vad"], *judge, "--split", split)
-        run = metrics.open_run(runs["vad"])
-        dataset = data.load_for_run(run["config"])
-        kept = run["model"].latents.weight if split == "train" else run["model"].test_latents
-        images = run["model"].decode(models.Gaussian.from_params(kept).mean)
-        named = metrics.predictions(metrics.open_run(runs["classifier"])["model"], images)[0]
-        wanted = 100 * (named == getattr(dataset, split).y).float().mean().item()
-        assert found["accuracy_on_reconstructions"] == pytest.approx(wanted)
+        (report,) = judged(capsys, runs["vad"], *judge, "--split", split)
+        run = sample.Run(runs["vad"])
+        latents = run.model.latents.weight if split == "train" else run.model.test_latents
+        images = run.model.decode(models.Gaussian.from_params(latents).mean)
+        predicted, _ = metrics.predictions(sample.Run(runs["classifier"]).model, images)
+        expected = 100 * (predicted == run.dataset.split(split).y).float().mean().item()
+        assert report["accuracy_on_reconstructions"] == pytest.approx(expected)
 
 
 def test_a_gan_is_judged_without_reconstructions(runs, capsys):
     argv = [runs["gan"], "--features", f"classifier:{runs['classifier']}", "-n", "20"]
-    (found,) = judged(capsys, *argv)
-    assert found["samples"]["n"] == 20 and "accuracy_on_reconstructions" not in found
+    (report,) = judged(capsys, *argv)
+    assert report["samples"]["n"] == 20 and "accuracy_on_reconstructions" not in report
     assert metrics.main(argv) == 0
 
 
@@ -740,7 +765,7 @@ def inception(random_weights):
 
 def test_inception_has_the_names_and_the_shapes_of_the_published_file():
     with torch.device("meta"):
-        graph = metrics.Graph()
+        graph = metrics.InceptionGraph()
     shapes = {name: list(tensor.shape) for name, tensor in graph.state_dict().items()}
     for name, shape in {
         "Conv2d_1a_3x3.conv.weight": [32, 3, 3, 3],
@@ -798,7 +823,7 @@ def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkey
     monkeypatch.setattr(inception, "batch_size", 2)
     again, _ = inception(x)
     assert (again - features).norm() < 2e-5 * features.norm()
-    assert torch.allclose(logits, features @ inception.fc.weight.T, atol=1e-4)  # no bias
+    assert torch.allclose(logits, features @ inception.graph.fc.weight.T, atol=1e-4)  # no bias
     monkeypatch.setattr(inception, "resize", "tf1")
     other, _ = inception(x[:1])
     assert 1e-3 < (other - features[:1]).norm() / features[:1].norm() < 1
@@ -816,7 +841,7 @@ def test_gray_is_three_equal_channels(resize):
 @pytest.mark.parametrize("height, width", [(28, 64), (299, 299), (500, 310)])
 def test_resize_of_tensorflow_1_agrees_with_a_loop(height, width):
     x = torch.rand(height, width)
-    found, random = metrics.resize_tf1(x[None, None])[0, 0], np.random.RandomState(0)
+    resized, random = metrics.resize_tf1(x[None, None])[0, 0], np.random.RandomState(0)
     for i, j in [(0, 0), (298, 298), *random.randint(299, size=(50, 2))]:
         (top, down), (left, right) = divmod(i * height / 299, 1), divmod(j * width / 299, 1)
         rows = [int(top), min(int(top) + 1, height - 1)]
@@ -826,7 +851,7 @@ def test_resize_of_tensorflow_1_agrees_with_a_loop(height, width):
             @ x[rows][:, columns]
             @ torch.tensor([1 - right, right]).float()
         )
-        assert found[i, j].item() == pytest.approx(expected.item(), abs=1e-4)
+        assert resized[i, j].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_only_uint8_pictures_are_looked_at(inception):
@@ -837,34 +862,34 @@ def test_only_uint8_pictures_are_looked_at(inception):
         metrics.Inception("unread", resize="bicubic")
 
 
-def test_wrong_weights_are_told_in_one_line(tmp_path, random_weights):
-    def told(path):
+def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights):
+    def message(path):
         with pytest.raises(metrics.MetricError) as caught:
             metrics.Inception(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "No such file" in told(tmp_path / "none.pth")
-    assert "cannot read" in told(tmp_path)
+    assert "No such file" in message(tmp_path / "none.pth")
+    assert "cannot read" in message(tmp_path)
     path = tmp_path / "wrong.pth"
     path.write_bytes(b"no weights")
-    assert "no whole file" in told(path)
+    assert "no whole file" in message(path)
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, path)
-    assert "Conv2d_1a_3x3.bn.weight [32]" in told(path)
+    assert "Conv2d_1a_3x3.bn.weight [32]" in message(path)
     path.write_bytes(path.read_bytes()[:-100])
-    assert "no whole file" in told(path)
+    assert "no whole file" in message(path)
     torch.save({"fc.weight": torch.zeros(99)}, path, _use_new_zipfile_serialization=False)  # as published
-    assert "not FID's Inception" in told(path)
+    assert "not FID's Inception" in message(path)
     path.write_bytes(path.read_bytes()[:-100])
-    assert "no whole file" in told(path)
+    assert "no whole file" in message(path)
     for other in ([1, 2], {"fc.weight": "text"}, {"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 1, 3, 3)}):
         torch.save(other, path)
-        assert "not FID's Inception" in told(path)
+        assert "not FID's Inception" in message(path)
     torch.save(Fake(), path)  # a whole module would run code
-    assert "no whole file" in told(path)
+    assert "no whole file" in message(path)
     state = torch.load(random_weights, weights_only=True) | {"fc.weight": torch.zeros(1000, 2048)}
     torch.save(state, path)  # as torchvision's
-    assert "fc.weight [1008, 2048]" in told(path)
+    assert "fc.weight [1008, 2048]" in message(path)
     path.unlink()
 
 
@@ -907,7 +932,7 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
     for _ in range(2):
         path = metrics.inception_weights(folder=tmp_path / "new")
         assert path.read_bytes() == b"weights" * 1000 and mirror.asked == 1
-    assert capsys.readouterr().err.count("is kept as") == 1
+    assert capsys.readouterr().err.count("is saved as") == 1
     assert [*(tmp_path / "new").iterdir()] == [tmp_path / "new" / metrics.WEIGHTS]
     monkeypatch.setenv("DGM_DATA_DIR", str(tmp_path / "new"))
     assert metrics.inception_weights() == path and mirror.asked == 1
@@ -921,7 +946,7 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "answer, told",
+    "answer, message",
     [
         ((200, b"weights" * 1000, 70), "invalid hash value"),
         ((200, b"weights" * 999, None), "invalid hash value"),
@@ -930,13 +955,13 @@ def test_weights_are_downloaded_once(mirror, tmp_path, monkeypatch, capsys):
         (None, "refused"),
     ],
 )
-def test_weights_that_do_not_come_are_told_with_the_ways_on(mirror, tmp_path, monkeypatch, answer, told):
+def test_weights_that_do_not_come_are_reported_with_remedies(mirror, tmp_path, monkeypatch, answer, message):
     mirror.answer = answer
     if answer is None:
         monkeypatch.setattr(metrics, "WEIGHTS_URL", "http://127.0.0.1:9/x")
     with pytest.raises(metrics.MetricError) as caught:
         metrics.inception_weights(folder=tmp_path)
-    for part in (told, "--weights FILE", "--features classifier:RUN", "--features pixels"):
+    for part in (message, "--weights FILE", "--features classifier:RUN", "--features pixels"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.status == 1 and not any(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
@@ -959,11 +984,11 @@ def test_features_are_those_of_the_packages(rival, resize, random_weights, packa
     for x in (butterflies(), digits):
         with torch.no_grad():
             expected = theirs(x.expand(-1, 3, -1, -1))
-        for found, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
-            assert wanted.std() > 0.05 and BENCHMARK["relative"](found, wanted) < 1e-4
+        for values, wanted in zip(ours(x), expected, strict=False):  # logits of torch-fidelity alone
+            assert wanted.std() > 0.05 and BENCHMARK["relative"](values, wanted) < 1e-4
     log_p = ours(butterflies())[1].double().log_softmax(1)
     mean = log_p.exp().mean(0)
-    assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are told apart
+    assert (log_p.exp() * (log_p - mean.log())).sum(1).mean().exp() > 2  # they are message apart
 
 
 def test_numbers_of_the_same_features_are_those_of_the_packages(packages):
@@ -976,23 +1001,23 @@ def test_numbers_of_the_same_features_are_those_of_the_packages(packages):
     assert 0.1 < ours["precision"] < 1 and ours["IS"] > 2
     for theirs in BENCHMARK["distances"]().values():
         moments = BENCHMARK["moments"](generated, real)
-        for found in (metrics.frechet_distance(*moments), metrics.fid(generated, real)):
-            assert BENCHMARK["relative"](found, theirs(*moments)) < 1e-9
+        for values in (metrics.frechet_distance(*moments), metrics.fid(generated, real)):
+            assert BENCHMARK["relative"](values, theirs(*moments)) < 1e-9
 
 
 def test_inceptions_numbers_from_the_command_line(sets, random_weights, tmp_path, capsys):
     np.save(tmp_path / "few.npy", sets["a"][:4])
     np.save(tmp_path / "others.npy", sets["b"][:5])
-    few, others = str(tmp_path / "few.npy"), str(tmp_path / "others.npy")
-    (found,) = judged(capsys, few, "--against", others, "--weights", str(random_weights))
+    small, others = str(tmp_path / "few.npy"), str(tmp_path / "others.npy")
+    (report,) = judged(capsys, small, "--against", others, "--weights", str(random_weights))
     network = metrics.Inception(random_weights)
     features = [network(torch.from_numpy(sets[k][:n, None]))[0] for k, n in (("a", 4), ("b", 5))]
-    assert found["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
-    for told in (network.sha256, "resize torch", "gray", "seed 0", "NOT THE PUBLISHED ONES"):
-        assert told in found["sets"]["protocol"]
+    assert report["sets"]["fid"] == pytest.approx(metrics.fid(*features), rel=1e-5)
+    for message in (network.sha256, "resize torch", "gray", "seed 0", "NOT THE PUBLISHED ONES"):
+        assert message in report["sets"]["protocol"]
 
 
-def test_samples_against_statistics_are_told_to_be_gray(runs, random_weights, tmp_path, capsys):
+def test_samples_against_statistics_are_reported_to_be_gray(runs, random_weights, tmp_path, capsys):
     np.savez(tmp_path / "real.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     argv = [runs["vae"], "--against", str(tmp_path / "real.npz"), "--weights", str(random_weights)]
     assert "gray" in judged(capsys, *argv, "-n", "2", "--sets", "1")[0]["sets"]["protocol"]
@@ -1004,3 +1029,32 @@ def test_without_weights_nothing_is_put_in_their_place(sets, tmp_path, monkeypat
     error = refused(metrics.main, [str(sets["folder"] / "a"), "--against", str(sets["folder"] / "b.npy")])
     for way in ("--weights FILE", "--features classifier:RUN", "--features pixels"):
         assert way in error
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Benchmarks
+
+
+def load_benchmark(name):
+    return runpy.run_path(str(Path(metrics.__file__).parent / "benchmarks" / f"{name}.py"))
+
+
+def test_the_benchmark_of_metrics_runs(packages, capsys):
+    BENCHMARK["main"](["--quick"])
+    out = capsys.readouterr().out
+    for package in ("pytorch-fid", "torch-fidelity", "torchmetrics"):
+        assert package in out
+
+
+def test_the_benchmark_of_gans_runs(runs, capsys):
+    status = load_benchmark("gan")["main"]([runs["gan"], "--judge", runs["classifier"], "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines[1:]] == [lines[1].split()[0], "gan"]
+
+
+def test_the_benchmark_of_resizes_runs(sets, random_weights, capsys):
+    argv = [str(sets["folder"] / "b.npy"), "--quick", "--weights", str(random_weights)]
+    assert load_benchmark("resize")["main"](argv) == 0
+    distances = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(distances) == 3 and min(distances) > 0
