@@ -144,16 +144,6 @@ class Options:
     out: str | None = None
 
 
-def describe_latents(scale, truncate):
-    """How latents were drawn, as in "latents x 0.5, cut off at ±1"; "" for plain samples of the prior."""
-    changes = []
-    if scale != 1:
-        changes.append(f"x {scale:g}")
-    if truncate is not None:
-        changes.append(f"cut off at ±{truncate:g}")
-    return f"latents {', '.join(changes)}" if changes else ""
-
-
 def pick_classes(run, text):
     """Class numbers of "dog,cat" or "1,0"; None without a text."""
     if not text:
