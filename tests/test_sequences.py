@@ -204,7 +204,7 @@ def test_a_run_can_be_trained_resumed_and_judged(model, few_queries, tmp_path, c
 
 def test_the_data_follow_the_model_and_no_other_pair_is_taken(refused, tmp_path):
     for argv in (["--model", "vae", "--data", "arithmetic"], ["--model", "text2text", "--data", "mnist10k"]):
-        assert "--data arithmetic is for" in refused(train.main, [*argv, "--out", tmp_path / "run"])
+        assert "--data arithmetic goes with" in refused(train.main, [*argv, "--out", tmp_path / "run"])
     assert not (tmp_path / "run").exists()
     with pytest.raises(ModelError, match="13 symbols"):
         models.build("text2text", n_classes=10)
