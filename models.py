@@ -17,6 +17,8 @@ Conventions of every model:
 
 import inspect
 import math
+import os
+import zipfile
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 
 class ModelError(ValueError):
@@ -42,6 +45,16 @@ def require(condition, message, status=2):
 
 def check_choice(name, value, choices):
     require(value in choices, f"{name} {value!r} does not exist here: choose from {', '.join(choices)}")
+
+
+MAX_PARAMETERS = 500_000_000  # of a model, its buffers included
+MAX_PIXELS = 50_000_000  # channels x height x width of an image, inside a network as well
+MAX_LAYERS = 1000
+
+
+def check_size(shape):
+    message = f"images of {' x '.join(map(str, shape))}: the limit is {MAX_PIXELS:,} numbers"
+    require(math.prod(shape) <= MAX_PIXELS, message)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -198,7 +211,10 @@ class ConvDecoder(nn.Module):
             stack.append(layer)
             if normalize:
                 stack += [nn.BatchNorm2d(channels), nn.ReLU()]
-            shape = shape_after(layer, shape)  # (channels, height, width)
+            shape = (channels, *transposed_sides(layer, shape[1:]))
+            fits = min(shape) >= 1 and max(layer.output_padding) < stride
+            require(fits, f"the decoder's layers make an image of {shape}, output padding {output_padding}")
+            check_size(shape)
         image_shape = tuple(image_shape)
         require(shape == image_shape, f"the decoder's layers end at {shape}, the data are {image_shape}")
         self.stack = nn.Sequential(*stack)
@@ -524,9 +540,13 @@ def parse_layers(text, transposed=False):
     if transposed:
         layers = [(*layer, 0) if len(layer) == 4 else layer for layer in layers]
     length = 5 if transposed else 4
-    valid = all(len(layer) == length and min(layer[:3]) > 0 and min(layer) >= 0 for layer in layers)
+    valid = all(
+        len(layer) == length and min(layer[:3]) > 0 and min(layer) >= 0 and max(layer) <= MAX_PIXELS
+        for layer in layers
+    )
     example = "channels,kernel,stride,padding for each, as in '32,3,2,1 64,3,2,1'"
     require(layers and valid, f"layers {text!r}: write {example}")
+    require(len(layers) <= MAX_LAYERS, f"{len(layers)} layers are too many: the limit is {MAX_LAYERS}")
     return layers
 
 
@@ -551,6 +571,7 @@ def conv_shapes(image_shape, layers):
         size = f"{image_shape[1]} x {image_shape[2]}"
         require(min(height, width) >= 1, f"convolutions leave nothing of a picture of {size} pixels")
         shapes.append((channels, height, width))
+        check_size(shapes[-1])
     return shapes
 
 
@@ -567,13 +588,14 @@ def mirror(image_shape, layers):
     return shapes[-1], mirrored[::-1]
 
 
-def shape_after(layer, shape):
-    """The shape that a decoder's layer makes of an image of this shape, both (channels, height, width)."""
-    try:
-        output = layer(torch.zeros(1, *shape))
-    except RuntimeError as error:
-        raise ModelError(f"the decoder's layers do not work: {str(error).splitlines()[0]}") from error
-    return tuple(output.shape[1:])
+def transposed_sides(layer, sides):
+    """Height and width that a transposed convolution makes of an image with these sides."""
+    return [
+        (side - 1) * stride - 2 * padding + kernel + output_padding
+        for side, stride, padding, kernel, output_padding in zip(
+            sides, layer.stride, layer.padding, layer.kernel_size, layer.output_padding, strict=True
+        )
+    ]
 
 
 class WideConvTranspose2d(nn.ConvTranspose2d):
@@ -586,16 +608,11 @@ class WideConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x):
         if not x.is_cpu:
             return super().forward(x)
-        height, width = [
-            (side - 1) * stride - 2 * padding + kernel + output_padding
-            for side, stride, padding, kernel, output_padding in zip(
-                x.shape[2:], self.stride, self.padding, self.kernel_size, self.output_padding, strict=True
-            )
-        ]
         pixels = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B, C, H, W) -> (B * H * W, C)
         patches = pixels @ self.weight.flatten(1)  # what each pixel adds, (B * H * W, out * k * k)
         patches = patches.unflatten(0, (len(x), math.prod(x.shape[2:]))).transpose(1, 2)
-        output = F.fold(patches, (height, width), self.kernel_size, 1, self.padding, self.stride)
+        sides = transposed_sides(self, x.shape[2:])
+        output = F.fold(patches, sides, self.kernel_size, 1, self.padding, self.stride)
         if self.bias is None:
             return output
         return output + self.bias[:, None, None]
@@ -1216,7 +1233,8 @@ class GAN(Model):
         stride = max(1, len(split.x) // 200)
         x, _ = split.batch(slice(None, None, stride))  # about 200 images of all classes
         samples = self.sample(len(x))
-        diversity = (F.pdist(samples.flatten(1)).mean() / F.pdist(x.flatten(1)).mean()).item()
+        distances = [F.pdist(images.flatten(1).cpu()).mean() for images in (samples, x)]  # mps has no pdist
+        diversity = (distances[0] / distances[1]).item()
         real = self.discriminate(2 * x - 1) > 0
         fake = self.discriminate(2 * samples - 1) > 0
         diagnosis = {"diversity": diversity}
@@ -1619,8 +1637,76 @@ def constructor_defaults(model):
     return defaults
 
 
-def build(model, **arguments):
-    """MODELS[model](**arguments), with the `recipe` that `save` keeps."""
+TYPES = {  # of the arguments whose default is None or that have none
+    "image_shape": tuple,
+    "n_classes": int,
+    "n_train": int,
+    "n_test": int,
+    "encoder_layers": str,
+    "decoder_start": tuple,
+    "decoder_layers": str,
+    "fit_beta": float,
+}
+
+
+def check_arguments(model, arguments):
+    """Raises ModelError, which names the argument, unless MODELS[model] takes these arguments and each has
+    the type of its default and a size within reason."""
+    require(isinstance(model, str), "the name of a model is text")
+    check_choice("model", model, MODELS)
+    defaults = constructor_defaults(model)
+    for name in arguments:
+        require(name in defaults, f"{model} has no argument {name!r}")
+    for name, default in defaults.items():
+        value = arguments.get(name, default)
+        require(value is not inspect.Parameter.empty, f"{model} lacks its argument {name}")
+        if value is default:
+            continue
+        kind = TYPES.get(name) or type(default)
+        if kind is int:
+            largest = MAX_LAYERS if name.endswith("depth") else MAX_PARAMETERS
+            require(is_integer(value, 0, largest), f"{name} must be an integer from 0 to {largest:,}")
+        elif kind is float:
+            is_number = isinstance(value, float) or is_integer(value, -MAX_PARAMETERS, MAX_PARAMETERS)
+            largest = torch.finfo(torch.float32).max
+            require(is_number and abs(value) <= largest, f"{name} must be a number up to {largest:.1g}")
+        elif kind is tuple:
+            is_shape = isinstance(value, tuple | list) and len(value) == 3
+            is_shape = is_shape and all(is_integer(side, 1, MAX_PIXELS) for side in value)
+            require(is_shape, f"{name} must be three integers from 1 to {MAX_PIXELS:,}")
+            check_size(value)
+        else:
+            require(
+                type(value) is kind, f"{name} must be of type {kind.__name__}, not {type(value).__name__}"
+            )
+
+
+def is_integer(value, smallest, largest):
+    return type(value) is int and smallest <= value <= largest
+
+
+class SkipNormal(TorchFunctionMode):
+    """Leaves out initialization by `normal_`, for which torch imports modules for seconds if a tensor has no
+    memory."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not nn.init.normal_:
+            return function(*args, **(kwargs or {}))
+
+
+def build(model, /, **arguments):
+    """MODELS[model](**arguments), with the `recipe` that `save` keeps. Raises ModelError for arguments that
+    are not valid and for more than MAX_PARAMETERS parameters, before it takes memory for them."""
+    check_arguments(model, arguments)
+    try:
+        with torch.device("meta"), SkipNormal():  # meta tensors have a shape, but no memory
+            outline = MODELS[model](**arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"there is no {model} of these sizes: {str(error).split(chr(10))[0]}") from error
+    size = sum(tensor.numel() for tensor in outline.state_dict().values())
+    require(size <= MAX_PARAMETERS, f"{size:,} parameters are too many: the limit is {MAX_PARAMETERS:,}")
     built = MODELS[model](**arguments)
     built.recipe = {"model": model, "arguments": arguments}
     return built
@@ -1632,25 +1718,59 @@ def save(file, model, **more):
 
 
 def read_checkpoint(path, device="cpu"):
-    """The dict that `save` wrote. Raises ModelError for any other file."""
+    """The dict that `save` wrote. Raises ModelError for any other file and for one with a damaged byte."""
     message = f"{path} is not a checkpoint of this project, or is damaged"
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # for a damaged file torch raises anything from IndexError to OSError
-        raise ModelError(message, status=1) from error
-    complete = isinstance(checkpoint, dict) and checkpoint.keys() >= {"model", "arguments", "weights"}
-    require(complete, message, status=1)
+    require(os.path.isfile(path) or not os.path.exists(path), message, status=1)
+    with open(path, "rb") as file:
+        try:
+            require(is_intact(file), message, status=1)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # for a damaged file zipfile and torch raise anything
+            raise ModelError(message, status=1) from error
+    require(isinstance(checkpoint, dict), message, status=1)
+    for name, kind in (("model", str), ("arguments", dict), ("weights", dict)):
+        is_valid = isinstance(checkpoint.get(name), kind)
+        require(is_valid, f"{message}: it has no {name!r} of type {kind.__name__}", status=1)
+    for name in [*checkpoint["arguments"], *checkpoint["weights"]]:
+        require(isinstance(name, str), f"{message}: the name of an entry is no text", status=1)
     return checkpoint
 
 
+def is_intact(file):
+    """Whether the zip archive that torch.save writes has the checksums that it should have. Its records are
+    not compressed, so that together they are smaller than the file."""
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+        fits = sum(record.file_size for record in records) < os.fstat(file.fileno()).st_size
+        return stored and fits and archive.testzip() is None
+
+
+def load_weights(model, weights):
+    """Copies the weights of a checkpoint to a model. Raises ModelError, which names the first that does not
+    fit."""
+    expected = model.state_dict()
+    for name in weights:
+        require(name in expected, f"the weights {name!r} are unknown", status=1)
+    for name, tensor in expected.items():
+        require(name in weights, f"the weights {name} are missing", status=1)
+        fits = isinstance(weights[name], torch.Tensor) and form(weights[name]) == form(tensor)
+        require(fits, f"the weights {name} are not a {tensor.dtype} of shape {[*tensor.shape]}", status=1)
+    model.load_state_dict(dict(weights))
+
+
+def form(tensor):
+    return tensor.shape, tensor.dtype, tensor.layout, tensor.is_meta
+
+
 def load(path, device="cpu"):
-    """The model of a checkpoint, in eval mode."""
+    """The model of a checkpoint, in eval mode. Raises ModelError for a file that `save` did not write."""
     checkpoint = read_checkpoint(path, device)
     try:
         model = build(checkpoint["model"], **checkpoint["arguments"]).to(device)
-        model.load_state_dict(checkpoint["weights"])
-    except (KeyError, TypeError, RuntimeError, ModelError) as error:
-        raise ModelError(f"{path} holds a model that this version cannot build", status=1) from error
+        load_weights(model, checkpoint["weights"])
+    except ModelError as error:
+        message = f"{path} holds a model that this version cannot build: {error}"
+        raise ModelError(message, status=1) from error
     return model.eval()

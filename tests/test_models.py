@@ -4,8 +4,12 @@ import argparse
 import inspect
 import io
 import math
+import os
 import pickle
 import re
+import resource
+import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ import scipy.spatial.distance
 import scipy.stats
 import torch
 import torch.nn as nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import data
 import models
@@ -1244,6 +1249,189 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(content, tmp_path):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and caught.value.status == 1
 
 
+def checkpoint_bytes(checkpoint):
+    file = io.BytesIO()
+    torch.save(checkpoint, file)
+    return file.getvalue()
+
+
+def refusal(path):
+    """The line in which `load` refuses a file."""
+    with pytest.raises(ModelError) as caught:
+        models.load(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message and caught.value.status == 1
+    return message.removeprefix(str(path))
+
+
+def flip_a_bit(content, place):
+    content[place] ^= 1 << place % 8
+
+
+def zero_a_sector(content, place):
+    content[place : place + 512] = bytes(len(content[place : place + 512]))
+
+
+def swap_blocks(content, place):
+    first, second = content[place : place + 100], content[place + 100 : place + 200]
+    content[place : place + 200] = second + first
+
+
+def cut(content, place):
+    del content[place:]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, zero_a_sector, swap_blocks, cut])
+def test_a_damaged_byte_never_changes_a_model(damage, tmp_path):
+    saved = tiny()
+    content = checkpoint_bytes(saved.recipe | {"weights": saved.state_dict()})
+    n_refused = 0
+    for place in range(0, len(content), len(content) // 150):
+        damaged = bytearray(content)
+        damage(damaged, place)
+        (tmp_path / "best.pt").write_bytes(damaged)
+        try:
+            loaded = models.load(tmp_path / "best.pt")  # bytes of the archive that mean nothing may differ
+        except ModelError as error:
+            assert "is damaged" in str(error)
+            n_refused += 1
+        else:
+            weights = loaded.state_dict()
+            assert all(torch.equal(tensor, weights[name]) for name, tensor in saved.state_dict().items())
+    assert n_refused > 75
+
+
+def test_a_compressed_record_is_refused_before_it_is_read(tmp_path):
+    models.save(tmp_path / "best.pt", tiny(), filler=torch.zeros(1_000_000))
+    with zipfile.ZipFile(tmp_path / "best.pt") as stored, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for name in stored.namelist():
+            bomb.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED)
+    assert torch.load(tmp_path / "bomb.pt", weights_only=True)["filler"].shape == (1_000_000,)
+    assert "is damaged" in refusal(tmp_path / "bomb.pt")
+
+
+def test_only_a_regular_file_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")  # which nobody writes: to open it would wait without end
+    assert "is damaged" in refusal(tmp_path / "pipe.pt")
+    assert "is damaged" in refusal(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        models.load(tmp_path / "none.pt")
+
+
+MISSING = object()
+BIAS = "decoder.stack.0.bias"
+
+
+@pytest.mark.parametrize("place, value, message", [
+    (["model"], MISSING, "no 'model'"), (["model"], 5, "'model' of type str"), (["model"], "gone", "'gone'"),
+    (["arguments"], MISSING, "no 'arguments'"), (["arguments"], [], "'arguments' of type dict"),
+    (["arguments", "image_shape"], MISSING, "lacks its argument image_shape"),
+    (["arguments", "image_shape"], (1, 28), "image_shape must be"),
+    (["arguments", "image_shape"], (1, 4.0, 4), "image_shape must be"),
+    (["arguments", "gone"], 1, "no argument 'gone'"), (["arguments", 5], 1, "is no text"),
+    (["arguments", "model"], "vae", "no argument 'model'"),
+    (["arguments", "latent_dim"], "4", "latent_dim must be"),
+    (["arguments", "latent_dim"], True, "latent_dim must be"),
+    (["arguments", "latent_dim"], 5, "to_latent.weight"), (["arguments", "latent_dim"], -1, "latent_dim"),
+    (["arguments", "encoder_hidden"], 10**20, "encoder_hidden must be"),
+    (["arguments", "beta"], None, "beta must be"), (["arguments", "beta"], math.nan, "beta must be"),
+    (["arguments", "batch_norm"], 1, "batch_norm must be of type bool"),
+    (["arguments", "encoder"], None, "encoder must be of type str"),
+    (["arguments", "encoder"], "lstm", "weights"), (["arguments", "decoder_layers"], 3, "of type str"),
+    (["weights"], MISSING, "no 'weights'"), (["weights"], torch.ones(3), "'weights' of type dict"),
+    (["weights", BIAS], MISSING, f"{BIAS} are missing"), (["weights", "gone"], torch.ones(1), "'gone'"),
+    (["weights", BIAS], None, BIAS), (["weights", BIAS], torch.ones(9), BIAS),
+    (["weights", BIAS], torch.ones(8).double(), BIAS), (["weights", BIAS], torch.ones(8).to_sparse(), BIAS),
+    (["weights", BIAS], torch.ones(8, device="meta"), BIAS),
+    (["weights", BIAS], torch.ones(8).cfloat(), BIAS),
+])  # fmt: skip
+def test_an_entry_that_is_missing_unknown_or_ill_typed_is_named(place, value, message, tmp_path):
+    saved = tiny()
+    checkpoint = {**saved.recipe, "weights": dict(saved.state_dict())}
+    *outer, name = place
+    entries = checkpoint[outer[0]] if outer else checkpoint
+    if value is MISSING:
+        del entries[name]
+    else:
+        entries[name] = value
+    (tmp_path / "best.pt").write_bytes(checkpoint_bytes(checkpoint))
+    assert message in refusal(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("model, options", [
+    ("vae", dict(latent_dim=10**20)), ("vae", dict(dense=10**20)), ("ae", dict(squeeze=10**11)),
+    ("ad", dict(latent_dim=2**31 - 1, decoder="mlp")), ("ad", dict(n_train=10**8)),
+    ("ad", dict(n_test=10**8)),
+    ("ae", dict(encoder="mlp", encoder_depth=10**6)), ("ae", dict(decoder="gru", decoder_depth=2**31 - 1)),
+    ("text2text", dict(encoder_depth=10**20)), ("text2text", dict(encoder_hidden=10**6)),
+    ("ae", dict(image_shape=(1, 10**6, 10**6))), ("gan", dict(image_shape=(1, 10**6, 10**6))),
+    ("classifier", dict(image_shape=(1, 10**6, 10**6), encoder="lstm", encoder_hidden=1)),
+    ("cvae", dict(image_shape=(3, 2**31, 2**31))), ("cvae", dict(n_classes=10**9)),
+    ("gan", dict(decoder_start=(1, 10**6, 10**6))), ("gan", dict(decoder_start=(10**20, 1, 1))),
+    ("ae", dict(encoder_layers="8,3,1,1 " * 2000)), ("ae", dict(encoder_layers="100000000,28,1,0")),
+    ("ae", dict(encoder_layers="8,3,100000000000000000000,1")),
+    ("ae", dict(encoder_layers="1,1,1,1000000 1,1,1000000,0")),
+    ("ae", dict(decoder_start=(1, 2, 2), decoder_layers="1,1,30000,0 1,1,1,14987")),
+    ("text2image", dict(decoder_start=(10**5, 10**5, 1))), ("image2text", dict(frame_size=10**7)),
+    ("vae", dict(free_bits=1e308)), ("vae", dict(beta=INF)), ("gan", dict(gradient_penalty=math.nan)),
+    ("vae", dict(encoder="lstm", encoder_hidden=0)),
+], ids=str)  # fmt: skip
+def test_sizes_beyond_reason_are_refused_before_they_take_memory_or_time(model, options):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    start = time.process_time()
+    with pytest.raises(ModelError) as caught:
+        build(model, **options)
+    assert "\n" not in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert time.process_time() - start < 2
+
+
+def test_a_model_is_initialized_as_without_the_check_of_its_size():
+    built = tiny("cvae")
+    torch.manual_seed(0)
+    direct = models.ConditionalVAE(**built.recipe["arguments"])
+    assert all(map(torch.equal, built.state_dict().values(), direct.state_dict().values()))
+
+
+class LikeMPS(TorchDispatchMode):
+    """Refuses what the device "mps" lacks: float64, and pdist unless the tensor was moved to the CPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._pdist_forward.default:
+            assert getattr(args[0], "was_moved", False), "mps has no pdist"
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            assert not isinstance(tensor, torch.Tensor) or tensor.dtype != torch.float64, function
+        return result
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_models_do_without_float64_and_pdist(model, monkeypatch):
+    def cpu(tensor):
+        moved = tensor.clone()
+        moved.was_moved = True
+        return moved
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    split = data.Split(torch.from_numpy(DIGITS["x_train"][:20, None].copy()), torch.arange(20) % 3)
+    if models.MODELS[model].task == "arithmetic":
+        split = data.load("arithmetic", drawn=models.MODELS[model].defaults["drawn"]).train
+        split = split._replace(x=split.x[:20], y=split.y[:20])
+    with LikeMPS():
+        built = build(model, **{k: v for k, v in SMALL.items() if k in models.constructor_defaults(model)})
+        batch = Batch(*split.batch(slice(0, 20)), torch.arange(20))
+        for turn in built.turns():
+            loss, _ = turn.loss(batch, 0)
+            loss.backward()
+        built.eval()
+        with torch.no_grad():
+            built.diagnose(split)
+        if built.draws_samples:
+            built.sample(3, scale=0.5)
+        if built.has_encoder:
+            built.reconstruct(batch.x, batch.y)
+
+
 FACTS = {"image_shape", "n_classes", "n_train", "n_test"}  # of the data, which train.py fills in
 
 
@@ -1266,8 +1454,8 @@ def test_keywords_are_what_the_constructor_takes(model):
     plain = build(model)
     spelled_out = build(model, **{k: v for k, v in optional.items() if k != "label_width"})
     assert str(spelled_out) == str(plain)
-    with pytest.raises(TypeError):
-        models.build(model, image_shape=(1, 28, 28), n_classes=3, no_such_option=1)
+    with pytest.raises(ModelError, match="no_such_option"):
+        models.build(model, **plain.recipe["arguments"], no_such_option=1)
 
 
 def test_help_tells_each_default_and_the_parser_holds_none_of_its_own():
