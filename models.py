@@ -1637,7 +1637,7 @@ def constructor_defaults(model):
     return defaults
 
 
-TYPES = {  # of the arguments whose default is None or that have none
+TYPES = {  # of the arguments without a default, and of those whose default is None
     "image_shape": tuple,
     "n_classes": int,
     "n_train": int,
@@ -1646,6 +1646,13 @@ TYPES = {  # of the arguments whose default is None or that have none
     "decoder_start": tuple,
     "decoder_layers": str,
     "fit_beta": float,
+}
+VALUES = {  # of arguments, by type
+    bool: "True or False",
+    int: f"an integer from 0 to {MAX_PARAMETERS:,}",
+    float: "a number that float32 can hold",
+    str: "text",
+    tuple: f"three integers whose product is at most {MAX_PIXELS:,}",
 }
 
 
@@ -1660,34 +1667,26 @@ def check_arguments(model, arguments):
     for name, default in defaults.items():
         value = arguments.get(name, default)
         require(value is not inspect.Parameter.empty, f"{model} lacks its argument {name}")
-        if value is default:
-            continue
         kind = TYPES.get(name) or type(default)
-        if kind is int:
-            largest = MAX_LAYERS if name.endswith("depth") else MAX_PARAMETERS
-            require(is_integer(value, 0, largest), f"{name} must be an integer from 0 to {largest:,}")
-        elif kind is float:
-            is_number = isinstance(value, float) or is_integer(value, -MAX_PARAMETERS, MAX_PARAMETERS)
-            largest = torch.finfo(torch.float32).max
-            require(is_number and abs(value) <= largest, f"{name} must be a number up to {largest:.1g}")
-        elif kind is tuple:
-            is_shape = isinstance(value, tuple | list) and len(value) == 3
-            is_shape = is_shape and all(is_integer(side, 1, MAX_PIXELS) for side in value)
-            require(is_shape, f"{name} must be three integers from 1 to {MAX_PIXELS:,}")
-            check_size(value)
-        else:
-            require(
-                type(value) is kind, f"{name} must be of type {kind.__name__}, not {type(value).__name__}"
-            )
+        require(value is default or is_valid(value, kind), f"{name} must be {VALUES[kind]}")
+        if name.endswith("depth"):
+            require(value <= MAX_LAYERS, f"{name} must be at most {MAX_LAYERS}")
 
 
-def is_integer(value, smallest, largest):
-    return type(value) is int and smallest <= value <= largest
+def is_valid(value, kind):
+    """Whether a value is one that VALUES describes."""
+    if kind is int:
+        return type(value) is int and 0 <= value <= MAX_PARAMETERS
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= torch.finfo(torch.float32).max
+    if kind is tuple:
+        is_shape = isinstance(value, tuple | list) and len(value) == 3
+        return is_shape and all(is_valid(n, int) for n in value) and 0 < math.prod(value) <= MAX_PIXELS
+    return type(value) is kind
 
 
 class SkipNormal(TorchFunctionMode):
-    """Leaves out initialization by `normal_`, for which torch imports modules for seconds if a tensor has no
-    memory."""
+    """Leaves out `normal_`, for which torch spends seconds on imports if a tensor has no memory."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is not nn.init.normal_:
@@ -1696,7 +1695,7 @@ class SkipNormal(TorchFunctionMode):
 
 def build(model, /, **arguments):
     """MODELS[model](**arguments), with the `recipe` that `save` keeps. Raises ModelError for arguments that
-    are not valid and for more than MAX_PARAMETERS parameters, before it takes memory for them."""
+    are invalid or ask for more than MAX_PARAMETERS parameters, before it takes memory for them."""
     check_arguments(model, arguments)
     try:
         with torch.device("meta"), SkipNormal():  # meta tensors have a shape, but no memory
@@ -1718,12 +1717,12 @@ def save(file, model, **more):
 
 
 def read_checkpoint(path, device="cpu"):
-    """The dict that `save` wrote. Raises ModelError for any other file and for one with a damaged byte."""
+    """The dict that `save` wrote. Raises ModelError for any other file and for a damaged one."""
     message = f"{path} is not a checkpoint of this project, or is damaged"
     require(os.path.isfile(path) or not os.path.exists(path), message, status=1)
     with open(path, "rb") as file:
         try:
-            require(is_intact(file), message, status=1)
+            require(is_intact(file), message)
             file.seek(0)
             checkpoint = torch.load(file, map_location=device, weights_only=True)
         except Exception as error:  # for a damaged file zipfile and torch raise anything
@@ -1732,14 +1731,14 @@ def read_checkpoint(path, device="cpu"):
     for name, kind in (("model", str), ("arguments", dict), ("weights", dict)):
         is_valid = isinstance(checkpoint.get(name), kind)
         require(is_valid, f"{message}: it has no {name!r} of type {kind.__name__}", status=1)
-    for name in [*checkpoint["arguments"], *checkpoint["weights"]]:
-        require(isinstance(name, str), f"{message}: the name of an entry is no text", status=1)
+    names = [*checkpoint["arguments"], *checkpoint["weights"]]
+    require(all(isinstance(name, str) for name in names), f"{message}: a name is no text", status=1)
     return checkpoint
 
 
 def is_intact(file):
-    """Whether the zip archive that torch.save writes has the checksums that it should have. Its records are
-    not compressed, so that together they are smaller than the file."""
+    """Whether each record of a zip archive has its checksum. Those of torch.save are not compressed, so that
+    together they are smaller than the file."""
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
@@ -1748,20 +1747,16 @@ def is_intact(file):
 
 
 def load_weights(model, weights):
-    """Copies the weights of a checkpoint to a model. Raises ModelError, which names the first that does not
-    fit."""
+    """Copies the weights of a checkpoint. Raises ModelError, which names the first that does not fit."""
     expected = model.state_dict()
     for name in weights:
-        require(name in expected, f"the weights {name!r} are unknown", status=1)
+        require(name in expected, f"unknown weights {name!r}", status=1)
     for name, tensor in expected.items():
-        require(name in weights, f"the weights {name} are missing", status=1)
-        fits = isinstance(weights[name], torch.Tensor) and form(weights[name]) == form(tensor)
-        require(fits, f"the weights {name} are not a {tensor.dtype} of shape {[*tensor.shape]}", status=1)
+        message = f"its weights {name} are not a tensor {tensor.dtype} of shape {[*tensor.shape]}"
+        require(isinstance(weights.get(name), torch.Tensor), message, status=1)
+        forms = [(t.shape, t.dtype, t.layout, t.is_meta) for t in (weights[name], tensor)]
+        require(forms[0] == forms[1], message, status=1)
     model.load_state_dict(dict(weights))
-
-
-def form(tensor):
-    return tensor.shape, tensor.dtype, tensor.layout, tensor.is_meta
 
 
 def load(path, device="cpu"):
