@@ -11,8 +11,8 @@ Conventions of every model:
 - Images outside a model are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
 - Losses are in nats per image: summed over pixels and latents, averaged over the batch. KL terms are >= 0.
 - `turns()` says what the training loop optimizes. A loss function takes (batch, step), where step counts the
-  updates so far (infinity in evaluation: each weight has its final value), and returns (loss, terms): the
-  scalar to minimize and a dict of named scalars to log.
+  updates so far (infinity in evaluation, when a warm-up is over), and returns (loss, terms): the scalar to
+  minimize and a dict of named scalars to log.
 """
 
 import inspect
@@ -67,8 +67,7 @@ class Batch(NamedTuple):
     index: torch.Tensor | None  # place of each example in the training split [B]; None in other splits
 
 
-class Turn(NamedTuple):  # one optimizer, which takes one step on each batch; a GAN has two
-    name: str
+class Turn(NamedTuple):  # what one optimizer updates on each batch; a GAN has two turns
     param_groups: list  # for the optimizer, as torch.optim takes them
     loss: Callable  # (batch, step) -> (loss, terms)
 
@@ -81,12 +80,17 @@ class Model(nn.Module):
     defaults = {}  # of training flags such as epochs
     has_validation_loss = True  # the term "loss" on the validation split chooses the best checkpoint
     conditional = False  # sample, encode and decode need class labels
-    has_encoder = False  # has encode and reconstruct
+    has_encoder = False  # has encode and reconstruct (an auto-decoder's `encode` fits latents)
     has_posterior = False  # has posterior and log_weights
     has_free_latents = False  # latents are parameters: has learned_latents
     draws_samples = False  # has sample
     units = {}  # of logged terms, where they differ from UNITS
     kl_warm_up = 0  # updates until the KL has its full weight
+
+    def __init__(self, objective):
+        super().__init__()
+        check_choice("objective", objective, self.objectives)
+        self.objective = objective
 
     @property
     def device(self):
@@ -94,12 +98,19 @@ class Model(nn.Module):
 
     def turns(self):
         """One optimizer for all parameters."""
-        return [Turn("model", [{"params": list(self.parameters())}], self.loss)]
+        return [Turn([{"params": list(self.parameters())}], self.loss)]
 
     def diagnose(self, split):
         """Numbers to log after each epoch, computed on a split (x uint8 [n, C, H, W], y [n]). The loop
         prints the text under "warning", if there is one."""
         return {}
+
+    @torch.no_grad()
+    def sample(self, n, labels=None, scale=1.0, truncate=None):
+        """n images [n, C, H, W] decoded from the prior, if `draws_samples`. The latents are first limited to
+        ± `truncate` standard deviations (None: no limit), then multiplied by `scale`."""
+        z = self.distribution.prior(n, self.latent_dim, truncate, self.device)
+        return self.decode(scale * z, labels)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -109,7 +120,7 @@ class Model(nn.Module):
 def bernoulli_nll(logits, x):
     """−log p(x | z) [B] in nats of pixels that are 1 with probability sigmoid(logits).
 
-    For gray pixels it is a cross-entropy, not the likelihood of a distribution: its minimum is above 0.
+    For gray pixels it is a cross-entropy, not a normalized likelihood: its minimum is their entropy, not 0.
     """
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
@@ -161,6 +172,26 @@ class Gaussian:
         return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
 
 
+class Point:
+    """A point estimate of z [B, D], in place of a distribution, for models that are not variational."""
+
+    n_params = 1
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    @classmethod
+    def from_params(cls, params):
+        return cls(params)
+
+    def sample(self):
+        return self.mean
+
+    def kl(self):
+        """In place of a KL: −log N(z; 0, I) without its constant, which penalizes points far from 0."""
+        return self.mean.square() / 2
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Convolutional encoder and decoder. The defaults, for digits: 1 x 28 x 28 -> 16 x 14 x 14 -> 32 x 7 x 7 and
 # back, each arrow a (transposed) convolution with kernel 4, stride 2 and padding 1.
@@ -193,7 +224,8 @@ class ConvDecoder(nn.Module):
     latents [B, size] -> logits of pixels [B, C, H, W].
 
     `start` is the shape of the small image. Each of `layers` is (channels, kernel, stride, padding, output
-    padding). With `batch_norm`, batch norm and ReLU follow each layer but those that output pixels.
+    padding). A ReLU precedes each layer; or, with `batch_norm`, batch norm and ReLU follow each layer but
+    those that have the channels of the image.
     """
 
     outputs_logits = True  # rather than pixels
@@ -206,7 +238,7 @@ class ConvDecoder(nn.Module):
             normalize = batch_norm and channels != image_shape[0]
             if not batch_norm:
                 stack.append(nn.ReLU())
-            conv = WideConvTranspose2d if shape[0] >= 1024 else nn.ConvTranspose2d  # faster, same outputs
+            conv = WideConvTranspose2d if shape[0] >= 1024 else nn.ConvTranspose2d  # faster on a CPU
             layer = conv(shape[0], channels, kernel, stride, padding, output_padding, bias=not normalize)
             stack.append(layer)
             if normalize:
@@ -230,7 +262,7 @@ class ConvDecoder(nn.Module):
 class LatentModel(Model):
     """A model whose `decoder` turns latents z [B, latent_dim] into images, scored by a likelihood."""
 
-    params_per_latent = 1  # z itself; more where a model learns the parameters of a distribution over z
+    distribution = Point  # over z
 
     def set_likelihood(self, likelihood):
         """Sets how pixels are scored and how the decoder's output becomes pixels."""
@@ -241,7 +273,7 @@ class LatentModel(Model):
         self.to_pixels = nn.Sigmoid() if self.decoder.outputs_logits else nn.Identity()
 
     def negative_log_likelihood(self, logits, x):
-        """−log p(x | z) of each image in nats, [B]."""
+        """−log p(x | z) of each image in nats, [B]. The Gaussian's mean is the image in [0, 1]."""
         if self.likelihood == "bernoulli":
             return bernoulli_nll(logits, x)
         return gaussian_nll(self.to_pixels(logits), x)
@@ -255,8 +287,15 @@ class LatentModel(Model):
         return self.decode(self.encode(x, labels), labels)
 
     def fit_latents(self, x, epochs, lr, **options):
-        """Latents optimized for images x with the network frozen: see the function `fit_latents` below."""
+        """Parameters of latents, optimized for images x: see the function `fit_latents` below."""
         return fit_latents(self, x, epochs, lr, **options)
+
+    def latent_loss(self, params, x, labels, beta):
+        """What `fit_latents` minimizes: −log p(x | z) plus beta times the KL of distributions over z with
+        these parameters, in nats per image."""
+        q = self.distribution.from_params(params)
+        nll = self.negative_log_likelihood(self.decode_logits(q.sample(), labels), x)
+        return (nll + beta * q.kl().sum(1)).mean()
 
 
 class Autoencoder(LatentModel):
@@ -284,17 +323,16 @@ class Autoencoder(LatentModel):
         label_width=0,
         **networks,
     ):
-        super().__init__()
-        check_choice("objective", objective, self.objectives)
+        super().__init__(objective)
         self.latent_dim = latent_dim
-        self.objective = objective
         for_decoder = {name: value for name, value in networks.items() if name.startswith("decoder")}
         for_encoder = {name: value for name, value in networks.items() if name not in for_decoder}
 
         self.encoder = make_encoder(image_shape, **for_encoder)
         n_features = self.encoder.size + label_width
         n_latents = latent_dim + label_width
-        output = nn.Linear(dense or squeeze or n_features, self.params_per_latent * latent_dim)
+        require(not (dense and squeeze), "--squeeze does nothing with --dense: set --dense 0")
+        output = nn.Linear(dense or squeeze or n_features, self.distribution.n_params * latent_dim)
         self.to_latent = output
         self.from_latent = nn.Identity()
         if dense:
@@ -323,11 +361,6 @@ class Autoencoder(LatentModel):
         loss = self.negative_log_likelihood(logits, batch.x).mean()
         return loss, {"loss": loss}
 
-    def latent_loss(self, z, x, labels, beta):
-        """What `fit_latents` minimizes: as `loss`, plus beta times −log N(z; 0, I) without its constant."""
-        nll = self.negative_log_likelihood(self.decode_logits(z, labels), x)
-        return (nll + beta * (z.square() / 2).sum(1)).mean()
-
     def diagnose(self, split):
         """Mean squared error of a split's reconstructions, per pixel."""
         errors = [(self.reconstruct(x, y) - x).square().flatten(1).mean(1) for x, y in batches(split)]
@@ -348,16 +381,15 @@ class VAE(Autoencoder):
     """Minimizes the negative ELBO with its KL weighted by beta (Higgins et al. 2017, eq. 4), or the negative
     IWAE bound of `iwae_samples` samples (Burda et al. 2016).
 
-    `kl_warm_up`: updates over which the weight of the KL grows from 0 to beta. `free_bits`: KL in nats below
-    which an image's latent is not penalized (Kingma et al. 2016, app. C.8, who average it over a minibatch).
+    `kl_warm_up`: updates over which the weight of the KL grows from 0 to beta. `free_bits`: nats of KL that
+    each latent of each image may have without penalty (Kingma et al. 2016, app. C.8, average over a batch).
     `shift`: training images are moved at random by up to this many pixels, against overfitting.
     """
 
     objectives = ("elbo", "iwae")
     has_posterior = True
     draws_samples = True
-    distribution = Gaussian  # of the latents
-    params_per_latent = Gaussian.n_params
+    distribution = Gaussian
 
     def __init__(
         self,
@@ -374,7 +406,7 @@ class VAE(Autoencoder):
     ):
         super().__init__(image_shape, latent_dim, objective, likelihood, **networks)
         unweighted = beta == 1 and not kl_warm_up and not free_bits
-        message = "--beta, --kl-warm-up, --free-bits weigh the KL of the elbo; iwae has none"
+        message = "--beta, --kl-warm-up, --free-bits are for --objective elbo, not for iwae"
         require(objective == "elbo" or unweighted, message)
         self.beta = beta
         self.kl_warm_up = kl_warm_up
@@ -413,13 +445,6 @@ class VAE(Autoencoder):
             return self.beta
         return self.beta * (step / self.kl_warm_up)
 
-    @torch.no_grad()
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images [n, C, H, W], decoded from the prior. Its latents are first limited to ± `truncate`
-        standard deviations (None: no limit), then multiplied by `scale`."""
-        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
-        return self.decode(scale * z, labels)
-
     def log_weights(self, x, labels, k, posterior=None):
         """Log importance weights log p(x | z) + log p(z) − log q(z | x) of k samples of q(z | x), and their
         −log p(x | z); in nats, both [k, B]."""
@@ -432,12 +457,6 @@ class VAE(Autoencoder):
         logits = self.decode_logits(z.flatten(0, 1), repeated_labels)  # (k * B, C, H, W)
         nll = self.negative_log_likelihood(logits, x.repeat(k, 1, 1, 1)).view(k, -1)
         return prior.log_prob(z) - posterior.log_prob(z) - nll, nll
-
-    def latent_loss(self, params, x, labels, beta):
-        """What `fit_latents` minimizes: the negative ELBO of Gaussians with these parameters."""
-        posterior = Gaussian.from_params(params)
-        nll = self.negative_log_likelihood(self.decode_logits(posterior.sample(), labels), x)
-        return (nll + beta * posterior.kl().sum(1)).mean()
 
     def diagnose(self, split):
         """Also the KL of each latent, and the number of active latents: those whose posterior mean has a
@@ -473,7 +492,7 @@ def shifted(x, limit):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Conditional VAE: encoder and decoder also see the class (Sohn et al. 2015)
+# Conditional VAE: the decoder and, for label "concat", the encoder also see the class (Sohn et al. 2015)
 
 LABELS = ("concat", "add")
 
@@ -483,8 +502,8 @@ class ConditionalVAE(VAE):
     the encoder's features and to z; or added to z alone (`label="add"`), where it has the size of z.
 
     The `dense` layers matter. With linear layers alone a label can only shift the mean of q(z | x); with a
-    hidden layer it can also rotate and scale q(z | x), so that each class fills the prior, and samples
-    improve.
+    hidden layer it can also rotate and scale q(z | x), so that the latents of each class can match the
+    prior, and samples improve.
     """
 
     conditional = True
@@ -569,7 +588,7 @@ def conv_shapes(image_shape, layers):
         _, *sides = shapes[-1]
         height, width = [(side + 2 * padding - kernel) // stride + 1 for side in sides]
         size = f"{image_shape[1]} x {image_shape[2]}"
-        require(min(height, width) >= 1, f"convolutions leave nothing of a picture of {size} pixels")
+        require(min(height, width) >= 1, f"convolutions leave nothing of an image of {size} pixels")
         shapes.append((channels, height, width))
         check_size(shapes[-1])
     return shapes
@@ -601,8 +620,8 @@ def transposed_sides(layer, sides):
 class WideConvTranspose2d(nn.ConvTranspose2d):
     """nn.ConvTranspose2d as one matrix product whose results are added where they overlap.
 
-    On a CPU it is 3 to 8 times as fast as torch's where thousands of channels meet a few pixels, as at the
-    start of report R1's decoder, and slower elsewhere.
+    On a CPU it is 3 to 8 times as fast as torch's where an image has thousands of channels and few pixels,
+    and slower elsewhere.
     """
 
     def forward(self, x):
@@ -668,7 +687,7 @@ class RNNDecoder(nn.Module):
         self.image_shape = image_shape
         self.outputs_logits = readout
         row = image_shape[0] * image_shape[2]  # channels x width
-        message = f"without a readout --decoder-hidden must be a row of the picture, {row}"
+        message = f"without a readout --decoder-hidden must be a row of the image, {row}"
         require(readout or hidden == row, message)
         self.inputs = nn.Linear(size, inputs) if inputs else nn.Identity()
         self.rnn = CELLS[cell](inputs or size, hidden, depth, batch_first=True)
@@ -682,7 +701,7 @@ class RNNDecoder(nn.Module):
         return rows.unflatten(2, (channels, width)).transpose(1, 2)  # (B, C, H, W)
 
 
-def linear_layers(inputs, hidden, depth):
+def relu_layers(inputs, hidden, depth):
     sizes = [inputs] + depth * [hidden]
     layers = []
     for n_in, n_out in pairwise(sizes):
@@ -697,7 +716,7 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, image_shape, hidden, depth):
         super().__init__()
-        self.stack = nn.Sequential(nn.Flatten(), *linear_layers(math.prod(image_shape), hidden, depth))
+        self.stack = nn.Sequential(nn.Flatten(), *relu_layers(math.prod(image_shape), hidden, depth))
         self.size = hidden
 
     def forward(self, x):
@@ -712,7 +731,7 @@ class MLPDecoder(nn.Module):
     def __init__(self, size, image_shape, hidden, depth):
         super().__init__()
         pixels = nn.Linear(hidden, math.prod(image_shape))
-        self.stack = nn.Sequential(*linear_layers(size, hidden, depth), pixels, nn.Unflatten(1, image_shape))
+        self.stack = nn.Sequential(*relu_layers(size, hidden, depth), pixels, nn.Unflatten(1, image_shape))
 
     def forward(self, z):
         return self.stack(z)  # (B, size) -> (B, C, H, W)
@@ -763,7 +782,7 @@ def make_encoder(
 def make_decoder(
     size,
     image_shape,
-    mirrored,
+    convolutions,
     decoder="conv",
     decoder_start=None,
     decoder_layers=None,
@@ -775,12 +794,12 @@ def make_decoder(
 ):
     """A decoder: latents [B, size] -> logits of pixels [B, C, H, W]. The arguments are flags of train.py.
 
-    Transposed convolutions mirror the convolutions `mirrored` (None: those of `default_layers`), unless
+    Transposed convolutions mirror the encoder's `convolutions` (None: those of `default_layers`), unless
     `decoder_start` and `decoder_layers` replace the shape that they start from and the layers.
     """
     check_choice("decoder", decoder, DECODERS)
     if decoder == "conv":
-        start, layers = mirror(image_shape, mirrored or default_layers(image_shape))
+        start, layers = mirror(image_shape, convolutions or default_layers(image_shape))
         if decoder_start:
             start = tuple(decoder_start)
         if decoder_layers:
@@ -801,17 +820,18 @@ def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, lab
     """Minimizes `model.latent_loss` of images x [n, C, H, W] over their latents by Adam, with the network
     frozen and in eval mode.
 
-    Returns [n, model.params_per_latent * latent_dim]: z itself, or the parameters of distributions over z.
+    Returns [n, n_params * latent_dim]: the parameters of distributions over z (of a Point, z itself).
     They start from `start`, or from N(0, I). `beta` weighs the KL. All images form one batch, or batches of
-    `batch_size`. `callback(epoch, loss)` is called after each epoch.
+    `batch_size`; Adam's momentum then also moves the latents outside a batch. `callback(epoch, loss)` is
+    called after each epoch.
     """
     was_training = model.training
     model.eval()
     has_rnn = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
     cudnn = torch.backends.cudnn.flags(enabled=not has_rnn)  # cuDNN's RNNs have no gradient in eval mode
-    with torch.inference_mode(False), torch.enable_grad(), cudnn:
+    with torch.inference_mode(False), torch.enable_grad(), cudnn:  # the caller may be in inference mode
         if start is None:
-            start = torch.randn(len(x), model.params_per_latent * model.latent_dim, device=x.device)
+            start = torch.randn(len(x), model.distribution.n_params * model.latent_dim, device=x.device)
         params = start.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([params], lr)
         for epoch in range(epochs):
@@ -854,28 +874,7 @@ def negative_elbo(model, params, x, labels, samples):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The other distributions over latents, for auto-decoders. Their methods are those of the Gaussian; a point
-# has neither density nor prior.
-
-
-class Point:
-    """A point estimate of z [B, D], for models that are not variational."""
-
-    n_params = 1
-
-    def __init__(self, mean):
-        self.mean = mean
-
-    @classmethod
-    def from_params(cls, params):
-        return cls(params)
-
-    def sample(self):
-        return self.mean
-
-    def kl(self):
-        """−log N(z; 0, I) without its constant, which penalizes points far from 0."""
-        return self.mean.square() / 2
+# The other distributions over latents, for auto-decoders
 
 
 class Exponential:
@@ -895,10 +894,6 @@ class Exponential:
         """z [B, D], by the inverse of the cumulative distribution function. The uniform noise is kept away
         from 0, whose logarithm is infinite."""
         return -torch.rand_like(self.mean).clamp(min=1e-7).log() * self.mean
-
-    def log_prob(self, z):
-        inside = self.log_rate - z / self.mean
-        return inside.masked_fill(z < 0, -math.inf).sum(-1)
 
     def kl(self):
         return self.log_rate + self.mean - 1
@@ -928,10 +923,6 @@ class Uniform:
     def sample(self):
         return self.start + self.width * torch.rand_like(self.width)
 
-    def log_prob(self, z):
-        outside = (z < self.start) | (z > self.start + self.width)
-        return (-self.width.log()).masked_fill(outside, -math.inf).sum(-1)
-
     def kl(self):
         return -self.width.log()
 
@@ -957,8 +948,9 @@ class AutoDecoder(LatentModel):
     """The latents are rows of an embedding table, learned by the optimizer with learning rate `latent_lr`.
 
     Objective "nats" is −log p(x | z) plus `beta` times the penalty or KL of z, in nats per image. Objective
-    "report" is the loss of report R1: the norm |x − x̂| over a batch's pixels in 0..255, divided by their
-    number, plus beta times the mean KL over images and latents. It depends on the batch size.
+    "report" is the loss of a student report, R1 in RESULTS.md, kept to compare with its numbers: the norm
+    |x − x̂| over a batch's pixels in 0..255, divided by their number, plus beta times the mean KL over images
+    and latents. It depends on the batch size.
 
     After training, the latents of the training images are refined for `refine_epochs`, and latents of the
     test images are fitted for `fit_epochs`, both by `fit_latents` in batches of `fit_batch_size` (0: one
@@ -966,12 +958,11 @@ class AutoDecoder(LatentModel):
     """
 
     objectives = ("nats", "report")
-    has_encoder = True  # `encode` fits latents
+    has_encoder = True
     has_free_latents = True
     draws_samples = True
     has_validation_loss = False  # it would need latents fitted to the validation images in each epoch
     defaults = dict(epochs=100, batch_size=16, lr=1e-3, lr_schedule="constant", valid_fraction=0.0)
-    distribution = Point  # of the latents
 
     def __init__(
         self,
@@ -990,10 +981,8 @@ class AutoDecoder(LatentModel):
         fit_beta=None,
         **networks,
     ):
-        super().__init__()
-        check_choice("objective", objective, self.objectives)
+        super().__init__(objective)
         self.latent_dim = latent_dim
-        self.objective = objective
         self.beta = beta
         self.latent_lr = latent_lr
         self.refine_epochs = refine_epochs
@@ -1006,8 +995,7 @@ class AutoDecoder(LatentModel):
 
         self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
         self.set_likelihood(likelihood)
-        self.params_per_latent = self.distribution.n_params
-        width = self.params_per_latent * latent_dim
+        width = self.distribution.n_params * latent_dim
         self.latents = nn.Embedding(n_train, width)  # initialized from N(0, I)
         self.register_buffer("refined", torch.full((n_train, width), math.nan))  # NaN until they are fitted
         self.register_buffer("test_latents", torch.full((n_test, width), math.nan))
@@ -1017,13 +1005,13 @@ class AutoDecoder(LatentModel):
             {"params": list(self.decoder.parameters())},
             {"params": list(self.latents.parameters()), "lr": self.latent_lr},
         ]
-        return [Turn("model", groups, self.loss)]
+        return [Turn(groups, self.loss)]
 
     def decode_logits(self, z, labels=None):
         return self.decoder(z)
 
     def loss(self, batch, step):
-        params = self.latents(batch.index)  # (B, params_per_latent * latent_dim)
+        params = self.latents(batch.index)  # (B, n_params * latent_dim)
         return self.loss_terms(params, batch.x, self.beta)
 
     def loss_terms(self, params, x, beta):
@@ -1082,7 +1070,7 @@ class AutoDecoder(LatentModel):
         for params in tables:
             if not params.isnan().any():
                 return self.distribution.from_params(params).mean
-        message = f"this auto-decoder keeps no latents for {split} pictures: see --fit-epochs"
+        message = f"this auto-decoder keeps no latents for {split} images: see --fit-epochs"
         raise ModelError(message, status=1)
 
     def encode(self, x, labels=None):
@@ -1093,11 +1081,12 @@ class AutoDecoder(LatentModel):
 
     @torch.no_grad()
     def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images from a Gaussian with the mean and covariance of the training latents; `scale` and
-        `truncate` as of a VAE."""
+        """n images from a Gaussian with the mean and covariance of the latents learned in training, before
+        they are refined: a sum of their deviations from the mean, weighted by noise of variance 1 / (n − 1),
+        has that covariance. `truncate` limits the noise, not the latents; `scale` multiplies the sum."""
         z = self.latents.weight.detach()  # (n_train, D)
-        weights = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)  # (n, n_train)
-        return self.decode(z.mean(0) + scale * weights @ (z - z.mean(0)))
+        noise = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)  # (n, n_train)
+        return self.decode(z.mean(0) + scale * noise @ (z - z.mean(0)))
 
 
 class VariationalAutoDecoder(AutoDecoder):
@@ -1109,11 +1098,7 @@ class VariationalAutoDecoder(AutoDecoder):
         self.distribution = DISTRIBUTIONS[prior]
         super().__init__(image_shape, n_train, n_test, beta=beta, **options)
 
-    @torch.no_grad()
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images decoded from the prior; `scale` and `truncate` as of a VAE."""
-        z = self.distribution.prior(n, self.latent_dim, truncate, self.device)
-        return self.decode(scale * z)
+    sample = Model.sample  # from the prior
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1129,7 +1114,8 @@ class GAN(Model):
     `encoder_layers` are D's convolutions; by default they halve the image until it has 4 pixels a side. G
     mirrors them, unless `decoder_start` and `decoder_layers` say otherwise.
     RESULTS.md measures the effect of each of the following:
-    `gradient_penalty`: gamma of R1, gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018, eq. 9).
+    `gradient_penalty`: gamma of the penalty gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018,
+    eq. 9, called R1).
     It is applied in every 8th update with 8 times the weight, which costs less and works as well (Karras et
     al. 2020, sec. 3.1).
     `he_init`: initial weights that preserve the scale of signals, see `he_normal_`.
@@ -1139,7 +1125,7 @@ class GAN(Model):
     objectives = ("nonsaturating",)
     draws_samples = True
     has_validation_loss = False  # neither loss says how good the images are
-    distribution = Gaussian  # of the latents
+    distribution = Gaussian
     defaults = dict(epochs=20, batch_size=32, lr=2e-4, lr_schedule="constant", valid_fraction=0.0)
 
     def __init__(
@@ -1154,10 +1140,8 @@ class GAN(Model):
         gradient_penalty=1.0,
         he_init=True,
     ):
-        super().__init__()
-        check_choice("objective", objective, self.objectives)
+        super().__init__(objective)
         self.latent_dim = latent_dim
-        self.objective = objective
         self.gradient_penalty = gradient_penalty
 
         layers = parse_layers(encoder_layers) if encoder_layers else default_layers(image_shape, 32, 4)
@@ -1182,8 +1166,8 @@ class GAN(Model):
             return {"params": list(network.parameters()), "betas": (0.5, 0.999)}
 
         return [
-            Turn("discriminator", [group(self.discriminator)], self.discriminator_loss),
-            Turn("generator", [group(self.generator)], self.generator_loss),
+            Turn([group(self.discriminator)], self.discriminator_loss),
+            Turn([group(self.generator)], self.generator_loss),
         ]
 
     def generate(self, n):
@@ -1205,7 +1189,7 @@ class GAN(Model):
         fake = self.discriminate(generated)
         loss = F.softplus(-real).mean() + F.softplus(fake).mean()  # −log D(x) − log(1 − D(G(z)))
         accuracy = 50 * ((real > 0).float() + (fake < 0).float()).mean()
-        terms = {"discriminator": loss, "discriminator_accuracy": accuracy}
+        terms = {"discriminator": loss, "discriminator_accuracy": accuracy}  # without the penalty
         if penalize:
             (gradient,) = torch.autograd.grad(real.sum(), x, create_graph=True)
             squared_norm = gradient.square().flatten(1).sum(1)
@@ -1221,12 +1205,6 @@ class GAN(Model):
         """Images [B, C, H, W] in [0, 1]."""
         return (self.generator(z) + 1) / 2
 
-    @torch.no_grad()
-    def sample(self, n, labels=None, scale=1.0, truncate=None):
-        """n images decoded from the prior; `scale` and `truncate` as of a VAE."""
-        z = Gaussian.prior(n, self.latent_dim, truncate, self.device)
-        return self.decode(scale * z)
-
     def diagnose(self, split):
         """Diversity of samples: their mean distance over that of real images. Warns of mode collapse and of
         a discriminator that is always right."""
@@ -1238,8 +1216,8 @@ class GAN(Model):
         real = self.discriminate(2 * x - 1) > 0
         fake = self.discriminate(2 * samples - 1) > 0
         diagnosis = {"diversity": diversity}
-        if diversity < 0.5:  # the more serious of the two
-            diagnosis["warning"] = "the generator draws nearly the same picture each time (mode collapse)"
+        if diversity < 0.5:  # the other warning, which is less serious, is then not given
+            diagnosis["warning"] = "the generator draws nearly the same image each time (mode collapse)"
         elif real.float().mean() - fake.float().mean() > 0.98:
             diagnosis["warning"] = (
                 "the discriminator wins: no sample fools it and the generator learns little"
@@ -1249,7 +1227,7 @@ class GAN(Model):
 
 def he_normal_(layer):
     """Initializes a layer so that signals keep their scale through ReLUs (He et al. 2015, eq. 10). Torch's
-    default weights shrink them 2.4-fold at each layer, so that all samples of a new GAN are one gray."""
+    default weights shrink them √6-fold at each layer, so that all samples of a new GAN are one gray."""
     if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         return
     fan_in = layer.weight[0].numel()
@@ -1265,8 +1243,8 @@ def he_normal_(layer):
 
 
 class Classifier(Model):
-    """An encoder and a linear layer. `augment` shears, moves, blurs and dims the training images, because
-    the soft edges of decoded images would mislead a classifier that has only seen sharp ones."""
+    """An encoder and a linear layer. `augment` transforms the training images, see `augmented`, because the
+    soft edges of decoded images would mislead a classifier that has only seen sharp ones."""
 
     objectives = ("cross-entropy",)
     task = "classification"
@@ -1284,8 +1262,7 @@ class Classifier(Model):
         augment=True,
         **networks,
     ):
-        super().__init__()
-        check_choice("objective", objective, self.objectives)
+        super().__init__(objective)
         require(n_classes >= 2, "a classifier needs data with labels of two classes or more")
         self.augment = augment
         self.encoder = make_encoder(
@@ -1368,10 +1345,9 @@ class Text2Text(Model):
         decoder_hidden=256,
         decoder_depth=1,
     ):
-        super().__init__()
+        super().__init__(objective)
         message = f"a sequence model is for the {len(SYMBOLS)} symbols of --data arithmetic"
         require(n_classes == len(SYMBOLS), message)
-        check_choice("objective", objective, self.objectives)
         self.directions = 2 if bidirectional else 1
         self.attention = attention
         frame_size = self.make_frame_layers()
@@ -1438,9 +1414,9 @@ class Image2Text(Text2Text):
     character of a query is labeled.
 
     Each image passes the convolutions `encoder_layers`; by default one convolution and max-pooling.
-    `frame_size` reduces each to that many numbers, by batch norm and tanh (0: no reduction). Without it the
-    LSTM adds thousands of inputs, and one update of Adam, which moves each weight by about lr, can change
-    its gates by more than 1. `augment` transforms the training images, see `augmented`.
+    `frame_size` reduces each to that many numbers, by batch norm and tanh (0: no reduction). Without it a
+    gate of the LSTM sums thousands of inputs, and one update of Adam, which moves all their weights by about
+    lr, can change the sum by more than 1. `augment` transforms the training images, see `augmented`.
     """
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
@@ -1518,10 +1494,7 @@ class Text2Image(Text2Text):
     def turns(self):
         reader = list(self.reader.parameters())
         drawing = [p for name, p in self.named_parameters() if not name.startswith("reader.")]
-        return [
-            Turn("reader", [{"params": reader}], self.reader_loss),
-            Turn("model", [{"params": drawing}], self.loss),
-        ]
+        return [Turn([{"params": reader}], self.reader_loss), Turn([{"params": drawing}], self.loss)]
 
     def reader_loss(self, batch, step):
         symbols = solve_queries(batch.x).flatten()
