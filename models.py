@@ -1676,7 +1676,8 @@ def build(model, /, **arguments):
     except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"there is no {model} of these sizes: {str(error).split(chr(10))[0]}") from error
+        reason, *_ = str(error).split("\n")
+        raise ModelError(f"there is no {model} with these arguments: {reason}") from error
     size = sum(tensor.numel() for tensor in outline.state_dict().values())
     require(size <= MAX_PARAMETERS, f"{size:,} parameters are too many: the limit is {MAX_PARAMETERS:,}")
     built = MODELS[model](**arguments)
@@ -1702,8 +1703,8 @@ def read_checkpoint(path, device="cpu"):
             raise ModelError(message, status=1) from error
     require(isinstance(checkpoint, dict), message, status=1)
     for name, kind in (("model", str), ("arguments", dict), ("weights", dict)):
-        is_valid = isinstance(checkpoint.get(name), kind)
-        require(is_valid, f"{message}: it has no {name!r} of type {kind.__name__}", status=1)
+        present = isinstance(checkpoint.get(name), kind)
+        require(present, f"{message}: it has no {name!r} of type {kind.__name__}", status=1)
     names = [*checkpoint["arguments"], *checkpoint["weights"]]
     require(all(isinstance(name, str) for name in names), f"{message}: a name is no text", status=1)
     return checkpoint
