@@ -1404,6 +1404,7 @@ def runs_on_mps(function, argument, result):
     ("ae", dict(encoder_layers="1,1,1,1000000 1,1,1000000,0")),
     ("ae", dict(decoder_start=(1, 2, 2), decoder_layers="1,1,30000,0 1,1,1,14987")),
     ("text2image", dict(decoder_start=(10**5, 10**5, 1))), ("image2text", dict(frame_size=10**7)),
+    ("vae", dict(shift=2_000_000)),
     ("vae", dict(free_bits=1e308)), ("vae", dict(beta=INF)), ("gan", dict(gradient_penalty=math.nan)),
     ("vae", dict(encoder="lstm", encoder_hidden=0)),
 ], ids=str)  # fmt: skip
