@@ -27,7 +27,7 @@ import sys
 import tomllib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -183,11 +183,18 @@ def collect_all(rows, args):
         statuses = [collect_one(row, args) for row in rows]
     else:
         # spawned: a forked process would inherit torch's threads in whatever state they are
-        with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-            try:
-                statuses = list(pool.map(collect_one, rows, itertools.repeat(args)))
-            except BrokenProcessPool:
-                raise Mistake("a measuring process was killed: out of memory? Try --jobs 1") from None
+        context = get_context("spawn")
+        pool = ProcessPoolExecutor(args.jobs, context, run.end_with_parent, (os.getpid(),))
+        try:
+            statuses = list(pool.map(collect_one, rows, itertools.repeat(args)))
+        except BrokenProcessPool:
+            raise Mistake("a measuring process was killed: out of memory? Try --jobs 1") from None
+        except KeyboardInterrupt:
+            for process in active_children():  # else the pool would wait for what they measure
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
     return [row.name for row, status in zip(rows, statuses, strict=True) if status]
 
 
@@ -241,7 +248,7 @@ def collect(row, args):
 
 def new_result(row, folders, args):
     """The result of a row's finished runs, all but the numbers."""
-    summaries = [read_summary(folder) for folder in folders]
+    summaries = [data.read_json(folder / "summary.json") for folder in folders]
     checkpoints = {name: args.out / name / "best.pt" for name in judges(row)}
     return Result(
         row=row.name,
@@ -285,14 +292,6 @@ def read_result(path):
         return None
 
 
-def read_summary(folder):
-    path = folder / "summary.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise Mistake(f"{path} is damaged: delete {folder} and run the row again") from None
-
-
 def results_folder(args):
     return HERE / "results" if args.budget == "full" else args.out / "results"
 
@@ -300,7 +299,7 @@ def results_folder(args):
 def measure(row, folder, args):
     """What a row's numbers are computed from: the run's summary, its log (a list for each split and term),
     and the answer to each of the row's commands."""
-    measurements = dict(summary=read_summary(folder), log={})
+    measurements = dict(summary=data.read_json(folder / "summary.json"), log={})
     for line in sample.read_log(folder):
         terms = measurements["log"].setdefault(line["split"], {})
         for column, cell in line.items():
@@ -579,10 +578,16 @@ def command(argv):
     args.out = Path(os.path.relpath(HERE.parent / "runs" / f"reproduce-{args.budget}"))
     if GPU:
         print(f"on {GPU}: the heavy rows are trained in full too")
+    rows = choose(args.rows)
     failed = []
-    for _, report in itertools.groupby(choose(args.rows), lambda row: row.name.partition("-")[0]):
-        failed += reproduce_report(list(report), args)
-        write_tables(args)
+    with contextlib.ExitStack() as locks:
+        for row in rows:  # no two of these scripts may train or measure the same row at the same time
+            folder = args.out / "locks" / row.name
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(data.lock(folder))
+        for _, report in itertools.groupby(rows, lambda row: row.name.partition("-")[0]):
+            failed += reproduce_report(list(report), args)
+            write_tables(args)
     return 1 if failed else 0
 
 

@@ -19,6 +19,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -169,12 +170,26 @@ def start(folder, argv, environment, show_output):
     """Starts a process that trains or resumes a run; its output is shown, or appended to <folder>.log."""
     if (folder / "last.pt").exists():
         argv = ["--resume", str(folder)]
-    command = [sys.executable, str(ROOT / "train.py"), *argv]
+    command = [sys.executable, __file__, "--child-of", str(os.getpid()), *argv]
     if show_output:
         return subprocess.Popen(command, env=environment)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.log", "a") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def end_with_parent(parent):
+    """Ends this process as Ctrl-C would once its parent is gone, even if that was killed with `kill -9`."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)  # for code that does not get around to Python, such as a long operation of torch
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.name == "posix":  # elsewhere the id of the parent stays the same when it ends
+        threading.Thread(target=watch, daemon=True).start()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -188,7 +203,7 @@ def without_seed(folder):
 
 def final_numbers(folder):
     """The numbers of a finished run by name, with their units."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = data.read_json(folder / "summary.json")
     numbers = {}
     for split in data.SPLITS:
         for term, value in summary.get(split, {}).items():
@@ -287,4 +302,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # kill ends it in the same way as Ctrl-C
+    if sys.argv[1:2] == ["--child-of"]:  # started by start(), with the arguments of train.py
+        end_with_parent(int(sys.argv[2]))
+        sys.exit(train.main(sys.argv[3:]))
     sys.exit(main())

@@ -1,9 +1,16 @@
 """reproduce.py: rows fit their recipes, numbers are stored, and the tables are written from them alone."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import re
+import signal
 import string
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -292,6 +299,61 @@ def test_fewer_seeds_do_not_replace_more(here, judged, capsys):
     assert reproduce.read_results(args)["r4-vae"].seeds == 3
     kept = "r4-vae: the stored result is kept: it has 3 seeds, of which 2 have finished here"
     assert kept in capsys.readouterr().out
+
+
+SLEEPY = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from experiments import reproduce
+
+def collect_one(row, args):
+    print("measuring", os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ in ("__main__", "__mp_main__"):
+    reproduce.collect_one = collect_one
+if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(reproduce.data.run_command("reproduce.py", lambda argv: reproduce.collect_all(
+        list(reproduce.ROWS.values())[:2], reproduce.flags().parse_args([])), []))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_measuring_and_its_processes(tmp_path, how):
+    script = tmp_path / "sleepy.py"
+    script.write_text(SLEEPY.format(root=str(Path(reproduce.__file__).parent.parent)))
+    process = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    children = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    process.send_signal(how)
+    if how == signal.SIGTERM:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(how)
+    assert process.wait(20) == (130 if how == signal.SIGTERM else -how)
+    end = time.monotonic() + 15
+    while any(is_alive(pid) for pid in children) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(is_alive(pid) for pid in children)
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_no_two_of_the_script_work_on_one_row(here, judged, capsys):
+    folder = here / "runs" / "reproduce-full" / "locks" / "r4-vae"
+    folder.mkdir(parents=True)
+    with data.lock(folder):
+        assert reproduce.main(["r4-vae", "--no-training"]) == 1
+    assert "another process" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_measuring_of_all_rows(here, monkeypatch):
