@@ -20,10 +20,12 @@ import http.client
 import io
 import json
 import math
+import operator
 import os
 import socket
 import sys
 import textwrap
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -45,9 +47,67 @@ def require(condition, message):
         raise MetricError(message)
 
 
-def as_float64(values):
-    """A tensor or array as a float64 tensor."""
-    return torch.as_tensor(values).double()
+def as_float64(values, name, ndim=2, largest=1e40):
+    """Numbers that users give, as a finite float64 tensor of ndim dimensions on the CPU. Raises MetricError.
+
+    A tensor, or an array of any byte order and strides, or nested lists. Beyond `largest` products of three
+    squares would overflow.
+    """
+    dense = f"{name} must be a dense array of real numbers with {ndim} dimensions"
+    if isinstance(values, torch.Tensor):
+        is_dense = values.layout == torch.strided and values.device.type != "meta"
+        real = is_dense and not values.is_complex()
+        require(real, f"{dense}, not a {values.layout} tensor of {values.dtype} on {values.device}")
+        values = values.detach().cpu().double()
+    else:
+        require(not np.ma.is_masked(values), f"{dense}: some are masked")
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as lists of different lengths
+            raise MetricError(f"{dense}: {error}") from None
+        require(array.dtype.kind in "biuf", f"{dense}, this one holds {array.dtype}")
+        with np.errstate(over="ignore"):  # of a longdouble; the copy has the machine's byte order
+            values = torch.from_numpy(array.astype(np.float64, order="C"))
+    shape = list(values.shape)
+    require(values.ndim == ndim and values.numel() > 0, f"{dense}, this one has shape {shape}")
+    require(values.isfinite().all(), f"{name}: NaN or infinity is among the numbers")
+    peak = values.abs().max()
+    require(peak <= largest, f"{name}: numbers up to {peak:.3g} are too large, scale them")
+    return values
+
+
+def as_features(first, second):
+    """Two sets of features as float64 [n, d] and [m, d] of two images or more. Raises MetricError."""
+    first = as_float64(first, "features")
+    second = as_float64(second, "features")
+    widths = f"features of {first.shape[1]} and {second.shape[1]} dimensions"
+    require(first.shape[1] == second.shape[1], f"{widths}: are these the same ones?")
+    sizes = f"sets of {len(first):,} and {len(second):,} images"
+    require(len(first) > 1 and len(second) > 1, f"{sizes}: give 2 or more of each")
+    return first, second
+
+
+def as_moments(mean, cov):
+    """A mean [d] and a covariance [d, d] in float64. Raises MetricError."""
+    mean = as_float64(mean, "a mean", 1)
+    cov = as_float64(cov, "a covariance", largest=1e90)
+    shapes = f"{list(mean.shape)} and {list(cov.shape)}"
+    require(cov.shape == 2 * mean.shape, f"a mean [d] has a covariance [d, d], not {shapes}")
+    rounding = 1e-5 * cov.abs().max()  # that of files in float32
+    require((cov - cov.T).abs().max() <= rounding, "a covariance is symmetric, this one is not")
+    _, failed = torch.linalg.cholesky_ex(cov + rounding * torch.eye(len(cov), dtype=cov.dtype))
+    require(not failed or rounding == 0, "a covariance has no negative eigenvalues, this one has")
+    return mean, cov
+
+
+def as_count(value, name, low, high=2**63 - 1):
+    """A whole number from low to high, of Python or numpy, as an int. Raises MetricError."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise MetricError(f"{name} is {value!r}: give a whole number") from None
+    require(low <= count <= high, f"{name} is {count}: give a whole number from {low} to {high}")
+    return count
 
 
 def percent(values):
@@ -78,7 +138,10 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     With C1 = L Lᵀ the eigenvalues of C1 C2 are those of Lᵀ C2 L, which is symmetric and positive
     semidefinite, so no imaginary part can appear.
     """
-    mean1, cov1, mean2, cov2 = map(as_float64, (mean1, cov1, mean2, cov2))
+    mean1, cov1 = as_moments(mean1, cov1)
+    mean2, cov2 = as_moments(mean2, cov2)
+    widths = f"features of {len(mean1)} and {len(mean2)} dimensions"
+    require(len(mean1) == len(mean2), f"{widths}: are these the same ones?")
     root1 = square_root(cov1)
     eigenvalues = product_eigenvalues(root1, cov2)
     rounding = len(cov1) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.norm()
@@ -128,12 +191,12 @@ def fid(features1, features2):
     factors A1 [n, d] and A2 [m, d] of C1 = A1ᵀ A1 and C2 = A2ᵀ A2, and the trace of (C1 C2)^½ is the sum of
     the singular values of A1 A2ᵀ [n, m].
     """
-    small, large = sorted(map(as_float64, (features1, features2)), key=len)
+    small, large = sorted(as_features(features1, features2), key=len)
     dimensions = small.shape[1]
     mean_small = small.mean(0)
     mean_large = large.mean(0)
     if len(small) >= dimensions:
-        return frechet_distance(mean_small, small.T.cov(), mean_large, large.T.cov())
+        return frechet_distance(mean_small, covariance(small), mean_large, covariance(large))
     factor_small = (small - mean_small) / math.sqrt(len(small) - 1)
     factor_large = (large - mean_large) / math.sqrt(len(large) - 1)
     product = factor_small @ factor_large.T  # (n, m)
@@ -147,6 +210,11 @@ def fid(features1, features2):
     return distance.clamp(min=0).item()
 
 
+def covariance(features):
+    """[d, d] of features [n, d]."""
+    return features.T.cov().view(2 * features.shape[1:])  # torch's is a number where d = 1
+
+
 def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     """Kernel distance (Bińkowski et al. 2018, sec. 4): its mean and standard deviation over random subsets.
 
@@ -154,10 +222,10 @@ def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     (Gretton et al. 2012, eq. 3), which may fall below 0. Subsets are no larger than the smaller set; where
     both sets are used whole, all subsets are equal and the deviation of 0 means nothing.
     """
-    x = as_float64(features1)
-    y = as_float64(features2)
-    size = min(subset_size, len(x), len(y))
-    random = torch.Generator().manual_seed(seed)
+    x, y = as_features(features1, features2)
+    subsets = as_count(subsets, "subsets", 1)
+    size = min(as_count(subset_size, "subset_size", 2), len(x), len(y))
+    random = torch.Generator().manual_seed(as_count(seed, "the seed", 0))
     in_x = torch.zeros(len(x), subsets, dtype=torch.float64)  # 1 where an image is in a subset
     in_y = torch.zeros(len(y), subsets, dtype=torch.float64)
     for column in range(subsets):
@@ -191,13 +259,18 @@ def precision_recall(real, generated, k=3):
     nearest neighbor within the set. Published figures use features of VGG-16 and are not comparable with
     those of Inception's features.
     """
-    real = as_float64(real)
-    generated = as_float64(generated)
+    real, generated = as_features(real, generated)
+    k = as_count(k, "k", 1, min(len(real), len(generated)) - 1)
     return share_inside(real, generated, k), share_inside(generated, real, k)
 
 
 def share_inside(members, others, k):
     """The share of `others` [m, d] that lie in the region of `members` [n, d]."""
+    center = members.mean(0)
+    if center.square().sum() > 1e4 * members.var(0, correction=0).sum():
+        # far from 0 squares lose the digits that distances are in; elsewhere those of integers stay exact
+        members = members - center
+        others = others - center
     blocks = squared_distances(members, members)
     radii = torch.cat([block.kthvalue(k + 1).values for block in blocks])  # the nearest is the member itself
     inside = [(block <= radii).any(1) for block in squared_distances(others, members)]
@@ -213,14 +286,25 @@ def squared_distances(a, b, size=1000):
         yield squares.where(squares > 1e-12 * lengths, 0.0)
 
 
+IMAGES_PER_SPLIT = 10
+
+
 def inception_score(logits, splits=10, seed=0):
     """exp of the mean KL(p(y|x) ‖ p(y)) (Salimans et al. 2016, sec. 4): its mean and standard deviation over
-    the splits; from 1 to the number of classes. Logits [n, classes] are shuffled unless seed is None."""
-    logits = as_float64(logits)
+    the splits; from 1 to the number of classes. Logits [n, classes] are shuffled unless seed is None.
+
+    No split can score more than it has images, so each must have IMAGES_PER_SPLIT or more.
+    """
+    logits = as_float64(logits, "logits")
+    splits = as_count(splits, "splits", 1)
+    message = f"{len(logits):,} images are too few for an Inception score of {splits} splits"
+    suffice = len(logits) >= IMAGES_PER_SPLIT * splits
+    require(suffice, f"{message}: give {IMAGES_PER_SPLIT} or more for each split")
     if seed is not None:
-        logits = logits[torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))]
+        random = torch.Generator().manual_seed(as_count(seed, "the seed", 0))
+        logits = logits[torch.randperm(len(logits), generator=random)]
     scores = []
-    for log_p in logits.log_softmax(1).tensor_split(min(splits, len(logits))):
+    for log_p in logits.log_softmax(1).tensor_split(splits):
         log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
         scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
     scores = torch.stack(scores)
@@ -297,6 +381,7 @@ class Coverage:
 
 def coverage(predicted, n_classes):
     """How many modes a generator covers, by the predicted classes of its samples [n]."""
+    require(len(predicted) > 0, "no samples cover no classes: give one or more")
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     shares = shares[shares > 0]
     entropy = shares.log().mul(-shares).sum()
@@ -310,10 +395,12 @@ def coverage(predicted, n_classes):
 def log_weights(model, x, labels, samples, chunk=2000):
     """log p(x | z) p(z) / q(z | x) in nats, [samples, n], of `samples` draws of z for images [n, C, H, W];
     at most `chunk` latents are decoded at once."""
+    require(len(x) > 0 and samples > 0, f"{samples} samples for each of {len(x)} images weigh nothing")
     at_once = max(1, chunk // len(x))
     sizes = [min(at_once, samples - done) for done in range(0, samples, at_once)]
     with torch.inference_mode():
-        log_w = torch.cat([model.log_weights(x, labels, size)[0] for size in sizes]).double()
+        log_w = torch.cat([model.log_weights(x, labels, size)[0] for size in sizes])
+    log_w = log_w.cpu().double()  # in this order: Apple's GPUs have no float64
     if model.likelihood == "gaussian":  # of variance 1/2, whose constant training leaves out
         log_w = log_w - x[0].numel() / 2 * math.log(math.pi)
     return log_w
@@ -331,6 +418,7 @@ def log_likelihood(log_weights):
 def iwae_bound(log_weights, k):
     """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean
     over images and all disjoint groups of k of the weights [K, n]."""
+    k = as_count(k, "k", 1, len(log_weights))
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))  # (groups, k, n)
     return (groups.logsumexp(1) - math.log(k)).mean().item()
 
@@ -394,7 +482,7 @@ class RunningMoments:
 
     def add(self, features):
         """Features [n, d]."""
-        features = as_float64(features)
+        features = features.double()
         if self.n == 0:
             self.origin = features.mean(0)  # near the mean, so that the squares lose fewer digits
             self.total = torch.zeros_like(self.origin)
@@ -458,8 +546,8 @@ class FeatureSet:
     def moments(self):
         if self.running is not None:
             return Moments(self.running.mean, self.running.cov)
-        features = as_float64(self.features)
-        return Moments(features.mean(0), features.T.cov())
+        features = self.features.double()
+        return Moments(features.mean(0), covariance(features))
 
     def disjoint_parts(self, k, seed):
         """k random parts of the features in memory, of equal size, each a FeatureSet."""
@@ -588,6 +676,7 @@ class Inception(nn.Module):
         """batch_size images at a time: a CPU loses more by large buffers than it gains by large batches. The
         batch size changes features by float32 rounding alone (6e-6 relative)."""
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
+        fits = fits and images.numel() > 0
         require(fits, f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]")
         device = self.graph.fc.weight.device
         features = []
@@ -805,6 +894,7 @@ class InceptionGraph(nn.Module):
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_LIMIT = 2**30  # bytes, on disk and unpacked: ten times what the file has
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
 
 
@@ -815,7 +905,8 @@ def inception_weights(folder=None):
     torch.hub's, where pytorch-fid looks for the same file.
     """
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
+    folder = folder or os.environ.get("DGM_DATA_DIR") or hub
+    path = Path(os.path.expanduser(folder)) / WEIGHTS  # Path.expanduser raises where there is no such user
     if path.is_file():
         return path
     timeout = socket.getdefaulttimeout()
@@ -836,6 +927,10 @@ def read_weights(path, expected):
     """The file's tensors that have the names and shapes of a state dict; and its SHA-256. Raises
     MetricError."""
     try:
+        size = Path(path).stat().st_size
+        require(
+            size < WEIGHTS_LIMIT, f"{path} has {size:,} bytes, so is not FID's Inception: give {WEIGHTS}"
+        )
         body = Path(path).read_bytes()
     except OSError as error:
         raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
@@ -843,7 +938,12 @@ def read_weights(path, expected):
     damaged = Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256
     require(not damaged, f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
     try:
+        if zipfile.is_zipfile(io.BytesIO(body)):
+            size = sum(record.file_size for record in zipfile.ZipFile(io.BytesIO(body)).infolist())
+            require(size < WEIGHTS_LIMIT, f"it unpacks to {size:,} bytes")
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # what torch raises for broken files has no narrower class in common
         reason = str(error).partition("\n")[0][:100]
         raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
@@ -878,20 +978,21 @@ def flags():
     add("--weights", metavar="FILE", help="Inception's, where there is no network to download them")
     resizes = "to 299 pixels as pytorch-fid (torch, the default) or torch-fidelity (tf1)"
     add("--resize", choices=("torch", "tf1"), default="torch", help=resizes)
-    add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
-    add("--sets", type=number(int, 1), default=5, help="sets of -n images, for the deviation (default 5)")
-    add("--batch-size", type=number(int, 1), default=8, help="of feature extraction (8; more on a GPU)")
+    add("-n", type=number(int, 2, 10**6), default=2048, help="generated images of a run (default 2048)")
+    add("--sets", type=number(int, 1, 1000), default=5, help="of -n images, for the deviation (default 5)")
+    add("--batch-size", type=number(int, 1, 10**6), default=8, help="of features (8; more on a GPU)")
     add("--device", default="cpu", help="that computes features (default cpu)")
     add("--save-stats", metavar="F.npz", help="write the features' mean and covariance, as pytorch-fid does")
-    add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
-    add("--out", metavar="FILE.png", help="FID and IS as bars")
+    side = "crop and resize the pictures of folders to this side"
+    add("--image-size", type=number(int, 1, 10**4), help=side)
+    add("--out", metavar="FILE.png", help="FID and IS as bars; or .pdf, .svg")
     likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortization gap"
-    add("--log-likelihood", type=number(int, 50), metavar="K", help=likelihood)
+    add("--log-likelihood", type=number(int, 50, 10**6), metavar="K", help=likelihood)
     add("--scale", type=number(float, 0), default=1.0, help="of a run's latents (default 1)")
     add("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
     add("--seed", type=number(int, 0, 2**31), default=0, help="of latents and subsets (default 0)")
     add("--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)")
-    add("--split", choices=SPLITS, default="test", help="of real images (default test)")
+    add("--split", choices=SPLITS, default="test", help="of all pictures that have splits (default test)")
     add("--data-dir", metavar="DIR", help="where whole data sets and Inception's weights are")
     add("--json", action="store_true", help="print JSON instead of tables")
     return parser
@@ -910,28 +1011,36 @@ def command(argv):
     import models
     import sample
 
-    args = flags().parse_args(argv)
+    parser = flags()
+    args = parser.parse_args(argv)
     check_paths(args)
 
-    def open_source(name):
-        path = Path(name)
+    def open_source(path):
+        name = data.visible(path)
+        path = Path(path)
         if (path / "config.json").exists():
-            run = sample.Run(name, args.data_dir)
+            run = sample.Run(path, args.data_dir)
             if args.data:
                 dataset = data.load_for_run(run.config, args.data_dir, args.data)
-                run = sample.Run(name, args.data_dir, run.model, dataset)
+                run = sample.Run(path, args.data_dir, run.model, dataset)
             return Source(name, run=run)
         if name in data.DATASETS:
-            return image_source(name, data.load(name, args.data_dir).split(args.split).x, args.image_size)
+            images = data.load(name, args.data_dir).split(args.split).x
+            return image_source(name, images, args.split, args.image_size)
         if path.suffix == ".npz" and path.is_file():
-            arrays = data.open_arrays(path)
+            arrays = data.open_arrays(path, ("mu", "sigma", "protocol"))
             if arrays.keys() >= {"mu", "sigma"}:
                 return moments_source(name, arrays)
-        pictures = data.read(name, path, None, args.image_size, None, None)[0]
-        return image_source(name, torch.from_numpy(pictures.copy()), args.image_size)
+        pictures = data.read(str(path), path, None, args.image_size, None, None)
+        rows, split = rows_of_split(name, pictures.splits, args.split)
+        return image_source(name, torch.from_numpy(pictures.x[rows]), split, args.image_size)
 
     sources = [open_source(name) for name in args.sources]
+    real = open_source(args.against) if args.against else None
     check_sources(sources, args)
+    for name, reason in idle_flags(sources, real, args).items():
+        if getattr(args, name) != parser.get_default(name):
+            data.note(f"{dashed(name)} does nothing {reason}")
     instruments = Instruments()
     if compares_pictures(sources, args):
         judge = None
@@ -939,17 +1048,19 @@ def command(argv):
             judge = sample.Run(args.features.removeprefix("classifier:"))
         extractor = make_extractor(judge, data.pick_device(args.device), args)
         instruments = Instruments(extractor, judge)
-        if args.against:
-            instruments.reference = make_reference(open_source(args.against), extractor, args)
+        if real is not None:
+            instruments.reference = make_reference(real, extractor, args)
     latents = sample.describe_latents(args.scale, args.truncate)
     reports = [measure(source, instruments, latents, models.amortization, args) for source in sources]
-    print(reports_as_json(reports) if args.json else reports_as_text(reports))
+    text = reports_as_json(reports) if args.json else reports_as_text(reports)
+    print("\n".join(data.visible(line) for line in text.split("\n")))
     if args.save_stats:
         arrays = stats_arrays(reports[0], instruments.extractor)
         data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
-        figure = draw_bars([report.row for report in reports if report.row])
-        data.write_file(args.out, lambda file: figure.savefig(file, format="png", dpi=150))
+        rows = [report.row for report in reports if report.row]
+        kind = Path(args.out).suffix[1:]
+        data.write_file(args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):
@@ -958,11 +1069,54 @@ def check_paths(args):
     require(alone, "--save-stats writes the statistics of one source: give one")
     named = not args.save_stats or Path(args.save_stats).suffix == ".npz"
     require(named, "--save-stats: name a file F.npz")
-    for path in filter(None, (args.save_stats, args.out)):
-        require(Path(path).absolute().parent.is_dir(), f"{path}: there is no such folder, make it first")
-    for name in filter(None, (*args.sources, args.against)):
-        empty = Path(name).is_dir() and not any(Path(name).iterdir())
-        require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
+    drawn = not args.out or Path(args.out).suffix in (".png", ".pdf", ".svg")
+    require(drawn, f"--out {args.out}: name a file .png, .pdf or .svg")
+    inputs = [Path(name) for name in (*args.sources, args.against, args.weights, args.data) if name]
+    for output in filter(None, (args.save_stats, args.out)):
+        path = Path(output)
+        require(path.absolute().parent.is_dir(), f"{output}: there is no such folder, make it first")
+        require(not path.is_dir(), f"{output} is a folder: name a file")
+        for source in inputs:
+            is_read = is_part_of(path, source)
+            require(not is_read, f"{output} belongs to {source}, which is read: name another file")
+    for path in inputs:
+        empty = path.is_dir() and not any(path.iterdir())
+        require(not empty, f"{path} is not a run folder and holds no pictures: it is empty")
+
+
+def is_part_of(path, source):
+    """Whether a path is that of a source, also by a link, or lies in a folder of pictures."""
+    if path.exists() and source.exists() and path.samefile(source):
+        return True
+    folder = path.absolute().parent.resolve()
+    holds_pictures = source.is_dir() and not (source / "config.json").exists()
+    return holds_pictures and source.resolve() in (folder, *folder.parents)
+
+
+def dashed(name):
+    return "-n" if name == "n" else "--" + name.replace("_", "-")
+
+
+def idle_flags(sources, real, args):
+    """Which flags change nothing for these sources and real images: {name: why}."""
+    compares = compares_pictures(sources, args)
+    draws = compares and any(source.run and source.run.model.draws_samples for source in sources)
+    all_sources = [*sources, real] if real else sources
+    idle = {}
+    if not compares:
+        names = ("features", "weights", "resize", "batch_size", "device")
+        idle |= dict.fromkeys(names, "where no pictures are compared")
+    elif args.features != "inception":
+        idle |= dict.fromkeys(("weights", "resize"), f"with --features {args.features}")
+    if not draws:
+        idle |= dict.fromkeys(("scale", "truncate", "sets"), "where no samples are drawn")
+        if not args.log_likelihood:
+            idle["n"] = "where no samples are drawn"
+    if not any(source.run or source.split for source in all_sources):
+        idle["split"] = "where no pictures have splits: all of them are used"
+    if all(source.images is None for source in all_sources):
+        idle["image_size"] = "where no folder of pictures is read"
+    return idle
 
 
 def check_sources(sources, args):
@@ -1044,6 +1198,7 @@ class Source:
     name: str
     run: object = None  # a sample.Run
     images: torch.Tensor | None = None  # uint8 [n, C, H, W]
+    split: str | None = None  # that the images are of, where they have splits
     moments: Moments | None = None
     protocol: str | None = None  # of the moments, where their file tells it
 
@@ -1080,6 +1235,7 @@ class Reference:
 
     name: str
     image_shape: list | None
+    split: str | None  # of a source that has splits
     features: FeatureSet | Moments
     floor: Floor | None
 
@@ -1093,7 +1249,16 @@ class Instruments:
     reference: Reference | None = None  # None: a run's own real images
 
 
-def image_source(name, images, image_size):
+def rows_of_split(name, splits, split):
+    """The rows of the pictures of that split, given the split of each; all where all are alike."""
+    names = list(dict.fromkeys(splits.tolist()))
+    if len(names) == 1:
+        return np.arange(len(splits)), None
+    require(split in names, f"{name} has no {split} pictures but {' and '.join(names)}: give --split")
+    return np.flatnonzero(splits == split), split
+
+
+def image_source(name, images, split, image_size):
     """Pillow has resized the pictures of folders; all other images must have the size that is asked for, as
     another filter would set them apart."""
     require(images.ndim == 4, f"{name} is no set of pictures: give another source")
@@ -1101,22 +1266,17 @@ def image_source(name, images, image_size):
     fits = image_size is None or shape == (image_size, image_size)
     size = f"{shape[0]}x{shape[1]}"
     require(fits, f"{name} has pictures of {size}, and --image-size {image_size} is of folders alone")
-    return Source(name, images=images)
+    return Source(name, images=images, split=split)
 
 
 def moments_source(name, arrays):
     """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them; our own files add the protocol."""
-    mean = arrays["mu"]
-    cov = arrays["sigma"]
-    message = f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything"
-    numeric = mean.dtype.kind in "fiu" and cov.dtype.kind in "fiu"
-    require(numeric and mean.ndim == 1 and mean.size > 0 and cov.shape == 2 * mean.shape, message)
-    mean = as_float64(mean)
-    cov = as_float64(cov)
-    require(mean.isfinite().all() and cov.isfinite().all() and cov.diag().min() >= 0, message)
-    require((cov - cov.T).abs().max() <= 1e-5 * cov.abs().max(), message)
+    try:
+        moments = Moments(*as_moments(arrays["mu"], arrays["sigma"]))
+    except MetricError as error:
+        raise MetricError(f"{name} has no usable mu and sigma: {error}") from None
     protocol = str(arrays["protocol"]) if "protocol" in arrays else None
-    return Source(name, moments=Moments(mean, cov), protocol=protocol)
+    return Source(name, moments=moments, protocol=protocol)
 
 
 def stats_arrays(report, extractor):
@@ -1131,9 +1291,10 @@ def make_reference(source, extractor, args):
     require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
     check_protocol(source, extractor)
     if source.moments is not None:
-        return Reference(source.name, None, source.moments, None)
+        return Reference(source.name, None, None, source.moments, None)
     features = extract(extractor, source.images, args.batch_size, args.seed)
-    return Reference(source.name, source.image_shape, features, floor_of_halves(features, args.seed))
+    floor = floor_of_halves(features, args.seed)
+    return Reference(source.name, source.image_shape, source.split, features, floor)
 
 
 def check_protocol(source, extractor):
@@ -1176,7 +1337,7 @@ def own_reference(run, real, others, extractor, args):
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
         other_features = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
         floor = Floor(set_distance(other_features, features), args.n, features.n, is_halves=False)
-    return Reference(real.name, run.config["image_shape"], features, floor)
+    return Reference(real.name, run.config["image_shape"], None, features, floor)
 
 
 def samples(run, args, seed):
@@ -1708,6 +1869,7 @@ class SetRow:
             spreads = [
                 f"{key.upper()}{self.suffix} {estimate.spread.mean:.4g} ± {estimate.spread.deviation:.2g}"
                 for key, estimate in self.estimates.items()
+                if estimate.spread  # parts may be too small for an IS
             ]
             yield f"{self.name}: over {self.parts}: {', '.join(spreads)}"
             if self.split_score:
@@ -1749,10 +1911,15 @@ def compare_sets(row, sets, real, seed):
     row = replace(row, n_real=real.n, fid=estimate(lambda part: set_distance(part, real)))
     if len(parts) > 1:
         row = replace(row, parts=Parts(len(parts), parts[0].n, independent))
-    if first.logits is not None:
+    if first.logits is not None and first.n >= 10 * IMAGES_PER_SPLIT:
         split_score = Spread(*inception_score(first.logits, seed=seed))
-        score = estimate(lambda part: inception_score(part.logits, seed=seed)[0])
+        score = Estimate(split_score.mean)
+        if parts[0].n >= 10 * IMAGES_PER_SPLIT:
+            score = estimate(lambda part: inception_score(part.logits, seed=seed)[0])
         row = replace(row, split_score=split_score, inception_score=score)
+    elif first.logits is not None:
+        least = 10 * IMAGES_PER_SPLIT
+        row.protocol += f"; NOTE: {first.n} images are too few for an IS of 10 splits: {least} are needed"
     if first.features is not None and real.features is not None and min(first.n, real.n) > 3:
         precision, recall = precision_recall(real.features, first.features)
         kernel_distance = Spread(*kid(first.features, real.features, seed=seed))
@@ -1846,8 +2013,12 @@ def measure_run_pictures(source, instruments, latents, args):
 
 def make_row(source, sets, reference, extractor, latents, args):
     """The row of a source; --save-stats alone compares it with nothing."""
-    shapes = [side.image_shape for side in (source, reference) if side is not None and side.image_shape]
+    sides = [source] if reference is None else [source, reference]
+    shapes = [side.image_shape for side in sides if side.image_shape]
     protocol = describe_protocol(extractor, args.seed, latents, shapes)
+    for side in sides:
+        if side.split:
+            protocol += f"; {side.name}: its {side.split} pictures"
     row = SetRow(source.name, extractor.suffix, sets[0].n, protocol)
     if reference is None:
         require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
@@ -1864,25 +2035,28 @@ def set_lines(rows):
     return [*table([head, *(row.cells() for row in rows)]), *notes]
 
 
-def draw_bars(rows):
-    """A figure with FID and IS of the sources as bars, and their deviation."""
+def draw_bars(rows, file, kind):
+    """Write FID and IS of the sources as bars, with their deviation: a "png", "pdf" or "svg"."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     keys = [key for key in ("fid", "is") if any(key in row.estimates for row in rows)]
     require(keys, "there is no FID or IS to draw")
     width = len(keys) * (4 + 0.1 * max(len(row.name) for row in rows))  # inches; paths may be long
-    figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        estimates = [row.estimates.get(key, Estimate(math.nan)) for row in rows]
-        deviations = [estimate.spread.deviation if estimate.spread else 0 for estimate in estimates]
-        places = range(len(rows))
-        axis.barh(places, [estimate.value for estimate in estimates], xerr=deviations, height=0.6)
-        axis.set_yticks(places, [row.name.replace("$", r"\$") for row in rows])
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-        better = "lower is better" if key == "fid" else "higher is better"
-        axis.set_xlabel(f"{key.upper()}{rows[0].suffix} ({better})")
-    return figure
+    literal = {"text.usetex": False, "text.parse_math": False}  # a name such as $x^$ is no formula
+    with matplotlib.rc_context(literal):
+        figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
+        for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+            estimates = [row.estimates.get(key, Estimate(math.nan)) for row in rows]
+            deviations = [estimate.spread.deviation if estimate.spread else 0 for estimate in estimates]
+            places = range(len(rows))
+            axis.barh(places, [estimate.value for estimate in estimates], xerr=deviations, height=0.6)
+            axis.set_yticks(places, [row.name for row in rows])
+            axis.invert_yaxis()
+            axis.spines[["top", "right"]].set_visible(False)
+            better = "lower is better" if key == "fid" else "higher is better"
+            axis.set_xlabel(f"{key.upper()}{rows[0].suffix} ({better})")
+        figure.savefig(file, format=kind, dpi=150)
 
 
 if __name__ == "__main__":
