@@ -26,7 +26,7 @@ import socket
 import sys
 import textwrap
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -287,6 +287,7 @@ def squared_distances(a, b, size=1000):
 
 
 IMAGES_PER_SPLIT = 10
+LEAST_FOR_SCORE = 10 * IMAGES_PER_SPLIT  # images, for ten splits
 
 
 def inception_score(logits, splits=10, seed=0):
@@ -339,38 +340,28 @@ def mean_distance(images):
     return distances.sum().item() / (n * (n - 1))
 
 
-@dataclass
-class ClassScores:
-    """Samples as a classifier judges them: a list entry for each class, nan where it has no samples."""
+def judge_samples(images, labels, predicted, confidence, real_images, real_labels, n_classes):
+    """Generated images [n, C, H, W] as a classifier labels them: columns with an entry for each class, nan
+    where it has no samples.
 
-    count: list
-    accuracy: list | None  # %; None where no class was asked for
-    confidence: list  # %
-    diversity: list  # mean distance of two samples over that of two real images of the class
-
-    def columns(self):
-        return {name: column for name, column in vars(self).items() if column is not None}
-
-    def means(self):
-        """Mean of each column over the classes that have samples."""
-        return {
-            name: torch.tensor(column, dtype=torch.float64).nanmean().item()
-            for name, column in self.columns().items()
-        }
-
-
-def judge_samples(model, images, labels, real_images, real_labels, n_classes):
-    """The ClassScores of images [n, C, H, W] generated as `labels` [n], beside real images and labels."""
-    predicted, confidence = predictions(model, images)
-    scores = ClassScores([], [], [], [])
+    labels [n] are the classes that were asked for; where they are None, a sample belongs to the class that
+    the classifier predicts, and there is no accuracy. Accuracy and confidence are in %, and diversity is the
+    mean distance of two samples over that of two real images of the class.
+    """
+    rows = []
     for c in range(n_classes):
-        in_class = labels == c
+        in_class = (predicted if labels is None else labels) == c
         real_distance = mean_distance(real_images[real_labels == c]) or math.nan  # 0: all images are equal
-        scores.count.append(int(in_class.sum()))
-        scores.accuracy.append(percent(predicted[in_class] == c))
-        scores.confidence.append(percent(confidence[in_class]))
-        scores.diversity.append(mean_distance(images[in_class]) / real_distance)
-    return scores
+        row = dict(
+            count=int(in_class.sum()),
+            accuracy=percent(predicted[in_class] == c),
+            confidence=percent(confidence[in_class]),
+            diversity=mean_distance(images[in_class]) / real_distance,
+        )
+        if labels is None:
+            del row["accuracy"]
+        rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 @dataclass
@@ -455,23 +446,13 @@ def carries(query):
 CAPACITY = 10_000  # features of at most so many images of a set are held in memory
 
 
-@dataclass
-class Moments:
-    """All that is known of a set whose images are not at hand, such as published statistics."""
+class Features(NamedTuple):
+    """What is known of a set of images: the features of all of them, or the moments of all."""
 
-    mean: torch.Tensor  # [d]
-    cov: torch.Tensor  # [d, d]
-    n = None
-    features = None
-    logits = None
-    is_whole = False
-
-    @property
-    def width(self):
-        return len(self.mean)
-
-    def moments(self):
-        return self
+    n: int | None  # images; None of moments from a file
+    features: torch.Tensor | None  # [n, d], or of CAPACITY images where there are more
+    logits: torch.Tensor | None  # [n, classes] of all images, of a classifier
+    moments: tuple | None  # mean [d] and covariance [d, d]; None where features are those of all images
 
 
 class RunningMoments:
@@ -492,87 +473,55 @@ class RunningMoments:
         self.total += features.sum(0)
         self.squares += features.T @ features
 
-    @property
-    def mean(self):
-        return self.origin + self.total / self.n
-
-    @property
-    def cov(self):
-        return (self.squares - torch.outer(self.total, self.total) / self.n) / (self.n - 1)
-
-
-class FeatureSet:
-    """Features of the first `capacity` images of a set, the logits of all, and, where there are more images,
-    the mean and covariance of all."""
-
-    def __init__(self, capacity=None):
-        self.capacity = CAPACITY if capacity is None else capacity
-        self.n = 0
-        self.width = None
-        self.feature_parts = []
-        self.logit_parts = []
-        self.running = None  # RunningMoments, once there are more images than the capacity
-
-    def add(self, features, logits):
-        """Features [n, d], and logits [n, classes] or None. Raises MetricError."""
-        require(features.isfinite().all(), "the network's features are not finite: are these its weights?")
-        features = features.cpu()
-        room = max(0, self.capacity - self.n)
-        self.n += len(features)
-        self.width = features.shape[1]
-        if logits is not None:
-            self.logit_parts.append(logits.cpu())
-        if self.running is None and self.n > self.capacity:
-            self.running = RunningMoments()
-            for part in self.feature_parts:
-                self.running.add(part)
-        if self.running is not None:
-            self.running.add(features)
-        self.feature_parts.append(features[:room])
-
-    @property
-    def is_whole(self):
-        """Whether the features of all images are in memory."""
-        return self.running is None
-
-    @property
-    def features(self):
-        return torch.cat(self.feature_parts)
-
-    @property
-    def logits(self):
-        return torch.cat(self.logit_parts) if self.logit_parts else None
-
     def moments(self):
-        if self.running is not None:
-            return Moments(self.running.mean, self.running.cov)
-        features = self.features.double()
-        return Moments(features.mean(0), covariance(features))
-
-    def disjoint_parts(self, k, seed):
-        """k random parts of the features in memory, of equal size, each a FeatureSet."""
-        features = self.features
-        logits = self.logits
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-        parts = []
-        for index in order[: len(order) // k * k].chunk(k):
-            part = FeatureSet()
-            part.add(features[index], None if logits is None else logits[index])
-            parts.append(part)
-        return parts
+        cov = self.squares - torch.outer(self.total, self.total) / self.n
+        return self.origin + self.total / self.n, cov / (self.n - 1)
 
 
 def extract(extractor, images, batch_size=8, seed=0):
-    """The FeatureSet of images uint8 [n, C, H, W]. Raises MetricError."""
-    require(len(images) >= 2, f"a set of {len(images)} images has no covariance: give 2 or more")
-    order = torch.arange(len(images))
-    if len(images) > CAPACITY:  # the first are held, and folders come class after class
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    features = FeatureSet()
+    """The Features of images uint8 [n, C, H, W]. Raises MetricError."""
+    n = len(images)
+    require(n >= 2, f"a set of {n} images has no covariance: give 2 or more")
+    is_large = n > CAPACITY
+    order = torch.arange(n)
+    if is_large:  # the first are held, and folders come class after class
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    running = RunningMoments()
+    feature_parts = []
+    logit_parts = []
+    room = CAPACITY
     with torch.inference_mode():
         for index in progress(order.split(batch_size)):
-            features.add(*extractor(images[index]))
-    return features
+            features, logits = extractor(images[index])
+            finite = features.isfinite().all()
+            require(finite, "the network's features are not finite: are these its weights?")
+            features = features.cpu()
+            if is_large:
+                running.add(features)
+            feature_parts.append(features[:room])
+            room -= len(feature_parts[-1])
+            if logits is not None:
+                logit_parts.append(logits.cpu())
+    all_logits = torch.cat(logit_parts) if logit_parts else None
+    return Features(n, torch.cat(feature_parts), all_logits, running.moments() if is_large else None)
+
+
+def moments_of(images):
+    """Mean [d] and covariance [d, d] of a set's Features."""
+    if images.moments is not None:
+        return images.moments
+    features = images.features.double()
+    return features.mean(0), covariance(features)
+
+
+def disjoint_parts(images, k, seed):
+    """k random parts of equal size of the features in memory, each as Features."""
+    order = torch.randperm(len(images.features), generator=torch.Generator().manual_seed(seed))
+    parts = []
+    for index in order[: len(order) // k * k].chunk(k):
+        logits = None if images.logits is None else images.logits[index]
+        parts.append(Features(len(index), images.features[index], logits, None))
+    return parts
 
 
 def progress(batches):
@@ -586,19 +535,16 @@ def progress(batches):
 
 
 def set_distance(a, b):
-    """The Fréchet distance of two sets, each a FeatureSet or Moments. Raises MetricError."""
-    require(a.width == b.width, f"features of {a.width} and {b.width} dimensions: are these the same ones?")
-    if a.is_whole and b.is_whole:
+    """The Fréchet distance of two sets, each given as Features. Raises MetricError."""
+    if a.moments is None and b.moments is None:
         return fid(a.features, b.features)
-    first = a.moments()
-    second = b.moments()
-    return frechet_distance(first.mean, first.cov, second.mean, second.cov)
+    return frechet_distance(*moments_of(a), *moments_of(b))
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Feature extractors: functions of uint8 images [n, C, H, W] that return features [n, d], and logits of
 # classes or None. `suffix` follows the names of numbers that are not made with Inception, as in FID-p;
-# `protocol` says how the features are made
+# `protocol` says how the features are made; `judge` is the sample.Run of the classifier that makes them
 
 
 class Pixels:
@@ -606,23 +552,21 @@ class Pixels:
 
     suffix = "-p"
     protocol = "features: pixels"
-    repeats_gray = False
+    judge = None
 
     def __call__(self, x):
         return x.flatten(1).float() / 255, None
 
 
-class Classifier:
+class ClassifierFeatures:
     """The features of one of our own classifiers before its last layer, averaged over positions."""
 
     suffix = "-c"
-    repeats_gray = False
 
     def __init__(self, run):
         """run: a sample.Run that holds a classifier."""
-        self.folder = run.folder
+        self.judge = run
         self.model = run.model
-        self.image_shape = run.config["image_shape"]
         self.channels = None  # of the last convolution, if it has one
         if run.config["flags"]["encoder"] == "conv":
             self.channels = run.model.encoder.layers[-1][0]
@@ -631,10 +575,9 @@ class Classifier:
 
     def __call__(self, x):
         shape = list(x.shape[1:])
-        require(
-            shape == self.image_shape,
-            f"{self.folder} knows pictures of {self.image_shape}, these are {shape}",
-        )
+        expected = self.judge.config["image_shape"]
+        fits = shape == expected
+        require(fits, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
         device = self.model.to_logits.weight.device
         features = self.model.encoder(x.float().to(device) / 255)
         logits = self.model.to_logits(features)
@@ -648,17 +591,18 @@ class Inception(nn.Module):
     logits [n, 1008] for the Inception score.
 
     weights is a path, see inception_weights, and `sha256` that of its file; resize ("torch" or "tf1") is
-    explained at prepare. Batch norm is folded into the convolutions. Raises MetricError.
+    explained at prepare. Batch norm is folded into the convolutions. Give few images at a time: a CPU loses
+    more by large buffers than it gains by large batches. Their number changes features by float32 rounding
+    alone (6e-6 relative). Raises MetricError.
     """
 
     suffix = ""
-    repeats_gray = True
+    judge = None
 
-    def __init__(self, weights, resize="torch", batch_size=8):
+    def __init__(self, weights, resize="torch"):
         super().__init__()
         require(resize in ("torch", "tf1"), f"resize is {resize!r}: give 'torch' or 'tf1'")
         self.resize = resize
-        self.batch_size = batch_size
         with torch.device("meta"):  # no time is spent on initial weights, which the file's replace
             self.graph = InceptionGraph()
         state, self.sha256 = read_weights(weights, self.graph.state_dict())
@@ -673,20 +617,12 @@ class Inception(nn.Module):
         return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
 
     def forward(self, images):
-        """batch_size images at a time: a CPU loses more by large buffers than it gains by large batches. The
-        batch size changes features by float32 rounding alone (6e-6 relative)."""
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
         fits = fits and images.numel() > 0
         require(fits, f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]")
         device = self.graph.fc.weight.device
-        features = []
-        logits = []
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):  # TF32 has only 10 bits
-            for batch in images.split(self.batch_size):
-                batch_features, batch_logits = self.graph(prepare(batch.to(device), self.resize))
-                features.append(batch_features)
-                logits.append(batch_logits)
-            return torch.cat(features), torch.cat(logits)
+            return self.graph(prepare(images.to(device), self.resize))
 
 
 def prepare(images, resize):
@@ -721,10 +657,10 @@ def resize_tf1(x, size=299):
 
 # -----------------------------------------------------------------------------------------------------------
 # The graph of FID's Inception (Szegedy et al. 2016), as data. A block is a list of branches whose outputs
-# are concatenated. A branch is a text of steps in a row; a step is "mean" or "max", a pool, with its KERNEL,
-# or NAME,CHANNELS,KERNEL, a convolution with batch norm and ReLU; a + joins layers that share their input
-# and whose outputs are concatenated. A KERNEL alone has stride 1 and keeps the size (TensorFlow's padding
-# SAME); KERNEL/S has stride S and no padding (its VALID).
+# are concatenated. A branch is a text of steps in a row. A step is a block of MIXED, by its name; "mean" or
+# "max", a pool, with its KERNEL; or NAME,CHANNELS,KERNEL, a convolution with batch norm and ReLU; a + joins
+# layers that share their input and whose outputs are concatenated. A KERNEL alone has stride 1 and keeps the
+# size (TensorFlow's padding SAME); KERNEL/S has stride S and no padding (its VALID).
 
 STEM = (
     "Conv2d_1a_3x3,32,3x3/2 Conv2d_2a_3x3,32,3x3/1 Conv2d_2b_3x3,64,3x3 max,3x3/2 "  # 299 -> 73 pixels
@@ -805,6 +741,9 @@ class Convolution(nn.Module):
 
 def make_layer(text, channels):
     """The name, the module and the output channels of a layer such as "mean,3x3" or "Conv2d_1a,32,3x3/2"."""
+    if text in MIXED:
+        block = Block(MIXED[text], channels)
+        return text, block, block.channels
     name, *sizes = text.split(",")
     kernel_text, _, stride_text = sizes[-1].partition("/")
     kernel = tuple(int(side) for side in kernel_text.split("x"))
@@ -863,29 +802,16 @@ def concatenate(parts):
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-class InceptionGraph(nn.Module):
+class InceptionGraph(Block):
     """The whole network, its state dict named as the published file: prepared [n, 3, 299, 299] -> features
     [n, 2048], those of the layer pool3, and logits [n, 1008]."""
 
     def __init__(self):
-        super().__init__()
-        steps, channels = make_branch(STEM, 3)
-        self.stages = []  # modules in a row: the layers of the stem, then the blocks
-        for layers in steps:
-            for name, layer in layers.items():
-                self.add_module(name, layer)
-                self.stages.append(layer)
-        for name, branches in MIXED.items():
-            block = Block(branches, channels)
-            self.add_module(name, block)
-            self.stages.append(block)
-            channels = block.channels
-        self.fc = nn.Linear(channels, 1008)
+        super().__init__([" ".join([STEM, *MIXED])], channels=3)
+        self.fc = nn.Linear(self.channels, 1008)
 
     def forward(self, x):
-        for stage in self.stages:
-            x = stage(x)
-        features = x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
+        features = super().forward(x).mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
         return features, features @ self.fc.weight.T  # no bias, as in the code of Salimans et al. (2016)
 
 
@@ -963,8 +889,8 @@ def read_weights(path, expected):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Each source is measured into a record of numbers; the record's to_json and lines put them
-# into words. Only flags, main and command import our other files
+# Command line. Each source is measured into a Report, which holds its numbers as JSON has them and as lines
+# of text. Only flags, main and command import our other files; helpers receive what these have opened
 
 
 def flags():
@@ -1041,21 +967,20 @@ def command(argv):
     for name, reason in idle_flags(sources, real, args).items():
         if getattr(args, name) != parser.get_default(name):
             data.note(f"{dashed(name)} does nothing {reason}")
-    instruments = Instruments()
+    extractor = None
+    reference = None
     if compares_pictures(sources, args):
-        judge = None
-        if names_judge(args.features):
-            judge = sample.Run(args.features.removeprefix("classifier:"))
+        folder = args.features.removeprefix("classifier:")
+        judge = None if folder in ("", args.features) else sample.Run(folder)
         extractor = make_extractor(judge, data.pick_device(args.device), args)
-        instruments = Instruments(extractor, judge)
-        if real is not None:
-            instruments.reference = make_reference(real, extractor, args)
-    latents = sample.describe_latents(args.scale, args.truncate)
-    reports = [measure(source, instruments, latents, models.amortization, args) for source in sources]
+        reference = make_reference(real, extractor, args) if real is not None else None
+    sampling = sample.describe_latents(args.scale, args.truncate)
+    tools = Tools(extractor, reference, sampling, models.amortization)
+    reports = [measure(source, tools, args) for source in sources]
     text = reports_as_json(reports) if args.json else reports_as_text(reports)
     print("\n".join(data.visible(line) for line in text.split("\n")))
     if args.save_stats:
-        arrays = stats_arrays(reports[0], instruments.extractor)
+        arrays = stats_arrays(reports[0], extractor)
         data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
         rows = [report.row for report in reports if report.row]
@@ -1135,72 +1060,84 @@ def compares_pictures(sources, args):
     return not args.log_likelihood and any(source.task == "generation" for source in sources)
 
 
-def names_judge(features):
-    return features.startswith("classifier:") and features != "classifier:"
-
-
 def make_extractor(judge, device, args):
     if judge is not None:
         is_classifier = judge.model.task == "classification"
         require(is_classifier, f"--features: {judge.folder} holds a {judge.kind}, not a classifier")
         judge.model.to(device)
-        return Classifier(judge)
+        return ClassifierFeatures(judge)
     if args.features == "pixels":
         return Pixels()
     known = args.features == "inception"
     require(known, f"--features {args.features}: write inception, pixels or classifier:RUN")
     weights = args.weights or inception_weights(args.data_dir)
-    return Inception(weights, args.resize, args.batch_size).to(device)
+    return Inception(weights, args.resize).to(device)
 
 
-def measure(source, instruments, latents, amortization, args):
-    """The Report on a source. latents says how its samples are drawn, if not plainly from the prior;
-    amortization is the function of models.py."""
+class Tools(NamedTuple):
+    """What sources are measured with."""
+
+    extractor: object  # None where no pictures are compared
+    reference: object  # the Reference of --against; None: a run's own real images
+    sampling: str  # how latents are drawn, if not plainly from the prior
+    amortization: object  # the function of models.py
+
+
+class Report(NamedTuple):
+    """What is known of one source."""
+
+    source: str
+    values: dict  # numbers, as --json prints them
+    lines: list  # the same as text
+    row: object = None  # the Row of its images in the table of all sources
+    features: object = None  # Features of the first set, for --save-stats
+
+
+def measure(source, tools, args):
     if args.log_likelihood:
-        return measure_likelihood(source, amortization, args)
+        return measure_likelihood(source, tools.amortization, args)
     if source.task == "classification":
         return measure_classifier(source, args)
     if source.task == "arithmetic":
         return measure_arithmetic(source, args)
-    return measure_pictures(source, instruments, latents, args)
+    if source.run is not None:
+        return measure_run_pictures(source, tools, args)
+    return measure_pictures(source, tools, args)
 
 
 def reports_as_json(reports):
-    values = [dict(source=report.source) | report.to_json() for report in reports]
+    values = [dict(source=report.source) | report.values for report in reports]
     without_nan = json.loads(json.dumps(values), parse_constant=lambda nan: None)  # JSON has no NaN
     return json.dumps(without_nan, indent=1)
 
 
 def reports_as_text(reports):
-    """The lines of each report, then one table of all sets of images."""
-    texts = ["\n".join(report.lines()) for report in reports if report.lines()]
+    """The lines of each report, then one table of all sets of images and what must be known to quote it."""
+    texts = ["\n".join(report.lines) for report in reports if report.lines]
     rows = [report.row for report in reports if report.row]
     if rows:
-        texts.append("\n".join(set_lines(rows)))
+        suffix = rows[0].values["mark"]
+        head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000"]
+        head += ["precision", "recall"]
+        notes = dict.fromkeys(note for row in rows for note in row.notes)  # each once, in their order
+        texts.append("\n".join([*table([head, *(row.cells for row in rows)]), *notes]))
     return "\n\n".join(texts)
 
 
-class Report:
-    """The numbers that judge one source, whose name is `source`. Subclasses have to_json(), a dict, and
-    lines(), the text for a terminal."""
-
-    row = None  # a SetRow, where a set of images is compared with real ones
-
-
 # -----------------------------------------------------------------------------------------------------------
-# What is measured, and with what
+# Sources and references
 
 
 @dataclass
 class Source:
-    """What a name on the command line stands for: a run, images or moments, of which one is given."""
+    """What a name on the command line stands for: a run, images or features, of which one is given."""
 
     name: str
     run: object = None  # a sample.Run
     images: torch.Tensor | None = None  # uint8 [n, C, H, W]
     split: str | None = None  # that the images are of, where they have splits
-    moments: Moments | None = None
-    protocol: str | None = None  # of the moments, where their file tells it
+    features: Features | None = None  # moments from a file
+    protocol: str | None = None  # of the features, where their file tells it
 
     @property
     def task(self):
@@ -1219,34 +1156,15 @@ class Source:
         return None if self.images is None else list(self.images.shape[1:])
 
 
-@dataclass
-class Floor:
-    """The FID of two sets of real images, below which a generator's cannot be expected to fall."""
-
-    fid: float
-    n: int
-    n_against: int
-    is_halves: bool  # of one set; else a run's training images against its test images
-
-
-@dataclass
-class Reference:
+class Reference(NamedTuple):
     """Real images, as what sources are compared with."""
 
     name: str
     image_shape: list | None
     split: str | None  # of a source that has splits
-    features: FeatureSet | Moments
-    floor: Floor | None
-
-
-@dataclass
-class Instruments:
-    """What pictures are measured with."""
-
-    extractor: object = None
-    judge: object = None  # the sample.Run of a classifier
-    reference: Reference | None = None  # None: a run's own real images
+    features: Features
+    floor: tuple | None  # FID of two sets of real images, below which none can be expected; sizes of the two
+    floor_note: str | None  # which two
 
 
 def rows_of_split(name, splits, split):
@@ -1272,29 +1190,29 @@ def image_source(name, images, split, image_size):
 def moments_source(name, arrays):
     """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them; our own files add the protocol."""
     try:
-        moments = Moments(*as_moments(arrays["mu"], arrays["sigma"]))
+        moments = as_moments(arrays["mu"], arrays["sigma"])
     except MetricError as error:
         raise MetricError(f"{name} has no usable mu and sigma: {error}") from None
     protocol = str(arrays["protocol"]) if "protocol" in arrays else None
-    return Source(name, moments=moments, protocol=protocol)
+    return Source(name, features=Features(None, None, None, moments), protocol=protocol)
 
 
 def stats_arrays(report, extractor):
     """What moments_source reads."""
     require(report.features is not None, f"{report.source} draws no samples: there is nothing to save")
-    moments = report.features.moments()
-    return dict(mu=moments.mean.numpy(), sigma=moments.cov.numpy(), protocol=extractor.protocol)
+    mean, cov = moments_of(report.features)
+    return dict(mu=mean.numpy(), sigma=cov.numpy(), protocol=extractor.protocol)
 
 
 def make_reference(source, extractor, args):
     """The Reference of --against."""
     require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
     check_protocol(source, extractor)
-    if source.moments is not None:
-        return Reference(source.name, None, None, source.moments, None)
+    if source.features is not None:
+        return Reference(source.name, None, None, source.features, None, None)
     features = extract(extractor, source.images, args.batch_size, args.seed)
-    floor = floor_of_halves(features, args.seed)
-    return Reference(source.name, source.image_shape, source.split, features, floor)
+    floor = floor_of_halves(source.name, features, args.seed)
+    return Reference(source.name, source.image_shape, source.split, features, *floor)
 
 
 def check_protocol(source, extractor):
@@ -1302,42 +1220,41 @@ def check_protocol(source, extractor):
     require(same, f"{source.name} is of {source.protocol}, but this is {extractor.protocol}")
 
 
-def floor_of_halves(features, seed):
+def floor_of_halves(name, features, seed):
+    """The floor of a Reference and its note."""
     if features.n < 4:
-        return None
-    first, second = features.disjoint_parts(2, seed)
-    return Floor(set_distance(first, second), first.n, second.n, is_halves=True)
-
-
-@dataclass
-class RealImages:
-    name: str  # of the data set and its split
-    x: torch.Tensor  # float [n, C, H, W] in [0, 1]
-    labels: torch.Tensor  # [n]
+        return None, None
+    first, second = disjoint_parts(features, 2, seed)
+    note = f"one half of {name} against the other, {first.n:,} images each"
+    return (set_distance(first, second), first.n, second.n), note
 
 
 def real_images(run, split, seed):
-    """The images of a split of the run's data set, which must have the run's classes and size."""
+    """The name, images float [n, C, H, W] in [0, 1] and labels [n] of a split of the run's data set, which
+    must have the run's classes and size."""
     dataset = run.dataset
     same = dataset.classes == run.classes and list(dataset.image_shape) == run.config["image_shape"]
     require(same, f"{run.folder} knows other classes or sizes of picture than {dataset.name} has")
     require(len(dataset.split(split).x) > 0, f"{dataset.name} has no {split} pictures")
     torch.manual_seed(seed)  # pixels are drawn at random with --binarize stochastic
-    x, labels = run.batch(split, slice(None))
-    return RealImages(f"{dataset.name} {split}", x, labels)
+    return f"{dataset.name} {split}", *run.batch(split, slice(None))
 
 
-def own_reference(run, real, others, extractor, args):
-    """The Reference of a run's own real images. Its floor is the FID of -n of the others, those of another
-    split, or, where these are fewer, of halves."""
-    features = extract(extractor, as_bytes(real.x), args.batch_size, args.seed)
+def own_reference(run, extractor, args):
+    """The Reference of a run's own real images. Its floor is the FID of -n images of another split or, where
+    that has fewer, of halves."""
+    name, x, _ = real_images(run, args.split, args.seed)
+    other_split = "test" if args.split == "train" else "train"
+    others = as_bytes(run.batch(other_split, slice(None))[0])
+    features = extract(extractor, as_bytes(x), args.batch_size, args.seed)
     if len(others) < args.n:
-        floor = floor_of_halves(features, args.seed)
+        floor = floor_of_halves(name, features, args.seed)
     else:
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
         other_features = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
-        floor = Floor(set_distance(other_features, features), args.n, features.n, is_halves=False)
-    return Reference(real.name, run.config["image_shape"], None, features, floor)
+        note = f"{args.n:,} other real images against {name} ({features.n:,})"
+        floor = (set_distance(other_features, features), args.n, features.n), note
+    return Reference(name, run.config["image_shape"], None, features, *floor)
 
 
 def samples(run, args, seed):
@@ -1360,11 +1277,12 @@ def as_bytes(images):
     return (255 * images).round().to(torch.uint8)
 
 
-def reconstructions(run, split, real):
-    """[n, C, H, W] in [0, 1]: an auto-decoder's from the latents that it learned, else by the encoder."""
+def reconstructions(run, split, x, labels):
+    """[n, C, H, W] in [0, 1] of a split's images and labels: an auto-decoder's from the latents that it
+    learned, else by the encoder."""
     if run.model.has_free_latents:
         return in_chunks(run.model.decode, run.model.learned_latents(split))
-    return in_chunks(run.model.reconstruct, real.x, real.labels)
+    return in_chunks(run.model.reconstruct, x, labels)
 
 
 def table(rows):
@@ -1380,189 +1298,80 @@ def table(rows):
 # A classifier on labeled images
 
 
-@dataclass
-class ClassifierReport(Report):
-    source: str
-    data: str
-    classes: list
-    n: int
-    accuracy: float  # %, as are the following two
-    confidence: float
-    class_accuracy: list
-    confusion: list  # counts: a row for each label, a column for each prediction
-
-    def to_json(self):
-        return dict(
-            accuracy=self.accuracy,
-            confidence=self.confidence,
-            class_accuracy=dict(zip(self.classes, self.class_accuracy, strict=True)),
-            confusion=self.confusion,
-        )
-
-    def lines(self):
-        title = f"{self.source} on {self.n:,} pictures of {self.data}: accuracy {self.accuracy:.2f}%, "
-        rows = [["", *self.classes, "right"]]
-        for name, counts, share in zip(self.classes, self.confusion, self.class_accuracy, strict=True):
-            rows.append([name, *counts, f"{share:.1f}%"])
-        return [
-            title + f"mean confidence {self.confidence:.1f}%",
-            "rows: the label; columns: the prediction",
-            *table(rows),
-        ]
-
-
 def measure_classifier(source, args):
     run = source.run
-    real = real_images(run, args.split, args.seed)
-    predicted, confidence = predictions(run.model, real.x)
-    counts = confusion_matrix(real.labels, predicted, len(run.classes))
-    return ClassifierReport(
-        source=source.name,
-        data=real.name,
-        classes=run.classes,
-        n=len(real.x),
-        accuracy=percent(predicted == real.labels),
+    data_name, x, labels = real_images(run, args.split, args.seed)
+    predicted, confidence = predictions(run.model, x)
+    counts = confusion_matrix(labels, predicted, len(run.classes))
+    shares = (100 * counts.diag() / counts.sum(1)).tolist()
+    values = dict(
+        accuracy=percent(predicted == labels),
         confidence=percent(confidence),
-        class_accuracy=(100 * counts.diag() / counts.sum(1)).tolist(),
+        class_accuracy=dict(zip(run.classes, shares, strict=True)),
         confusion=counts.tolist(),
     )
+    rows = [["", *run.classes, "right"]]
+    for name, row, share in zip(run.classes, values["confusion"], shares, strict=True):
+        rows.append([name, *row, f"{share:.1f}%"])
+    title = f"{source.name} on {len(x):,} pictures of {data_name}"
+    lines = [
+        f"{title}: accuracy {values['accuracy']:.2f}%, mean confidence {values['confidence']:.1f}%",
+        "rows: the label; columns: the prediction",
+        *table(rows),
+    ]
+    return Report(source.name, values, lines)
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The likelihood of a VAE
 
 
-@dataclass
-class LikelihoodReport(Report):
-    """Means over images, in nats where no unit is given."""
-
-    source: str
-    data: str
-    n: int
-    seed: int
-    samples: int
-    elbo: float
-    iwae_5: float
-    iwae_50: float
-    log_likelihood: float
-    standard_error: float  # of log_likelihood, over images
-    bits_per_dimension: float | None  # of binarized pixels
-    effective_samples: float  # median over images
-    amortization_gap: float
-    n_amortization: int
-    is_density: bool  # of pixels in [0, 1]
-
-    def to_json(self):
-        keys = ("elbo", "iwae_5", "iwae_50", "log_likelihood", "standard_error", "bits_per_dimension")
-        keys += ("effective_samples", "amortization_gap")
-        return {key: vars(self)[key] for key in keys} | dict(note=self.note())
-
-    def note(self):
-        if self.bits_per_dimension:
-            return f"{self.bits_per_dimension:.4f} bits per dimension"
-        if self.is_density:
-            return "a density of pixels in [0, 1]"
-        return "gray pixels: a score, not a likelihood; see --binarize"
-
-    def lines(self):
-        title = f"{self.source} on {self.n:,} pictures of {self.data}, nats/image, seed {self.seed}"
-        rows = table([
-            ["ELBO", f"{self.elbo:.2f}"],
-            ["IWAE, 5 samples", f"{self.iwae_5:.2f}"],
-            ["IWAE, 50 samples", f"{self.iwae_50:.2f}"],
-            [f"log p(x), {self.samples:,} samples", f"{self.log_likelihood:.2f}"],
-            ["standard error over images", f"{self.standard_error:.2f}"],
-            ["effective samples, median", f"{self.effective_samples:.1f}"],
-            [f"amortization gap, {self.n_amortization} pictures", f"{self.amortization_gap:.2f}"],
-        ])  # fmt: skip
-        return [title, *rows, self.note()]
-
-
 def measure_likelihood(source, amortization, args):
-    """Bounds on log p(x), its estimate, and what amortized inference loses (Cremer et al. 2018)."""
+    """Bounds on log p(x), its estimate, and what amortized inference loses (Cremer et al. 2018). Means over
+    images, in nats where no unit is given."""
     run = source.run
-    real = real_images(run, args.split, args.seed)
+    data_name, x, labels = real_images(run, args.split, args.seed)
     torch.manual_seed(args.seed)
-    chosen = torch.randperm(len(real.x))[: args.n]
-    x = real.x[chosen]
-    labels = real.labels[chosen]
+    chosen = torch.randperm(len(x))[: args.n]
+    x = x[chosen]
+    labels = labels[chosen]
     k = args.log_likelihood
     log_w = in_chunks(lambda *part: log_weights(run.model, *part, k), x, labels, size=100, dim=1)  # (k, n)
-    values, effective = log_likelihood(log_w)
+    log_p, effective = log_likelihood(log_w)
     (_, encoder_nats), (_, fitted_nats) = amortization(run.model, x[:100], labels[:100])
     bits = None
+    note = "gray pixels: a score, not a likelihood; see --binarize"
     if run.config["flags"].get("binarize"):
-        bits = -values.mean().item() / (x[0].numel() * math.log(2))
-    return LikelihoodReport(
-        source=source.name,
-        data=real.name,
-        n=len(x),
-        seed=args.seed,
-        samples=k,
+        bits = -log_p.mean().item() / (x[0].numel() * math.log(2))
+        note = f"{bits:.4f} bits per dimension"
+    elif run.model.likelihood == "gaussian":
+        note = "a density of pixels in [0, 1]"
+    values = dict(
         elbo=iwae_bound(log_w, 1),
         iwae_5=iwae_bound(log_w, 5),
         iwae_50=iwae_bound(log_w, 50),
-        log_likelihood=values.mean().item(),
-        standard_error=(values.std() / math.sqrt(len(values))).item(),
+        log_likelihood=log_p.mean().item(),
+        standard_error=(log_p.std() / math.sqrt(len(log_p))).item(),
         bits_per_dimension=bits,
         effective_samples=effective.median().item(),
         amortization_gap=(encoder_nats - fitted_nats).mean().item(),
-        n_amortization=len(encoder_nats),
-        is_density=run.model.likelihood == "gaussian",
+        note=note,
     )
+    rows = table([
+        ["ELBO", f"{values['elbo']:.2f}"],
+        ["IWAE, 5 samples", f"{values['iwae_5']:.2f}"],
+        ["IWAE, 50 samples", f"{values['iwae_50']:.2f}"],
+        [f"log p(x), {k:,} samples", f"{values['log_likelihood']:.2f}"],
+        ["standard error over images", f"{values['standard_error']:.2f}"],
+        ["effective samples, median", f"{values['effective_samples']:.1f}"],
+        [f"amortization gap, {len(encoder_nats)} pictures", f"{values['amortization_gap']:.2f}"],
+    ])  # fmt: skip
+    title = f"{source.name} on {len(x):,} pictures of {data_name}, nats/image, seed {args.seed}"
+    return Report(source.name, values, [title, *rows, note])
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The answers of a sequence model
-
-
-@dataclass
-class DrawnAnswers:
-    """Pictures of answers beside the true ones."""
-
-    mse: float  # per pixel
-    pixels: float  # %: those on the right side of gray
-
-
-@dataclass
-class ArithmeticReport(Report):
-    source: str
-    split: str
-    n: int
-    characters: float  # % right
-    exact: float  # % of answers that are right as a whole
-    errors: dict  # how many answers have each of ERRORS
-    exact_by_carries: list  # % of answers that are right, for 0, 1 and 2 carries
-    reader: float | None = None  # % of true symbols that a model which draws its answers reads right
-    drawn: DrawnAnswers | None = None
-    all_black: DrawnAnswers | None = None  # the baseline
-
-    def to_json(self):
-        values = dict(
-            characters=self.characters,
-            exact=self.exact,
-            errors=self.errors,
-            exact_by_carries=dict(enumerate(self.exact_by_carries)),
-        )
-        if self.drawn:
-            values |= dict(reader=self.reader, drawn=asdict(self.drawn), all_black=asdict(self.all_black))
-        return values
-
-    def lines(self):
-        carried = enumerate(self.exact_by_carries)
-        shares = [f"{share:.2f}% with {k}" for k, share in carried if not math.isnan(share)]
-        lines = [
-            f"{self.source} on {self.n:,} {self.split} queries of arithmetic",
-            f"{self.exact:.2f}% of answers right, {self.characters:.2f}% of characters",
-            f"right by carries or borrows: {', '.join(shares)}",
-            "wrong: " + ", ".join(f"{count} {size}" for size, count in self.errors.items()),
-        ]
-        if self.drawn:
-            lines.append(f"as read by its own reader, which reads {self.reader:.2f}% of true symbols right")
-            for name, answers in (("drawn", self.drawn), ("all-black", self.all_black)):
-                shares = f"{answers.pixels:.2f}% of pixels right"
-                lines.append(f"{name} answers: MSE {answers.mse:.4f} per pixel, {shares}")
-        return lines
 
 
 def measure_arithmetic(source, args):
@@ -1579,7 +1388,7 @@ def measure_arithmetic(source, args):
     draws = split.drawn == "answer"
     predicted = answers  # tokens (n, 3)
     if draws:
-        predicted = in_chunks(model.read, answers, size=n)
+        predicted = in_chunks(model.read, answers)
     queries, texts, truth = (
         ["".join(run.classes[token] for token in row) for row in tokens.tolist()]
         for tokens in (split.x, predicted, split.y)
@@ -1587,452 +1396,306 @@ def measure_arithmetic(source, args):
     right = (predicted == split.y).all(1)
     carried = torch.tensor([carries(query) for query in queries])
     errors = [size_of_error(text, true) for text, true in zip(texts, truth, strict=True)]
-    report = ArithmeticReport(
-        source=source.name,
-        split=args.split,
-        n=n,
+    values = dict(
         characters=percent(predicted == split.y),
         exact=percent(right),
         errors={size: errors.count(size) for size in ERRORS},
-        exact_by_carries=[percent(right[carried == k]) for k in range(3)],
+        exact_by_carries={k: percent(right[carried == k]) for k in range(3)},
     )
     if draws:
-        report.reader = percent(in_chunks(model.read, y, size=n) == split.y)
-        report.drawn = compare_drawn(answers, y)
-        report.all_black = compare_drawn(torch.zeros_like(y), y)
-    return report
+        values["reader"] = percent(in_chunks(model.read, y) == split.y)
+        values["drawn"] = compare_drawn(answers, y)
+        values["all_black"] = compare_drawn(torch.zeros_like(y), y)
+    title = f"{source.name} on {n:,} {args.split} queries of arithmetic"
+    return Report(source.name, values, [title, *arithmetic_lines(values)])
 
 
 def compare_drawn(answers, truth):
-    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones."""
+    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, and % on the right side of
+    gray."""
     mse = (answers - truth).square().mean().item()
-    return DrawnAnswers(mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+    return dict(mse=mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+
+
+def arithmetic_lines(values):
+    carried = values["exact_by_carries"].items()
+    shares = [f"{share:.2f}% with {k}" for k, share in carried if not math.isnan(share)]
+    lines = [
+        f"{values['exact']:.2f}% of answers right, {values['characters']:.2f}% of characters",
+        f"right by carries or borrows: {', '.join(shares)}",
+        "wrong: " + ", ".join(f"{count} {size}" for size, count in values["errors"].items()),
+    ]
+    if "reader" in values:
+        lines.append(f"as read by its own reader, which reads {values['reader']:.2f}% of true symbols right")
+        for name, answers in (("drawn", values["drawn"]), ("all-black", values["all_black"])):
+            shares = f"{answers['pixels']:.2f}% of pixels right"
+            lines.append(f"{name} answers: MSE {answers['mse']:.4f} per pixel, {shares}")
+    return lines
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Generated images as a classifier labels them
 
 
-@dataclass
-class Predictions:
-    """What a classifier predicts for a set of images."""
-
-    classes: list
-    coverage: Coverage
-    confidence: float  # mean, %
-    first: list  # (class number, confidence in [0, 1]) of the first twenty
-    first_labels: list | None  # the classes that were asked for
-
-    def answers(self):
-        """The first predictions as text, such as "3: 8 71%" for an 8 where a 3 was asked for."""
-        texts = [f"{self.classes[c]} {p:.0%}" for c, p in self.first]
-        if self.first_labels is None:
-            return texts
-        asked = [self.classes[c] for c in self.first_labels]
-        return [f"{name}: {text}" for name, text in zip(asked, texts, strict=True)]
-
-    def to_json(self):
-        return dict(coverage=asdict(self.coverage), first_answers=self.answers())
-
-    def lines(self):
-        answers = self.answers()
-        modes = f"modes: {self.coverage.classes} of {len(self.classes)} classes"
-        evenness = f"as even as {self.coverage.evenly:.1f} equal ones"
-        return [f"{modes}, {evenness}", "first answers: " + ", ".join(answers[:10]), ", ".join(answers[10:])]
+def describe_predictions(predicted, confidence, classes, labels=None):
+    """What a classifier predicts for a set of images: numbers, and lines of text. labels [n] are the classes
+    that were asked for, if any."""
+    modes = coverage(predicted, len(classes))
+    answers = []  # such as "8 71%", or "3: 8 71%" for an 8 where a 3 was asked for
+    for k, (c, p) in enumerate(zip(predicted[:20].tolist(), confidence[:20].tolist(), strict=True)):
+        asked = "" if labels is None else f"{classes[labels[k]]}: "
+        answers.append(f"{asked}{classes[c]} {p:.0%}")
+    lines = [
+        f"modes: {modes.classes} of {len(classes)} classes, as even as {modes.evenly:.1f} equal ones",
+        "first answers: " + ", ".join(answers[:10]),
+        ", ".join(answers[10:]),
+    ]
+    return dict(coverage=vars(modes), first_answers=answers), lines
 
 
-def summarize_predictions(predicted, confidence, classes, labels=None):
-    return Predictions(
-        classes=classes,
-        coverage=coverage(predicted, len(classes)),
-        confidence=percent(confidence),
-        first=list(zip(predicted[:20].tolist(), confidence[:20].tolist(), strict=True)),
-        first_labels=None if labels is None else labels[:20].tolist(),
-    )
-
-
-@dataclass
-class JudgedSamples:
-    """A run's samples as a classifier labels them. Where no class was asked for, a sample belongs to the
-    class that the classifier predicts."""
-
-    n: int
-    seed: int
-    scale: float
-    truncate: float | None
-    latents: str  # scale and truncate in words
-    scores: ClassScores
-    confusion: list | None  # counts: a row for each class asked for, a column for each prediction
-    predictions: Predictions
-
-    def to_json(self):
-        values = dict(
-            samples=dict(n=self.n, seed=self.seed, scale=self.scale, truncate=self.truncate),
-            mean=self.scores.means(),
-            by_class={"class": self.predictions.classes} | self.scores.columns(),
-        )
-        if self.confusion:
-            values["confusion"] = self.confusion
-        return values | self.predictions.to_json()
-
-    def lines(self):
-        classes = self.predictions.classes
-        title = f"{self.n:,} samples, seed {self.seed}"
-        if self.latents:
-            title += f", {self.latents}"
-        lines = [f"{title}:"]
-        forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
-        means = self.scores.means()
-        columns = [["class", *classes, "mean"]]
-        for name, column in self.scores.columns().items():
-            columns.append([name, *map(forms[name].format, [*column, means[name]])])
-        if self.confusion:
-            lines.append("rows: the class asked for; last columns: how often the judge gives each label")
-            for name, *column in zip(classes, *self.confusion, strict=True):
-                columns.append([name, *column, ""])
-        lines += table(zip(*columns, strict=True))
-        lines.append(
-            "diversity: mean distance of two samples of a class over that of two real pictures of it"
-        )
-        return lines + self.predictions.lines()
-
-
-@dataclass
-class JudgedRun:
-    source: str
-    judge: str
-    data: str
-    accuracy_on_real: float  # %, as is the next
-    accuracy_on_reconstructions: float | None  # None where the model has no encoder
-    samples: JudgedSamples | None  # None where the model draws none
-
-    def to_json(self):
-        values = dict(accuracy_on_real=self.accuracy_on_real)
-        if self.accuracy_on_reconstructions is not None:
-            values["accuracy_on_reconstructions"] = self.accuracy_on_reconstructions
-        if self.samples:
-            values |= self.samples.to_json()
-        return values
-
-    def lines(self):
-        lines = [
-            f"{self.source} judged by {self.judge}",
-            f"the judge labels {self.accuracy_on_real:.1f}% of {self.data} correctly",
-        ]
-        if self.accuracy_on_reconstructions is not None:
-            lines.append(f"and {self.accuracy_on_reconstructions:.1f}% of this run's reconstructions of it")
-        if self.samples:
-            lines += self.samples.lines()
-        return lines
-
-
-def judge_run(source, judge, real, latents, args):
-    """What the judge says of a run's reconstructions and samples."""
+def judge_run(source, judge, sampling, args):
+    """What a judge says of a run's reconstructions and samples: numbers, and lines of text."""
     run = source.run
     for key in ("classes", "image_shape"):
         other = f"{judge.folder} knows other classes or sizes of picture than {source.name}"
         same = judge.config[key] == run.config[key]
         require(same, f"{other}: give a judge of the same data and --image-size")
-    on_real = percent(predictions(judge.model, real.x)[0] == real.labels)
-    on_reconstructions = None
+    data_name, x, labels = real_images(run, args.split, args.seed)
+    accuracy = percent(predictions(judge.model, x)[0] == labels)
+    values = dict(accuracy_on_real=accuracy)
+    lines = [
+        f"{source.name} judged by {judge.folder}",
+        f"the judge labels {accuracy:.1f}% of {data_name} correctly",
+    ]
     if run.model.has_encoder:
-        predicted, _ = predictions(judge.model, reconstructions(run, args.split, real))
-        on_reconstructions = percent(predicted == real.labels)
-    judged_samples = None
+        predicted, _ = predictions(judge.model, reconstructions(run, args.split, x, labels))
+        accuracy = percent(predicted == labels)
+        values["accuracy_on_reconstructions"] = accuracy
+        lines.append(f"and {accuracy:.1f}% of this run's reconstructions of it")
     if run.model.draws_samples:
-        judged_samples = judge_run_samples(run, judge, real, latents, args)
-    return JudgedRun(source.name, str(judge.folder), real.name, on_real, on_reconstructions, judged_samples)
+        sample_values, sample_lines = judge_run_samples(run, judge, x, labels, sampling, args)
+        values |= sample_values
+        lines += sample_lines
+    return values, lines
 
 
-def judge_run_samples(run, judge, real, latents, args):
-    n_classes = len(run.classes)
+def judge_run_samples(run, judge, real_x, real_labels, sampling, args):
+    """As judge_run, of samples, beside real images and labels."""
     images, labels = samples(run, args, args.seed)
     predicted, confidence = predictions(judge.model, images)
-    confusion = None
-    if labels is None:
-        scores = judge_samples(judge.model, images, predicted, real.x, real.labels, n_classes)
-        scores = replace(scores, accuracy=None)
-    else:
-        scores = judge_samples(judge.model, images, labels, real.x, real.labels, n_classes)
-        confusion = confusion_matrix(labels, predicted, n_classes).tolist()
-    return JudgedSamples(
-        n=args.n,
-        seed=args.seed,
-        scale=args.scale,
-        truncate=args.truncate,
-        latents=latents,
-        scores=scores,
-        confusion=confusion,
-        predictions=summarize_predictions(predicted, confidence, run.classes, labels),
+    columns = judge_samples(images, labels, predicted, confidence, real_x, real_labels, len(run.classes))
+    means = {
+        name: torch.tensor(column, dtype=torch.float64).nanmean().item() for name, column in columns.items()
+    }
+    values = dict(
+        samples=dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate),
+        mean=means,  # over the classes that have samples
+        by_class={"class": run.classes} | columns,
     )
+    title = f"{args.n:,} samples, seed {args.seed}"
+    lines = [f"{title}, {sampling}:" if sampling else f"{title}:"]
+    forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
+    cells = [["class", *run.classes, "mean"]]
+    for name, column in columns.items():
+        cells.append([name, *map(forms[name].format, [*column, means[name]])])
+    if labels is not None:
+        values["confusion"] = confusion_matrix(labels, predicted, len(run.classes)).tolist()
+        lines.append("rows: the class asked for; last columns: how often the judge gives each label")
+        for name, *column in zip(run.classes, *values["confusion"], strict=True):
+            cells.append([name, *column, ""])
+    lines += table(zip(*cells, strict=True))
+    lines.append("diversity: mean distance of two samples of a class over that of two real pictures of it")
+    prediction_values, prediction_lines = describe_predictions(predicted, confidence, run.classes, labels)
+    return values | prediction_values, lines + prediction_lines
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Generated images against real ones
 
 
-class Spread(NamedTuple):
-    mean: float
-    deviation: float
+class Row(NamedTuple):
+    """How far a source's images are from real ones."""
+
+    values: dict  # numbers, as --json prints them
+    cells: list  # of the table
+    notes: list  # what must be known to quote them
 
 
-@dataclass
-class Estimate:
-    """A number of the images of a source, its mean where they are several sets."""
-
-    value: float
-    spread: Spread | None = None  # over the sets or, of one set, over its Parts
-
-
-@dataclass
-class Parts:
-    """Over what a spread is taken: sets drawn independently, or disjoint parts of one."""
-
-    count: int
-    size: int
-    independent: bool
-
-    def __str__(self):
-        kind = "sets" if self.independent else "disjoint parts"
-        return f"{self.count} {kind} of {self.size:,} images"
-
-
-@dataclass
-class SetRow:
-    """A row of the table: how far a source's images are from real ones. Without `against`, nothing is
-    compared and only the first four fields are set."""
-
-    name: str
-    suffix: str
-    n: int | None  # images in a set; None of moments
-    protocol: str
-    against: str | None = None
-    n_real: int | None = None
-    floor: Floor | None = None
-    parts: Parts | None = None
-    fid: Estimate | None = None
-    inception_score: Estimate | None = None
-    split_score: Spread | None = None  # the Inception score of the first set over its ten splits
-    kid: Spread | None = None  # over subsets
-    precision: float | None = None
-    recall: float | None = None
-
-    @property
-    def estimates(self):
-        """FID and, where there are logits, IS: by their keys in JSON."""
-        both = {"fid": self.fid, "is": self.inception_score}
-        return {key: estimate for key, estimate in both.items() if estimate}
-
-    def to_json(self):
-        values = dict(name=self.name, mark=self.suffix, n=self.n, protocol=self.protocol)
-        if self.against is None:
-            return values
-        values["n_real"] = self.n_real
-        if self.parts:
-            values["spread_over"] = str(self.parts)
-        if self.split_score:
-            values["is_splits"] = self.split_score
-        for key, estimate in self.estimates.items():
-            values[key] = estimate.value
-            if estimate.spread:
-                values[f"{key}_parts"] = estimate.spread
-        if self.kid:
-            values |= dict(kid=self.kid, precision=self.precision, recall=self.recall)
-        floor = self.floor and (self.floor.fid, self.floor.n, self.floor.n_against)
-        return values | dict(floor=floor, against=self.against)
-
-    def cells(self):
-        n = f"{self.n:,}" if self.n else None
-        floor = f"{self.floor.fid:.3g}" if self.floor else None
-        cells = [self.name, n, self.cell(self.fid), floor, self.cell(self.inception_score)]
-        if self.kid is None:
-            return [*cells, None, None, None]
-        kid_cell = f"{1000 * self.kid.mean:.2f}"
-        if self.n != self.n_real or self.n > 1000:  # else all subsets are the whole sets
-            kid_cell += f" ± {1000 * self.kid.deviation:.2f}"
-        return [*cells, kid_cell, f"{self.precision:.3f}", f"{self.recall:.3f}"]
-
-    def cell(self, estimate):
-        """The spread over disjoint parts is that of smaller sets, and stands in a note."""
-        if estimate is None:
-            return None
-        if estimate.spread and self.parts.independent:
-            return f"{estimate.value:.4g} ± {estimate.spread.deviation:.2g}"
-        return f"{estimate.value:.4g}"
-
-    def notes(self):
-        """Where the spread and the floor come from, whether sets are small, and the protocol."""
-        if self.parts and self.parts.independent:
-            first = "KID, precision and recall of the first"
-            yield f"{self.name}: mean ± standard deviation over {self.parts}; {first}"
-        elif self.parts:
-            spreads = [
-                f"{key.upper()}{self.suffix} {estimate.spread.mean:.4g} ± {estimate.spread.deviation:.2g}"
-                for key, estimate in self.estimates.items()
-                if estimate.spread  # parts may be too small for an IS
-            ]
-            yield f"{self.name}: over {self.parts}: {', '.join(spreads)}"
-            if self.split_score:
-                mean, deviation = self.split_score
-                yield f"{self.name}: IS{self.suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
-        if self.floor and self.floor.is_halves:
-            halves = f"one half of {self.against} against the other, {self.floor.n:,} images each"
-            yield f"floor: the FID{self.suffix} of {halves}"
-        elif self.floor:
-            others = f"{self.floor.n:,} other real images against {self.against} ({self.floor.n_against:,})"
-            yield f"floor: the FID{self.suffix} of {others}"
-        sizes = [n for n in (self.n, self.n_real) if n and self.fid]
-        small = [n for n in sizes if n < 2048]
-        if small:
-            yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
-        large = [n for n in sizes if n > CAPACITY]
-        if large:
-            held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
-            yield f"KID, precision, recall, parts and halves: {held}"
-        yield from textwrap.wrap(self.protocol, 110)
+def make_row(source, sets, reference, tools, sampling, args):
+    """The Row of a source's sets of images, each given as Features. --save-stats alone compares it with
+    nothing."""
+    extractor = tools.extractor
+    sides = [source] if reference is None else [source, reference]
+    protocol = describe_protocol(extractor, sides, sampling, args.seed)
+    n = sets[0].n
+    values = dict(name=source.name, mark=extractor.suffix, n=n, protocol=protocol)
+    name_cells = [source.name, f"{n:,}" if n else None]
+    if reference is None:
+        require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
+        return Row(values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110))
+    values |= compare_sets(sets, reference.features, args.seed)
+    values |= dict(floor=reference.floor, against=reference.name)
+    cells = [*name_cells, *number_cells(values, independent=len(sets) > 1)]
+    notes = [
+        *spread_notes(values, independent=len(sets) > 1),
+        *size_notes(values, sets[0], reference),
+        *textwrap.wrap(protocol, 110),
+    ]
+    return Row(values, cells, notes)
 
 
-def compare_sets(row, sets, real, seed):
-    """The row with every number of a source's sets, each a FeatureSet or Moments, against real ones."""
+def compare_sets(sets, real, seed):
+    """Every number of a source's sets against real ones, by its key in the JSON; FID and IS are means over
+    independently drawn sets. fid_parts and is_parts are mean and deviation over these sets or, of a single
+    one, over disjoint parts of it; is_splits those of the IS of the first set over its ten splits."""
     first = sets[0]
     independent = len(sets) > 1
     parts = sets
     if not independent and first.features is not None and first.n >= 50:
-        parts = first.disjoint_parts(5, seed)
-
-    def estimate(measure):
-        values = [measure(part) for part in parts]
-        mean = float(np.mean(values))
-        value = mean if independent else measure(first)
-        if len(parts) == 1:
-            return Estimate(value)
-        return Estimate(value, Spread(mean, float(np.std(values, ddof=1))))
-
-    row = replace(row, n_real=real.n, fid=estimate(lambda part: set_distance(part, real)))
+        parts = disjoint_parts(first, 5, seed)
+    values = dict(n_real=real.n)
     if len(parts) > 1:
-        row = replace(row, parts=Parts(len(parts), parts[0].n, independent))
-    if first.logits is not None and first.n >= 10 * IMAGES_PER_SPLIT:
-        split_score = Spread(*inception_score(first.logits, seed=seed))
-        score = Estimate(split_score.mean)
-        if parts[0].n >= 10 * IMAGES_PER_SPLIT:
-            score = estimate(lambda part: inception_score(part.logits, seed=seed)[0])
-        row = replace(row, split_score=split_score, inception_score=score)
-    elif first.logits is not None:
-        least = 10 * IMAGES_PER_SPLIT
-        row.protocol += f"; NOTE: {first.n} images are too few for an IS of 10 splits: {least} are needed"
+        kind = "sets" if independent else "disjoint parts"
+        values["spread_over"] = f"{len(parts)} {kind} of {parts[0].n:,} images"
+
+    def add(key, measure, parts):
+        results = [measure(part) for part in parts]
+        mean = float(np.mean(results))
+        values[key] = mean if independent else measure(first)
+        if len(parts) > 1:
+            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
+
+    def score(part):
+        return inception_score(part.logits, seed=seed)[0]
+
+    has_score = first.logits is not None and first.n >= LEAST_FOR_SCORE
+    if has_score:
+        values["is_splits"] = inception_score(first.logits, seed=seed)
+    add("fid", lambda part: set_distance(part, real), parts)
+    if has_score:
+        add("is", score, parts if parts[0].n >= LEAST_FOR_SCORE else sets)
     if first.features is not None and real.features is not None and min(first.n, real.n) > 3:
-        precision, recall = precision_recall(real.features, first.features)
-        kernel_distance = Spread(*kid(first.features, real.features, seed=seed))
-        row = replace(row, kid=kernel_distance, precision=precision, recall=recall)
-    return row
+        values["kid"] = kid(first.features, real.features, seed=seed)
+        values["precision"], values["recall"] = precision_recall(real.features, first.features)
+    return values
 
 
-def describe_protocol(extractor, seed, latents, shapes):
-    """How the numbers of a row are made; `shapes` are those of the images on either side, where known."""
+def number_cells(values, independent):
+    """The cells of the table from FID on. The spread over disjoint parts is that of smaller sets, and stands
+    in a note."""
+
+    def cell(key):
+        if key not in values:
+            return None
+        spread = f" ± {values[f'{key}_parts'][1]:.2g}" if independent else ""
+        return f"{values[key]:.4g}{spread}"
+
+    floor = f"{values['floor'][0]:.3g}" if values["floor"] else None
+    cells = [cell("fid"), floor, cell("is")]
+    if "kid" not in values:
+        return [*cells, None, None, None]
+    mean, deviation = values["kid"]
+    kid_cell = f"{1000 * mean:.2f}"
+    if values["n"] != values["n_real"] or values["n"] > 1000:  # else all subsets are the whole sets
+        kid_cell += f" ± {1000 * deviation:.2f}"
+    return [*cells, kid_cell, f"{values['precision']:.3f}", f"{values['recall']:.3f}"]
+
+
+def spread_notes(values, independent):
+    """Over what the spreads are taken, and those that the table leaves out."""
+    name = values["name"]
+    suffix = values["mark"]
+    if independent:
+        first = "KID, precision and recall of the first"
+        yield f"{name}: mean ± standard deviation over {values['spread_over']}; {first}"
+    elif "spread_over" in values:
+        spreads = [
+            "{}{} {:.4g} ± {:.2g}".format(key.upper(), suffix, *values[f"{key}_parts"])
+            for key in ("fid", "is")
+            if f"{key}_parts" in values
+        ]
+        yield f"{name}: over {values['spread_over']}: {', '.join(spreads)}"
+        if "is_splits" in values:
+            mean, deviation = values["is_splits"]
+            yield f"{name}: IS{suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
+
+
+def size_notes(values, first, reference):
+    """Where the floor comes from, and whether sets are small or larger than what is held of them."""
+    if reference.floor_note:
+        yield f"floor: the FID{values['mark']} of {reference.floor_note}"
+    if first.logits is not None and "is" not in values:
+        yield f"NOTE: {first.n:,} images are too few for an IS of 10 splits: {LEAST_FOR_SCORE} are needed"
+    sizes = [n for n in (values["n"], values["n_real"]) if n]
+    small = [n for n in sizes if n < 2048]
+    if small:
+        yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
+    large = [n for n in sizes if n > CAPACITY]
+    if large:
+        held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
+        yield f"KID, precision, recall, parts and halves: {held}"
+
+
+def describe_protocol(extractor, sides, sampling, seed):
+    """How the numbers of a row are made; `sides` are a Source and, if there is one, a Reference."""
     protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
     protocol += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall"
     protocol += f"; seed {seed}"
-    if latents:
-        protocol += f"; {latents}"
+    if sampling:
+        protocol += f"; {sampling}"
+    shapes = [side.image_shape for side in sides if side.image_shape]
     if len(shapes) == 2 and shapes[0][1:] != shapes[1][1:]:
         protocol += f"; NOTE: pictures of {shapes[0]} and {shapes[1]}: resizing alone sets them apart"
-    if extractor.repeats_gray and 1 in [shape[0] for shape in shapes]:
+    if isinstance(extractor, Inception) and 1 in [shape[0] for shape in shapes]:
         protocol += "; gray pictures are repeated to three channels, unlike published numbers"
-    return protocol
-
-
-@dataclass
-class PictureReport(Report):
-    """What features, and a classifier's predictions, say of a run's or a folder's pictures."""
-
-    source: str
-    judged: JudgedRun | None = None
-    row: SetRow | None = None
-    features: FeatureSet | Moments | None = None  # of the first set
-    predictions: Predictions | None = None  # of images that no run of ours drew
-    judge: str | None = None
-
-    def to_json(self):
-        values = {}
-        if self.judged:
-            values |= self.judged.to_json()
-        if self.row:
-            values["sets"] = self.row.to_json()
-        if self.predictions:
-            values |= self.predictions.to_json() | dict(confidence=self.predictions.confidence)
-        return values
-
-    def lines(self):
-        if self.judged:
-            return self.judged.lines()
-        if self.predictions is None:
-            return []
-        confidence = f"mean confidence {self.predictions.confidence:.1f}%"
-        return [f"{self.source} as {self.judge} labels it, {confidence}", *self.predictions.lines()]
-
-
-def measure_pictures(source, instruments, latents, args):
-    if source.run is not None:
-        return measure_run_pictures(source, instruments, latents, args)
-    extractor = instruments.extractor
-    judge = instruments.judge
-    check_protocol(source, extractor)
-    features = source.moments
-    if source.images is not None:
-        features = extract(extractor, source.images, args.batch_size, args.seed)
-    row = make_row(source, [features], instruments.reference, extractor, "", args)
-    report = PictureReport(source.name, row=row, features=features)
-    if judge is not None and source.images is not None:
-        predicted, confidence = predictions(judge.model, source.images / 255)
-        summary = summarize_predictions(predicted, confidence, judge.classes)
-        report = replace(report, predictions=summary, judge=str(judge.folder))
-    return report
-
-
-def measure_run_pictures(source, instruments, latents, args):
-    run = source.run
-    extractor = instruments.extractor
-    draws_samples = run.model.draws_samples
-    real = real_images(run, args.split, args.seed)
-    other_split = "test" if args.split == "train" else "train"  # for the floor
-    others = as_bytes(run.batch(other_split, slice(None))[0])
-    kind = f"{source.name} holds an autoencoder ({run.kind}), which draws no samples"
-    judged_at_all = draws_samples or instruments.judge is not None
-    require(judged_at_all, f"{kind}: --features classifier:RUN judges its reconstructions")
-    report = PictureReport(source.name)
-    if instruments.judge is not None:
-        report.judged = judge_run(source, instruments.judge, real, latents, args)
-    if draws_samples:
-        images = (as_bytes(samples(run, args, args.seed + k)[0]) for k in range(args.sets))
-        sets = [extract(extractor, x, args.batch_size, args.seed) for x in images]
-        reference = instruments.reference or own_reference(run, real, others, extractor, args)
-        report.row = make_row(source, sets, reference, extractor, latents, args)
-        report.features = sets[0]
-    return report
-
-
-def make_row(source, sets, reference, extractor, latents, args):
-    """The row of a source; --save-stats alone compares it with nothing."""
-    sides = [source] if reference is None else [source, reference]
-    shapes = [side.image_shape for side in sides if side.image_shape]
-    protocol = describe_protocol(extractor, args.seed, latents, shapes)
     for side in sides:
         if side.split:
             protocol += f"; {side.name}: its {side.split} pictures"
-    row = SetRow(source.name, extractor.suffix, sets[0].n, protocol)
-    if reference is None:
-        require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
-        return row
-    row = replace(row, against=reference.name, floor=reference.floor)
-    return compare_sets(row, sets, reference.features, args.seed)
+    return protocol
 
 
-def set_lines(rows):
-    """The table of sets of images, and what must be known to quote it."""
-    suffix = rows[0].suffix
-    head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000", "precision", "recall"]
-    notes = dict.fromkeys(note for row in rows for note in row.notes())  # each once, in their order
-    return [*table([head, *(row.cells() for row in rows)]), *notes]
+def measure_pictures(source, tools, args):
+    """The Report on a set of images, or on moments from a file."""
+    extractor = tools.extractor
+    judge = extractor.judge
+    check_protocol(source, extractor)
+    features = source.features
+    if source.images is not None:
+        features = extract(extractor, source.images, args.batch_size, args.seed)
+    row = make_row(source, [features], tools.reference, tools, "", args)
+    values = dict(sets=row.values)
+    lines = []
+    if judge is not None and source.images is not None:
+        predicted, confidence = predictions(judge.model, source.images / 255)
+        prediction_values, prediction_lines = describe_predictions(predicted, confidence, judge.classes)
+        values |= prediction_values | dict(confidence=percent(confidence))
+        title = f"{source.name} as {judge.folder} labels it, mean confidence {values['confidence']:.1f}%"
+        lines = [title, *prediction_lines]
+    return Report(source.name, values, lines, row, features)
+
+
+def measure_run_pictures(source, tools, args):
+    """The Report on a run's samples and, by a judge, its reconstructions."""
+    run = source.run
+    extractor = tools.extractor
+    judge = extractor.judge
+    draws_samples = run.model.draws_samples
+    kind = f"{source.name} holds an autoencoder ({run.kind}), which draws no samples"
+    judged_at_all = draws_samples or judge is not None
+    require(judged_at_all, f"{kind}: --features classifier:RUN judges its reconstructions")
+    values = {}
+    lines = []
+    if judge is not None:
+        values, lines = judge_run(source, judge, tools.sampling, args)
+    if not draws_samples:
+        return Report(source.name, values, lines)
+    sets = []
+    for k in range(args.sets):
+        images, _ = samples(run, args, args.seed + k)
+        sets.append(extract(extractor, as_bytes(images), args.batch_size, args.seed))
+    reference = tools.reference or own_reference(run, extractor, args)
+    row = make_row(source, sets, reference, tools, tools.sampling, args)
+    return Report(source.name, values | dict(sets=row.values), lines, row, sets[0])
 
 
 def draw_bars(rows, file, kind):
@@ -2040,22 +1703,23 @@ def draw_bars(rows, file, kind):
     import matplotlib
     from matplotlib.figure import Figure
 
-    keys = [key for key in ("fid", "is") if any(key in row.estimates for row in rows)]
+    rows = [row.values for row in rows]
+    keys = [key for key in ("fid", "is") if any(key in values for values in rows)]
     require(keys, "there is no FID or IS to draw")
-    width = len(keys) * (4 + 0.1 * max(len(row.name) for row in rows))  # inches; paths may be long
+    names = [values["name"] for values in rows]
+    width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
     literal = {"text.usetex": False, "text.parse_math": False}  # a name such as $x^$ is no formula
     with matplotlib.rc_context(literal):
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            estimates = [row.estimates.get(key, Estimate(math.nan)) for row in rows]
-            deviations = [estimate.spread.deviation if estimate.spread else 0 for estimate in estimates]
             places = range(len(rows))
-            axis.barh(places, [estimate.value for estimate in estimates], xerr=deviations, height=0.6)
-            axis.set_yticks(places, [row.name for row in rows])
+            deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
+            axis.barh(places, [values.get(key, math.nan) for values in rows], xerr=deviations, height=0.6)
+            axis.set_yticks(places, names)
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
             better = "lower is better" if key == "fid" else "higher is better"
-            axis.set_xlabel(f"{key.upper()}{rows[0].suffix} ({better})")
+            axis.set_xlabel(f"{key.upper()}{rows[0]['mark']} ({better})")
         figure.savefig(file, format=kind, dpi=150)
 
 

@@ -137,27 +137,28 @@ def test_confusion_matrix_agrees_with_a_loop():
     assert metrics.confusion_matrix(labels, named, 4).tolist() == expected
 
 
+def judge_fakes(images, labels, real, n_classes):
+    predicted, confidence = metrics.predictions(Fake(), images)
+    return metrics.judge_samples(images, labels, predicted, confidence, real, labels, n_classes)
+
+
 def test_samples_are_judged_class_by_class():
     images = pictures_of([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
-    labels = torch.tensor([0, 0, 0, 0, 1, 1])
-    scores = metrics.judge_samples(Fake(), images, labels, images, labels, 3)
-    assert scores.count == [4, 2, 0]
-    assert scores.accuracy[:2] == [50, 50]  # 0 and 0 of four; 1 of two
-    assert scores.confidence[:2] == [62.5, 75]
-    assert scores.diversity[:2] == [1, 1]  # the real ones themselves
-    assert all(math.isnan(column[2]) for column in (scores.accuracy, scores.confidence, scores.diversity))
-    assert scores.means()["accuracy"] == 50  # of the classes that have samples
+    scores = judge_fakes(images, torch.tensor([0, 0, 0, 0, 1, 1]), images, 3)
+    assert scores["count"] == [4, 2, 0]
+    assert scores["accuracy"][:2] == [50, 50]  # 0 and 0 of four; 1 of two
+    assert scores["confidence"][:2] == [62.5, 75]
+    assert scores["diversity"][:2] == [1, 1]  # the real ones themselves
+    assert all(math.isnan(scores[name][2]) for name in ("accuracy", "confidence", "diversity"))
 
 
 def test_diversity_is_relative_to_the_real_pictures_of_the_same_class():
     labels = torch.tensor([0, 1] * 4)
     real = pictures_of([0] * 8, [1.0] * 8)
     equal = real[:2].repeat(4, 1, 1, 1)  # one picture for each class, over and over
-    scores = metrics.judge_samples(Fake(), equal, labels, real, labels, 2)
-    assert scores.diversity == pytest.approx([0, 0], abs=1e-6)
+    assert judge_fakes(equal, labels, real, 2)["diversity"] == pytest.approx([0, 0], abs=1e-6)
     half = torch.where((labels == 1)[:, None, None, None], real / 2, real)
-    scores = metrics.judge_samples(Fake(), half, labels, real, labels, 2)
-    assert scores.diversity == pytest.approx([1, 0.5])
+    assert judge_fakes(half, labels, real, 2)["diversity"] == pytest.approx([1, 0.5])
 
 
 def test_conditional_samples_are_judged_by_the_class_asked_for(runs, capsys):
@@ -384,9 +385,9 @@ def test_statistics_in_parts_are_those_of_the_whole():
         running = metrics.RunningMoments()
         for part in x.float().split(size):
             running.add(part)
-        assert running.n == 101
-        np.testing.assert_allclose(running.mean, x.float().double().mean(0), rtol=1e-12)
-        np.testing.assert_allclose(running.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+        mean, cov = running.moments()
+        np.testing.assert_allclose(mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
 
 
 def plain_kid(x, y):
@@ -756,15 +757,14 @@ def test_the_batch_size_changes_no_number(sets, capsys):
     assert rows[0] == rows[1] == rows[2]
 
 
-def test_more_images_than_the_capacity_are_compared_by_their_moments():
+def test_more_images_than_the_capacity_are_compared_by_their_moments(monkeypatch):
     x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
     whole, other = (metrics.extract(metrics.Pixels(), images) for images in (x, y))
-    features = metrics.FeatureSet(capacity=50)
-    for part in x.split(20):
-        features.add(*metrics.Pixels()(part))
-    assert len(features.features) == 50 and features.n == 90
+    monkeypatch.setattr(metrics, "CAPACITY", 50)
+    large = metrics.extract(metrics.Pixels(), x, batch_size=20)
+    assert len(large.features) == 50 and large.n == 90
     distance = metrics.set_distance(whole, other)
-    assert metrics.set_distance(features, other) == pytest.approx(distance, rel=1e-9)
+    assert metrics.set_distance(large, other) == pytest.approx(distance, rel=1e-9)
 
 
 def test_a_random_part_of_many_images_is_held_whatever_their_order_and_the_batch_size(
@@ -1080,8 +1080,7 @@ def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkey
     assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.dtype == torch.float32
     assert 0.05 < features.mean() < 5
     assert torch.nn.functional.pdist(features).min() > 0.1 * features.norm(dim=1).mean()
-    monkeypatch.setattr(inception, "batch_size", 2)
-    again, _ = inception(x)
+    again = torch.cat([inception(part)[0] for part in x.split(2)])
     assert (again - features).norm() < 2e-5 * features.norm()
     assert torch.allclose(logits, features @ inception.graph.fc.weight.T, atol=1e-4)  # no bias
     monkeypatch.setattr(inception, "resize", "tf1")
