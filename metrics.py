@@ -95,7 +95,9 @@ def as_moments(mean, cov):
     require(cov.shape == 2 * mean.shape, f"a mean [d] has a covariance [d, d], not {shapes}")
     rounding = 1e-5 * cov.abs().max()  # that of files in float32
     require((cov - cov.T).abs().max() <= rounding, "a covariance is symmetric, this one is not")
-    _, failed = torch.linalg.cholesky_ex(cov + rounding * torch.eye(len(cov), dtype=cov.dtype))
+    shifted = cov.clone()
+    shifted.diagonal().add_(rounding)
+    _, failed = torch.linalg.cholesky_ex(shifted)
     require(not failed or rounding == 0, "a covariance has no negative eigenvalues, this one has")
     return mean, cov
 
@@ -173,8 +175,9 @@ def square_root(cov):
 def product_eigenvalues(root, cov, strip=256):
     """Eigenvalues of rootᵀ cov root for a lower triangular root [d, rank].
 
-    Computed in strips that skip the zeros of the root, and only the triangle that eigvalsh reads, which
-    takes a third of the multiplications.
+    Only rows from k on of the columns from k on of the root are not 0. So strips of the product, from its
+    diagonal to the right, are products of parts of the matrices, which takes a third of the multiplications.
+    What lies below the strips is not computed: eigvalsh reads the lower triangle of the transpose alone.
     """
     rank = root.shape[1]
     product = torch.empty(rank, rank, dtype=root.dtype)
@@ -908,7 +911,7 @@ def flags():
     add("--sets", type=number(int, 1, 1000), default=5, help="of -n images, for the deviation (default 5)")
     add("--batch-size", type=number(int, 1, 10**6), default=8, help="of features (8; more on a GPU)")
     add("--device", default="cpu", help="that computes features (default cpu)")
-    add("--save-stats", metavar="F.npz", help="write the features' mean and covariance, as pytorch-fid does")
+    add("--save-stats", metavar="F.npz", help="write mean and covariance of the (first) set's features")
     side = "crop and resize the pictures of folders to this side"
     add("--image-size", type=number(int, 1, 10**4), help=side)
     add("--out", metavar="FILE.png", help="FID and IS as bars; or .pdf, .svg")
@@ -953,10 +956,8 @@ def command(argv):
         if name in data.DATASETS:
             images = data.load(name, args.data_dir).split(args.split).x
             return image_source(name, images, args.split, args.image_size)
-        if path.suffix == ".npz" and path.is_file():
-            arrays = data.open_arrays(path, ("mu", "sigma", "protocol"))
-            if arrays.keys() >= {"mu", "sigma"}:
-                return moments_source(name, arrays)
+        if path.is_file() and holds_moments(path):
+            return moments_source(name, data.open_arrays(path, ("mu", "sigma", "protocol")))
         pictures = data.read(str(path), path, None, args.image_size, None, None)
         rows, split = rows_of_split(name, pictures.splits, args.split)
         return image_source(name, torch.from_numpy(pictures.x[rows]), split, args.image_size)
@@ -1047,11 +1048,13 @@ def idle_flags(sources, real, args):
 def check_sources(sources, args):
     """Refuses flags that do not fit what the sources are."""
     for source in sources:
+        kind = "set of pictures" if source.run is None else source.run.kind
+        contents = f"{source.name} holds a {kind}"
         is_vae = source.run is not None and source.run.model.has_posterior
-        require(is_vae or not args.log_likelihood, f"--log-likelihood is of VAEs: {source.contents}")
+        require(is_vae or not args.log_likelihood, f"--log-likelihood is of VAEs: {contents}")
         is_own = source.task == "arithmetic" and args.data == "arithmetic"
         fits = source.task == "classification" or is_own or not args.data
-        require(fits, f"--data is for judging a classifier: {source.contents}")
+        require(fits, f"--data is for judging a classifier: {contents}")
     compares = compares_pictures(sources, args) or not (args.against or args.save_stats or args.out)
     require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
 
@@ -1144,11 +1147,6 @@ class Source:
         return "generation" if self.run is None else self.run.model.task
 
     @property
-    def contents(self):
-        kind = "set of pictures" if self.run is None else self.run.kind
-        return f"{self.name} holds a {kind}"
-
-    @property
     def image_shape(self):
         """[C, H, W], or None where only moments are known."""
         if self.run is not None:
@@ -1185,6 +1183,15 @@ def image_source(name, images, split, image_size):
     size = f"{shape[0]}x{shape[1]}"
     require(fits, f"{name} has pictures of {size}, and --image-size {image_size} is of folders alone")
     return Source(name, images=images, split=split)
+
+
+def holds_moments(path):
+    """Whether a file is an .npz of moments, not of pictures; nothing is read but the names in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return path.suffix == ".npz" and {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):  # another kind of source, or one that its reader will refuse
+        return False
 
 
 def moments_source(name, arrays):
