@@ -87,18 +87,17 @@ def as_features(first, second):
     return first, second
 
 
+ROUNDING = 1e-5  # relative, of covariances from files in float32
+
+
 def as_moments(mean, cov):
     """A mean [d] and a covariance [d, d] in float64. Raises MetricError."""
     mean = as_float64(mean, "a mean", 1)
     cov = as_float64(cov, "a covariance", largest=1e90)
     shapes = f"{list(mean.shape)} and {list(cov.shape)}"
     require(cov.shape == 2 * mean.shape, f"a mean [d] has a covariance [d, d], not {shapes}")
-    rounding = 1e-5 * cov.abs().max()  # that of files in float32
-    require((cov - cov.T).abs().max() <= rounding, "a covariance is symmetric, this one is not")
-    shifted = cov.clone()
-    shifted.diagonal().add_(rounding)
-    _, failed = torch.linalg.cholesky_ex(shifted)
-    require(not failed or rounding == 0, "a covariance has no negative eigenvalues, this one has")
+    asymmetry = (cov - cov.T).abs().max()
+    require(asymmetry <= ROUNDING * cov.abs().max(), "a covariance is symmetric, this one is not")
     return mean, cov
 
 
@@ -160,13 +159,16 @@ def square_root(cov):
     """Lower triangular L [d, rank] with L Lᵀ = cov.
 
     By Cholesky; where that fails, as with fewer examples than dimensions, from the eigenvectors whose
-    eigenvalues exceed the rounding error.
+    eigenvalues exceed the rounding error. Raises MetricError if some are negative. frechet_distance need not
+    check its second covariance: the product has a negative eigenvalue, too, or is singular.
     """
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diag().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return root
     eigenvalues, eigenvectors = torch.linalg.eigh(cov)
+    smallest = -ROUNDING * eigenvalues.abs().max()
+    require(eigenvalues.min() >= smallest, "a covariance has no negative eigenvalues, this one has")
     significant = eigenvalues > len(cov) * torch.finfo(cov.dtype).eps * eigenvalues.max()
     scaled = eigenvectors[:, significant] * eigenvalues[significant].sqrt()  # (d, rank)
     return torch.linalg.qr(scaled.T).R.T
@@ -1198,6 +1200,7 @@ def moments_source(name, arrays):
     """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them; our own files add the protocol."""
     try:
         moments = as_moments(arrays["mu"], arrays["sigma"])
+        square_root(moments[1])  # there is one unless some eigenvalues are negative
     except MetricError as error:
         raise MetricError(f"{name} has no usable mu and sigma: {error}") from None
     protocol = str(arrays["protocol"]) if "protocol" in arrays else None
