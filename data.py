@@ -274,15 +274,11 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 SYNONYMS = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_train"}  # keys of a .npz
 
 
-def open_arrays(path, names=None, mmap_mode=None):
+def open_arrays(path, mmap_mode=None):
     """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles."""
     try:
         content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        return (
-            {"x": content}
-            if isinstance(content, np.ndarray)
-            else {key: content[key] for key in content.files if names is None or key in names}
-        )
+        return {"x": content} if isinstance(content, np.ndarray) else dict(content)
     except Exception as error:  # numpy raises ValueError, BadZipFile, TokenError, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
@@ -792,15 +788,6 @@ class Parser(argparse.ArgumentParser):
             self.error(f"cannot read flags from {path}: {error.strerror}")
         except ValueError as error:  # not UTF-8, or a quotation without an end
             self.error(f"cannot read flags from {path}: {error}")
-
-
-def visible(text):
-    """Text in which control characters are shown, not obeyed."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def note(message):
-    print(f"note: {visible(message)}", file=sys.stderr)
 
 
 def pick_device(name):

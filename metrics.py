@@ -845,7 +845,7 @@ def inception_weights(folder=None):
     try:  # torch.hub moves the file to its place once it is whole and its hash is right
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SHA256)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: a wrong hash
+    except (OSError, ValueError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash
         remedies = "give --weights FILE, --features classifier:RUN or --features pixels"
         raise MetricError(f"no Inception weights at {path} ({WEIGHTS_URL}: {error}): {remedies}") from None
     finally:
@@ -863,8 +863,8 @@ def read_weights(path, expected):
             size < WEIGHTS_LIMIT, f"{path} has {size:,} bytes, so is not FID's Inception: give {WEIGHTS}"
         )
         body = Path(path).read_bytes()
-    except OSError as error:
-        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: the path has a null byte
+        raise MetricError(f"cannot read the weights {path}: {error}") from None
     digest = sha256(body)
     damaged = Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256
     require(not damaged, f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
