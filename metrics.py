@@ -968,7 +968,7 @@ def command(argv):
     real = open_source(args.against) if args.against else None
     check_sources(sources, args)
     for name, reason in idle_flags(sources, real, args).items():
-        if getattr(args, name) != parser.get_default(name):
+        if vars(args)[name] != parser.get_default(name):
             data.note(f"{dashed(name)} does nothing {reason}")
     extractor = None
     reference = None
