@@ -20,11 +20,13 @@ import http.client
 import io
 import json
 import math
+import operator
 import os
 import socket
 import sys
 import textwrap
-from dataclasses import asdict, dataclass, replace
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,9 +47,68 @@ def require(condition, message):
         raise MetricError(message)
 
 
-def as_float64(values):
-    """A tensor or array as a float64 tensor."""
-    return torch.as_tensor(values).double()
+def as_float64(values, name, ndim=2, largest=1e40):
+    """Numbers that users give, as a finite float64 tensor of ndim dimensions on the CPU. Raises MetricError.
+
+    A tensor, or an array of any byte order and strides, or nested lists. Beyond `largest` products of three
+    squares would overflow.
+    """
+    dense = f"{name} must be a dense array of real numbers with {ndim} dimensions"
+    if isinstance(values, torch.Tensor):
+        is_dense = values.layout == torch.strided and values.device.type != "meta"
+        real = is_dense and not values.is_complex()
+        require(real, f"{dense}, not a {values.layout} tensor of {values.dtype} on {values.device}")
+        values = values.detach().cpu().double()
+    else:
+        require(not np.ma.is_masked(values), f"{dense}: some are masked")
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:  # such as lists of different lengths
+            raise MetricError(f"{dense}: {error}") from None
+        require(array.dtype.kind in "biuf", f"{dense}, this one holds {array.dtype}")
+        with np.errstate(over="ignore"):  # of a longdouble; the copy has the machine's byte order
+            values = torch.from_numpy(array.astype(np.float64, order="C"))
+    shape = list(values.shape)
+    require(values.ndim == ndim and values.numel() > 0, f"{dense}, this one has shape {shape}")
+    require(values.isfinite().all(), f"{name}: NaN or infinity is among the numbers")
+    peak = values.abs().max()
+    require(peak <= largest, f"{name}: numbers up to {peak:.3g} are too large, scale them")
+    return values
+
+
+def as_features(first, second):
+    """Two sets of features as float64 [n, d] and [m, d] of two images or more. Raises MetricError."""
+    first = as_float64(first, "features")
+    second = as_float64(second, "features")
+    widths = f"features of {first.shape[1]} and {second.shape[1]} dimensions"
+    require(first.shape[1] == second.shape[1], f"{widths}: are these the same ones?")
+    sizes = f"sets of {len(first):,} and {len(second):,} images"
+    require(len(first) > 1 and len(second) > 1, f"{sizes}: give 2 or more of each")
+    return first, second
+
+
+ROUNDING = 1e-5  # relative, of covariances from files in float32
+
+
+def as_moments(mean, cov):
+    """A mean [d] and a covariance [d, d] in float64. Raises MetricError."""
+    mean = as_float64(mean, "a mean", 1)
+    cov = as_float64(cov, "a covariance", largest=1e90)
+    shapes = f"{list(mean.shape)} and {list(cov.shape)}"
+    require(cov.shape == 2 * mean.shape, f"a mean [d] has a covariance [d, d], not {shapes}")
+    asymmetry = (cov - cov.T).abs().max()
+    require(asymmetry <= ROUNDING * cov.abs().max(), "a covariance is symmetric, this one is not")
+    return mean, cov
+
+
+def as_count(value, name, low, high=2**63 - 1):
+    """A whole number from low to high, of Python or numpy, as an int. Raises MetricError."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise MetricError(f"{name} is {value!r}: give a whole number") from None
+    require(low <= count <= high, f"{name} is {count}: give a whole number from {low} to {high}")
+    return count
 
 
 def percent(values):
@@ -78,7 +139,10 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     With C1 = L Lᵀ the eigenvalues of C1 C2 are those of Lᵀ C2 L, which is symmetric and positive
     semidefinite, so no imaginary part can appear.
     """
-    mean1, cov1, mean2, cov2 = map(as_float64, (mean1, cov1, mean2, cov2))
+    mean1, cov1 = as_moments(mean1, cov1)
+    mean2, cov2 = as_moments(mean2, cov2)
+    widths = f"features of {len(mean1)} and {len(mean2)} dimensions"
+    require(len(mean1) == len(mean2), f"{widths}: are these the same ones?")
     root1 = square_root(cov1)
     eigenvalues = product_eigenvalues(root1, cov2)
     rounding = len(cov1) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.norm()
@@ -95,13 +159,16 @@ def square_root(cov):
     """Lower triangular L [d, rank] with L Lᵀ = cov.
 
     By Cholesky; where that fails, as with fewer examples than dimensions, from the eigenvectors whose
-    eigenvalues exceed the rounding error.
+    eigenvalues exceed the rounding error. Raises MetricError if some are negative. frechet_distance need not
+    check its second covariance: the product has a negative eigenvalue, too, or is singular.
     """
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diag().square()
     if not failed and pivots.min() > 1e-10 * pivots.max():
         return root
     eigenvalues, eigenvectors = torch.linalg.eigh(cov)
+    smallest = -ROUNDING * eigenvalues.abs().max()
+    require(eigenvalues.min() >= smallest, "a covariance has no negative eigenvalues, this one has")
     significant = eigenvalues > len(cov) * torch.finfo(cov.dtype).eps * eigenvalues.max()
     scaled = eigenvectors[:, significant] * eigenvalues[significant].sqrt()  # (d, rank)
     return torch.linalg.qr(scaled.T).R.T
@@ -110,8 +177,9 @@ def square_root(cov):
 def product_eigenvalues(root, cov, strip=256):
     """Eigenvalues of rootᵀ cov root for a lower triangular root [d, rank].
 
-    Computed in strips that skip the zeros of the root, and only the triangle that eigvalsh reads, which
-    takes a third of the multiplications.
+    Only rows from k on of the columns from k on of the root are not 0. So strips of the product, from its
+    diagonal to the right, are products of parts of the matrices, which takes a third of the multiplications.
+    What lies below the strips is not computed: eigvalsh reads the lower triangle of the transpose alone.
     """
     rank = root.shape[1]
     product = torch.empty(rank, rank, dtype=root.dtype)
@@ -128,12 +196,12 @@ def fid(features1, features2):
     factors A1 [n, d] and A2 [m, d] of C1 = A1ᵀ A1 and C2 = A2ᵀ A2, and the trace of (C1 C2)^½ is the sum of
     the singular values of A1 A2ᵀ [n, m].
     """
-    small, large = sorted(map(as_float64, (features1, features2)), key=len)
+    small, large = sorted(as_features(features1, features2), key=len)
     dimensions = small.shape[1]
     mean_small = small.mean(0)
     mean_large = large.mean(0)
     if len(small) >= dimensions:
-        return frechet_distance(mean_small, small.T.cov(), mean_large, large.T.cov())
+        return frechet_distance(mean_small, covariance(small), mean_large, covariance(large))
     factor_small = (small - mean_small) / math.sqrt(len(small) - 1)
     factor_large = (large - mean_large) / math.sqrt(len(large) - 1)
     product = factor_small @ factor_large.T  # (n, m)
@@ -147,6 +215,11 @@ def fid(features1, features2):
     return distance.clamp(min=0).item()
 
 
+def covariance(features):
+    """[d, d] of features [n, d]."""
+    return features.T.cov().view(2 * features.shape[1:])  # torch's is a number where d = 1
+
+
 def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     """Kernel distance (Bińkowski et al. 2018, sec. 4): its mean and standard deviation over random subsets.
 
@@ -154,10 +227,10 @@ def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     (Gretton et al. 2012, eq. 3), which may fall below 0. Subsets are no larger than the smaller set; where
     both sets are used whole, all subsets are equal and the deviation of 0 means nothing.
     """
-    x = as_float64(features1)
-    y = as_float64(features2)
-    size = min(subset_size, len(x), len(y))
-    random = torch.Generator().manual_seed(seed)
+    x, y = as_features(features1, features2)
+    subsets = as_count(subsets, "subsets", 1)
+    size = min(as_count(subset_size, "subset_size", 2), len(x), len(y))
+    random = torch.Generator().manual_seed(as_count(seed, "the seed", 0))
     in_x = torch.zeros(len(x), subsets, dtype=torch.float64)  # 1 where an image is in a subset
     in_y = torch.zeros(len(y), subsets, dtype=torch.float64)
     for column in range(subsets):
@@ -191,13 +264,18 @@ def precision_recall(real, generated, k=3):
     nearest neighbor within the set. Published figures use features of VGG-16 and are not comparable with
     those of Inception's features.
     """
-    real = as_float64(real)
-    generated = as_float64(generated)
+    real, generated = as_features(real, generated)
+    k = as_count(k, "k", 1, min(len(real), len(generated)) - 1)
     return share_inside(real, generated, k), share_inside(generated, real, k)
 
 
 def share_inside(members, others, k):
     """The share of `others` [m, d] that lie in the region of `members` [n, d]."""
+    center = members.mean(0)
+    if center.square().sum() > 1e4 * members.var(0, correction=0).sum():
+        # far from 0 squares lose the digits that distances are in; elsewhere those of integers stay exact
+        members = members - center
+        others = others - center
     blocks = squared_distances(members, members)
     radii = torch.cat([block.kthvalue(k + 1).values for block in blocks])  # the nearest is the member itself
     inside = [(block <= radii).any(1) for block in squared_distances(others, members)]
@@ -213,14 +291,26 @@ def squared_distances(a, b, size=1000):
         yield squares.where(squares > 1e-12 * lengths, 0.0)
 
 
+IMAGES_PER_SPLIT = 10
+LEAST_FOR_SCORE = 10 * IMAGES_PER_SPLIT  # images, for ten splits
+
+
 def inception_score(logits, splits=10, seed=0):
     """exp of the mean KL(p(y|x) ‖ p(y)) (Salimans et al. 2016, sec. 4): its mean and standard deviation over
-    the splits; from 1 to the number of classes. Logits [n, classes] are shuffled unless seed is None."""
-    logits = as_float64(logits)
+    the splits; from 1 to the number of classes. Logits [n, classes] are shuffled unless seed is None.
+
+    No split can score more than it has images, so each must have IMAGES_PER_SPLIT or more.
+    """
+    logits = as_float64(logits, "logits")
+    splits = as_count(splits, "splits", 1)
+    message = f"{len(logits):,} images are too few for an Inception score of {splits} splits"
+    suffice = len(logits) >= IMAGES_PER_SPLIT * splits
+    require(suffice, f"{message}: give {IMAGES_PER_SPLIT} or more for each split")
     if seed is not None:
-        logits = logits[torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))]
+        random = torch.Generator().manual_seed(as_count(seed, "the seed", 0))
+        logits = logits[torch.randperm(len(logits), generator=random)]
     scores = []
-    for log_p in logits.log_softmax(1).tensor_split(min(splits, len(logits))):
+    for log_p in logits.log_softmax(1).tensor_split(splits):
         log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
         scores.append((log_p.exp() * (log_p - log_marginal)).sum(1).mean().exp())
     scores = torch.stack(scores)
@@ -255,38 +345,28 @@ def mean_distance(images):
     return distances.sum().item() / (n * (n - 1))
 
 
-@dataclass
-class ClassScores:
-    """Samples as a classifier judges them: a list entry for each class, nan where it has no samples."""
+def judge_samples(images, labels, predicted, confidence, real_images, real_labels, n_classes):
+    """Generated images [n, C, H, W] as a classifier labels them: columns with an entry for each class, nan
+    where it has no samples.
 
-    count: list
-    accuracy: list | None  # %; None where no class was asked for
-    confidence: list  # %
-    diversity: list  # mean distance of two samples over that of two real images of the class
-
-    def columns(self):
-        return {name: column for name, column in vars(self).items() if column is not None}
-
-    def means(self):
-        """Mean of each column over the classes that have samples."""
-        return {
-            name: torch.tensor(column, dtype=torch.float64).nanmean().item()
-            for name, column in self.columns().items()
-        }
-
-
-def judge_samples(model, images, labels, real_images, real_labels, n_classes):
-    """The ClassScores of images [n, C, H, W] generated as `labels` [n], beside real images and labels."""
-    predicted, confidence = predictions(model, images)
-    scores = ClassScores([], [], [], [])
+    labels [n] are the classes that were asked for; where they are None, a sample belongs to the class that
+    the classifier predicts, and there is no accuracy. Accuracy and confidence are in %, and diversity is the
+    mean distance of two samples over that of two real images of the class.
+    """
+    rows = []
     for c in range(n_classes):
-        in_class = labels == c
+        in_class = (predicted if labels is None else labels) == c
         real_distance = mean_distance(real_images[real_labels == c]) or math.nan  # 0: all images are equal
-        scores.count.append(int(in_class.sum()))
-        scores.accuracy.append(percent(predicted[in_class] == c))
-        scores.confidence.append(percent(confidence[in_class]))
-        scores.diversity.append(mean_distance(images[in_class]) / real_distance)
-    return scores
+        row = dict(
+            count=int(in_class.sum()),
+            accuracy=percent(predicted[in_class] == c),
+            confidence=percent(confidence[in_class]),
+            diversity=mean_distance(images[in_class]) / real_distance,
+        )
+        if labels is None:
+            del row["accuracy"]
+        rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 @dataclass
@@ -297,6 +377,7 @@ class Coverage:
 
 def coverage(predicted, n_classes):
     """How many modes a generator covers, by the predicted classes of its samples [n]."""
+    require(len(predicted) > 0, "no samples cover no classes: give one or more")
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     shares = shares[shares > 0]
     entropy = shares.log().mul(-shares).sum()
@@ -310,10 +391,12 @@ def coverage(predicted, n_classes):
 def log_weights(model, x, labels, samples, chunk=2000):
     """log p(x | z) p(z) / q(z | x) in nats, [samples, n], of `samples` draws of z for images [n, C, H, W];
     at most `chunk` latents are decoded at once."""
+    require(len(x) > 0 and samples > 0, f"{samples} samples for each of {len(x)} images weigh nothing")
     at_once = max(1, chunk // len(x))
     sizes = [min(at_once, samples - done) for done in range(0, samples, at_once)]
     with torch.inference_mode():
-        log_w = torch.cat([model.log_weights(x, labels, size)[0] for size in sizes]).double()
+        log_w = torch.cat([model.log_weights(x, labels, size)[0] for size in sizes])
+    log_w = log_w.cpu().double()  # in this order: Apple's GPUs have no float64
     if model.likelihood == "gaussian":  # of variance 1/2, whose constant training leaves out
         log_w = log_w - x[0].numel() / 2 * math.log(math.pi)
     return log_w
@@ -331,6 +414,7 @@ def log_likelihood(log_weights):
 def iwae_bound(log_weights, k):
     """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean
     over images and all disjoint groups of k of the weights [K, n]."""
+    k = as_count(k, "k", 1, len(log_weights))
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))  # (groups, k, n)
     return (groups.logsumexp(1) - math.log(k)).mean().item()
 
@@ -367,23 +451,13 @@ def carries(query):
 CAPACITY = 10_000  # features of at most so many images of a set are held in memory
 
 
-@dataclass
-class Moments:
-    """All that is known of a set whose images are not at hand, such as published statistics."""
+class Features(NamedTuple):
+    """What is known of a set of images: the features of all of them, or the moments of all."""
 
-    mean: torch.Tensor  # [d]
-    cov: torch.Tensor  # [d, d]
-    n = None
-    features = None
-    logits = None
-    is_whole = False
-
-    @property
-    def width(self):
-        return len(self.mean)
-
-    def moments(self):
-        return self
+    n: int | None  # images; None of moments from a file
+    features: torch.Tensor | None  # [n, d], or of CAPACITY images where there are more
+    logits: torch.Tensor | None  # [n, classes] of all images, of a classifier
+    moments: tuple | None  # mean [d] and covariance [d, d]; None where features are those of all images
 
 
 class RunningMoments:
@@ -394,7 +468,7 @@ class RunningMoments:
 
     def add(self, features):
         """Features [n, d]."""
-        features = as_float64(features)
+        features = features.double()
         if self.n == 0:
             self.origin = features.mean(0)  # near the mean, so that the squares lose fewer digits
             self.total = torch.zeros_like(self.origin)
@@ -404,87 +478,55 @@ class RunningMoments:
         self.total += features.sum(0)
         self.squares += features.T @ features
 
-    @property
-    def mean(self):
-        return self.origin + self.total / self.n
-
-    @property
-    def cov(self):
-        return (self.squares - torch.outer(self.total, self.total) / self.n) / (self.n - 1)
-
-
-class FeatureSet:
-    """Features of the first `capacity` images of a set, the logits of all, and, where there are more images,
-    the mean and covariance of all."""
-
-    def __init__(self, capacity=None):
-        self.capacity = CAPACITY if capacity is None else capacity
-        self.n = 0
-        self.width = None
-        self.feature_parts = []
-        self.logit_parts = []
-        self.running = None  # RunningMoments, once there are more images than the capacity
-
-    def add(self, features, logits):
-        """Features [n, d], and logits [n, classes] or None. Raises MetricError."""
-        require(features.isfinite().all(), "the network's features are not finite: are these its weights?")
-        features = features.cpu()
-        room = max(0, self.capacity - self.n)
-        self.n += len(features)
-        self.width = features.shape[1]
-        if logits is not None:
-            self.logit_parts.append(logits.cpu())
-        if self.running is None and self.n > self.capacity:
-            self.running = RunningMoments()
-            for part in self.feature_parts:
-                self.running.add(part)
-        if self.running is not None:
-            self.running.add(features)
-        self.feature_parts.append(features[:room])
-
-    @property
-    def is_whole(self):
-        """Whether the features of all images are in memory."""
-        return self.running is None
-
-    @property
-    def features(self):
-        return torch.cat(self.feature_parts)
-
-    @property
-    def logits(self):
-        return torch.cat(self.logit_parts) if self.logit_parts else None
-
     def moments(self):
-        if self.running is not None:
-            return Moments(self.running.mean, self.running.cov)
-        features = as_float64(self.features)
-        return Moments(features.mean(0), features.T.cov())
-
-    def disjoint_parts(self, k, seed):
-        """k random parts of the features in memory, of equal size, each a FeatureSet."""
-        features = self.features
-        logits = self.logits
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-        parts = []
-        for index in order[: len(order) // k * k].chunk(k):
-            part = FeatureSet()
-            part.add(features[index], None if logits is None else logits[index])
-            parts.append(part)
-        return parts
+        cov = self.squares - torch.outer(self.total, self.total) / self.n
+        return self.origin + self.total / self.n, cov / (self.n - 1)
 
 
 def extract(extractor, images, batch_size=8, seed=0):
-    """The FeatureSet of images uint8 [n, C, H, W]. Raises MetricError."""
-    require(len(images) >= 2, f"a set of {len(images)} images has no covariance: give 2 or more")
-    order = torch.arange(len(images))
-    if len(images) > CAPACITY:  # the first are held, and folders come class after class
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    features = FeatureSet()
+    """The Features of images uint8 [n, C, H, W]. Raises MetricError."""
+    n = len(images)
+    require(n >= 2, f"a set of {n} images has no covariance: give 2 or more")
+    is_large = n > CAPACITY
+    order = torch.arange(n)
+    if is_large:  # the first are held, and folders come class after class
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    running = RunningMoments()
+    feature_parts = []
+    logit_parts = []
+    room = CAPACITY
     with torch.inference_mode():
         for index in progress(order.split(batch_size)):
-            features.add(*extractor(images[index]))
-    return features
+            features, logits = extractor(images[index])
+            finite = features.isfinite().all()
+            require(finite, "the network's features are not finite: are these its weights?")
+            features = features.cpu()
+            if is_large:
+                running.add(features)
+            feature_parts.append(features[:room])
+            room -= len(feature_parts[-1])
+            if logits is not None:
+                logit_parts.append(logits.cpu())
+    all_logits = torch.cat(logit_parts) if logit_parts else None
+    return Features(n, torch.cat(feature_parts), all_logits, running.moments() if is_large else None)
+
+
+def moments_of(images):
+    """Mean [d] and covariance [d, d] of a set's Features."""
+    if images.moments is not None:
+        return images.moments
+    features = images.features.double()
+    return features.mean(0), covariance(features)
+
+
+def disjoint_parts(images, k, seed):
+    """k random parts of equal size of the features in memory, each as Features."""
+    order = torch.randperm(len(images.features), generator=torch.Generator().manual_seed(seed))
+    parts = []
+    for index in order[: len(order) // k * k].chunk(k):
+        logits = None if images.logits is None else images.logits[index]
+        parts.append(Features(len(index), images.features[index], logits, None))
+    return parts
 
 
 def progress(batches):
@@ -498,19 +540,16 @@ def progress(batches):
 
 
 def set_distance(a, b):
-    """The Fréchet distance of two sets, each a FeatureSet or Moments. Raises MetricError."""
-    require(a.width == b.width, f"features of {a.width} and {b.width} dimensions: are these the same ones?")
-    if a.is_whole and b.is_whole:
+    """The Fréchet distance of two sets, each given as Features. Raises MetricError."""
+    if a.moments is None and b.moments is None:
         return fid(a.features, b.features)
-    first = a.moments()
-    second = b.moments()
-    return frechet_distance(first.mean, first.cov, second.mean, second.cov)
+    return frechet_distance(*moments_of(a), *moments_of(b))
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Feature extractors: functions of uint8 images [n, C, H, W] that return features [n, d], and logits of
 # classes or None. `suffix` follows the names of numbers that are not made with Inception, as in FID-p;
-# `protocol` says how the features are made
+# `protocol` says how the features are made; `judge` is the sample.Run of the classifier that makes them
 
 
 class Pixels:
@@ -518,23 +557,21 @@ class Pixels:
 
     suffix = "-p"
     protocol = "features: pixels"
-    repeats_gray = False
+    judge = None
 
     def __call__(self, x):
         return x.flatten(1).float() / 255, None
 
 
-class Classifier:
+class ClassifierFeatures:
     """The features of one of our own classifiers before its last layer, averaged over positions."""
 
     suffix = "-c"
-    repeats_gray = False
 
     def __init__(self, run):
         """run: a sample.Run that holds a classifier."""
-        self.folder = run.folder
+        self.judge = run
         self.model = run.model
-        self.image_shape = run.config["image_shape"]
         self.channels = None  # of the last convolution, if it has one
         if run.config["flags"]["encoder"] == "conv":
             self.channels = run.model.encoder.layers[-1][0]
@@ -543,10 +580,9 @@ class Classifier:
 
     def __call__(self, x):
         shape = list(x.shape[1:])
-        require(
-            shape == self.image_shape,
-            f"{self.folder} knows pictures of {self.image_shape}, these are {shape}",
-        )
+        expected = self.judge.config["image_shape"]
+        fits = shape == expected
+        require(fits, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
         device = self.model.to_logits.weight.device
         features = self.model.encoder(x.float().to(device) / 255)
         logits = self.model.to_logits(features)
@@ -560,17 +596,18 @@ class Inception(nn.Module):
     logits [n, 1008] for the Inception score.
 
     weights is a path, see inception_weights, and `sha256` that of its file; resize ("torch" or "tf1") is
-    explained at prepare. Batch norm is folded into the convolutions. Raises MetricError.
+    explained at prepare. Batch norm is folded into the convolutions. Give few images at a time: a CPU loses
+    more by large buffers than it gains by large batches. Their number changes features by float32 rounding
+    alone (6e-6 relative). Raises MetricError.
     """
 
     suffix = ""
-    repeats_gray = True
+    judge = None
 
-    def __init__(self, weights, resize="torch", batch_size=8):
+    def __init__(self, weights, resize="torch"):
         super().__init__()
         require(resize in ("torch", "tf1"), f"resize is {resize!r}: give 'torch' or 'tf1'")
         self.resize = resize
-        self.batch_size = batch_size
         with torch.device("meta"):  # no time is spent on initial weights, which the file's replace
             self.graph = InceptionGraph()
         state, self.sha256 = read_weights(weights, self.graph.state_dict())
@@ -585,19 +622,12 @@ class Inception(nn.Module):
         return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
 
     def forward(self, images):
-        """batch_size images at a time: a CPU loses more by large buffers than it gains by large batches. The
-        batch size changes features by float32 rounding alone (6e-6 relative)."""
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
+        fits = fits and images.numel() > 0
         require(fits, f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]")
         device = self.graph.fc.weight.device
-        features = []
-        logits = []
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):  # TF32 has only 10 bits
-            for batch in images.split(self.batch_size):
-                batch_features, batch_logits = self.graph(prepare(batch.to(device), self.resize))
-                features.append(batch_features)
-                logits.append(batch_logits)
-            return torch.cat(features), torch.cat(logits)
+            return self.graph(prepare(images.to(device), self.resize))
 
 
 def prepare(images, resize):
@@ -632,10 +662,10 @@ def resize_tf1(x, size=299):
 
 # -----------------------------------------------------------------------------------------------------------
 # The graph of FID's Inception (Szegedy et al. 2016), as data. A block is a list of branches whose outputs
-# are concatenated. A branch is a text of steps in a row; a step is "mean" or "max", a pool, with its KERNEL,
-# or NAME,CHANNELS,KERNEL, a convolution with batch norm and ReLU; a + joins layers that share their input
-# and whose outputs are concatenated. A KERNEL alone has stride 1 and keeps the size (TensorFlow's padding
-# SAME); KERNEL/S has stride S and no padding (its VALID).
+# are concatenated. A branch is a text of steps in a row. A step is a block of MIXED, by its name; "mean" or
+# "max", a pool, with its KERNEL; or NAME,CHANNELS,KERNEL, a convolution with batch norm and ReLU; a + joins
+# layers that share their input and whose outputs are concatenated. A KERNEL alone has stride 1 and keeps the
+# size (TensorFlow's padding SAME); KERNEL/S has stride S and no padding (its VALID).
 
 STEM = (
     "Conv2d_1a_3x3,32,3x3/2 Conv2d_2a_3x3,32,3x3/1 Conv2d_2b_3x3,64,3x3 max,3x3/2 "  # 299 -> 73 pixels
@@ -716,6 +746,9 @@ class Convolution(nn.Module):
 
 def make_layer(text, channels):
     """The name, the module and the output channels of a layer such as "mean,3x3" or "Conv2d_1a,32,3x3/2"."""
+    if text in MIXED:
+        block = Block(MIXED[text], channels)
+        return text, block, block.channels
     name, *sizes = text.split(",")
     kernel_text, _, stride_text = sizes[-1].partition("/")
     kernel = tuple(int(side) for side in kernel_text.split("x"))
@@ -774,29 +807,16 @@ def concatenate(parts):
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
-class InceptionGraph(nn.Module):
+class InceptionGraph(Block):
     """The whole network, its state dict named as the published file: prepared [n, 3, 299, 299] -> features
     [n, 2048], those of the layer pool3, and logits [n, 1008]."""
 
     def __init__(self):
-        super().__init__()
-        steps, channels = make_branch(STEM, 3)
-        self.stages = []  # modules in a row: the layers of the stem, then the blocks
-        for layers in steps:
-            for name, layer in layers.items():
-                self.add_module(name, layer)
-                self.stages.append(layer)
-        for name, branches in MIXED.items():
-            block = Block(branches, channels)
-            self.add_module(name, block)
-            self.stages.append(block)
-            channels = block.channels
-        self.fc = nn.Linear(channels, 1008)
+        super().__init__([" ".join([STEM, *MIXED])], channels=3)
+        self.fc = nn.Linear(self.channels, 1008)
 
     def forward(self, x):
-        for stage in self.stages:
-            x = stage(x)
-        features = x.mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
+        features = super().forward(x).mean((2, 3))  # (n, 2048, 8, 8) -> (n, 2048)
         return features, features @ self.fc.weight.T  # no bias, as in the code of Salimans et al. (2016)
 
 
@@ -805,6 +825,7 @@ class InceptionGraph(nn.Module):
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+WEIGHTS_LIMIT = 2**30  # bytes, on disk and unpacked: ten times what the file has
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
 
 
@@ -815,7 +836,8 @@ def inception_weights(folder=None):
     torch.hub's, where pytorch-fid looks for the same file.
     """
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    path = Path(folder or os.environ.get("DGM_DATA_DIR") or hub).expanduser() / WEIGHTS
+    folder = folder or os.environ.get("DGM_DATA_DIR") or hub
+    path = Path(os.path.expanduser(folder)) / WEIGHTS  # Path.expanduser raises where there is no such user
     if path.is_file():
         return path
     timeout = socket.getdefaulttimeout()
@@ -823,7 +845,7 @@ def inception_weights(folder=None):
     try:  # torch.hub moves the file to its place once it is whole and its hash is right
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SHA256)
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: a wrong hash
+    except (OSError, ValueError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash
         remedies = "give --weights FILE, --features classifier:RUN or --features pixels"
         raise MetricError(f"no Inception weights at {path} ({WEIGHTS_URL}: {error}): {remedies}") from None
     finally:
@@ -836,14 +858,23 @@ def read_weights(path, expected):
     """The file's tensors that have the names and shapes of a state dict; and its SHA-256. Raises
     MetricError."""
     try:
+        size = Path(path).stat().st_size
+        require(
+            size < WEIGHTS_LIMIT, f"{path} has {size:,} bytes, so is not FID's Inception: give {WEIGHTS}"
+        )
         body = Path(path).read_bytes()
-    except OSError as error:
-        raise MetricError(f"cannot read the weights {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: the path has a null byte
+        raise MetricError(f"cannot read the weights {path}: {error}") from None
     digest = sha256(body)
     damaged = Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256
     require(not damaged, f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
     try:
+        if zipfile.is_zipfile(io.BytesIO(body)):
+            size = sum(record.file_size for record in zipfile.ZipFile(io.BytesIO(body)).infolist())
+            require(size < WEIGHTS_LIMIT, f"it unpacks to {size:,} bytes")
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # what torch raises for broken files has no narrower class in common
         reason = str(error).partition("\n")[0][:100]
         raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
@@ -863,8 +894,8 @@ def read_weights(path, expected):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Each source is measured into a record of numbers; the record's to_json and lines put them
-# into words. Only flags, main and command import our other files
+# Command line. Each source is measured into a Report, which holds its numbers as JSON has them and as lines
+# of text. Only flags, main and command import our other files; helpers receive what these have opened
 
 
 def flags():
@@ -878,20 +909,21 @@ def flags():
     add("--weights", metavar="FILE", help="Inception's, where there is no network to download them")
     resizes = "to 299 pixels as pytorch-fid (torch, the default) or torch-fidelity (tf1)"
     add("--resize", choices=("torch", "tf1"), default="torch", help=resizes)
-    add("-n", type=number(int, 2), default=2048, help="generated images of a run (default 2048)")
-    add("--sets", type=number(int, 1), default=5, help="sets of -n images, for the deviation (default 5)")
-    add("--batch-size", type=number(int, 1), default=8, help="of feature extraction (8; more on a GPU)")
+    add("-n", type=number(int, 2, 10**6), default=2048, help="generated images of a run (default 2048)")
+    add("--sets", type=number(int, 1, 1000), default=5, help="of -n images, for the deviation (default 5)")
+    add("--batch-size", type=number(int, 1, 10**6), default=8, help="of features (8; more on a GPU)")
     add("--device", default="cpu", help="that computes features (default cpu)")
-    add("--save-stats", metavar="F.npz", help="write the features' mean and covariance, as pytorch-fid does")
-    add("--image-size", type=number(int, 1), help="crop and resize the pictures of folders to this side")
-    add("--out", metavar="FILE.png", help="FID and IS as bars")
+    add("--save-stats", metavar="F.npz", help="write mean and covariance of the (first) set's features")
+    side = "crop and resize the pictures of folders to this side"
+    add("--image-size", type=number(int, 1, 10**4), help=side)
+    add("--out", metavar="FILE.png", help="FID and IS as bars; or .pdf, .svg")
     likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortization gap"
-    add("--log-likelihood", type=number(int, 50), metavar="K", help=likelihood)
+    add("--log-likelihood", type=number(int, 50, 10**6), metavar="K", help=likelihood)
     add("--scale", type=number(float, 0), default=1.0, help="of a run's latents (default 1)")
     add("--truncate", type=number(float, 0, above=True), help="cut latents off at ± this")
     add("--seed", type=number(int, 0, 2**31), default=0, help="of latents and subsets (default 0)")
     add("--data", metavar="NAME|PATH", help="judge a classifier on these (default: its own data)")
-    add("--split", choices=SPLITS, default="test", help="of real images (default test)")
+    add("--split", choices=SPLITS, default="test", help="of all pictures that have splits (default test)")
     add("--data-dir", metavar="DIR", help="where whole data sets and Inception's weights are")
     add("--json", action="store_true", help="print JSON instead of tables")
     return parser
@@ -910,46 +942,53 @@ def command(argv):
     import models
     import sample
 
-    args = flags().parse_args(argv)
+    parser = flags()
+    args = parser.parse_args(argv)
     check_paths(args)
 
-    def open_source(name):
-        path = Path(name)
+    def open_source(path):
+        name = data.visible(path)
+        path = Path(path)
         if (path / "config.json").exists():
-            run = sample.Run(name, args.data_dir)
+            run = sample.Run(path, args.data_dir)
             if args.data:
                 dataset = data.load_for_run(run.config, args.data_dir, args.data)
-                run = sample.Run(name, args.data_dir, run.model, dataset)
+                run = sample.Run(path, args.data_dir, run.model, dataset)
             return Source(name, run=run)
         if name in data.DATASETS:
-            return image_source(name, data.load(name, args.data_dir).split(args.split).x, args.image_size)
-        if path.suffix == ".npz" and path.is_file():
-            arrays = data.open_arrays(path)
-            if arrays.keys() >= {"mu", "sigma"}:
-                return moments_source(name, arrays)
-        pictures = data.read(name, path, None, args.image_size, None, None)[0]
-        return image_source(name, torch.from_numpy(pictures.copy()), args.image_size)
+            images = data.load(name, args.data_dir).split(args.split).x
+            return image_source(name, images, args.split, args.image_size)
+        if path.is_file() and holds_moments(path):
+            return moments_source(name, data.open_arrays(path, ("mu", "sigma", "protocol")))
+        pictures = data.read(str(path), path, None, args.image_size, None, None)
+        rows, split = rows_of_split(name, pictures.splits, args.split)
+        return image_source(name, torch.from_numpy(pictures.x[rows]), split, args.image_size)
 
     sources = [open_source(name) for name in args.sources]
+    real = open_source(args.against) if args.against else None
     check_sources(sources, args)
-    instruments = Instruments()
+    for name, reason in idle_flags(sources, real, args).items():
+        if vars(args)[name] != parser.get_default(name):
+            data.note(f"{dashed(name)} does nothing {reason}")
+    extractor = None
+    reference = None
     if compares_pictures(sources, args):
-        judge = None
-        if names_judge(args.features):
-            judge = sample.Run(args.features.removeprefix("classifier:"))
+        folder = args.features.removeprefix("classifier:")
+        judge = None if folder in ("", args.features) else sample.Run(folder)
         extractor = make_extractor(judge, data.pick_device(args.device), args)
-        instruments = Instruments(extractor, judge)
-        if args.against:
-            instruments.reference = make_reference(open_source(args.against), extractor, args)
-    latents = sample.describe_latents(args.scale, args.truncate)
-    reports = [measure(source, instruments, latents, models.amortization, args) for source in sources]
-    print(reports_as_json(reports) if args.json else reports_as_text(reports))
+        reference = make_reference(real, extractor, args) if real is not None else None
+    sampling = sample.describe_latents(args.scale, args.truncate)
+    tools = Tools(extractor, reference, sampling, models.amortization)
+    reports = [measure(source, tools, args) for source in sources]
+    text = reports_as_json(reports) if args.json else reports_as_text(reports)
+    print("\n".join(data.visible(line) for line in text.split("\n")))
     if args.save_stats:
-        arrays = stats_arrays(reports[0], instruments.extractor)
+        arrays = stats_arrays(reports[0], extractor)
         data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
-        figure = draw_bars([report.row for report in reports if report.row])
-        data.write_file(args.out, lambda file: figure.savefig(file, format="png", dpi=150))
+        rows = [report.row for report in reports if report.row]
+        kind = Path(args.out).suffix[1:]
+        data.write_file(args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):
@@ -958,21 +997,66 @@ def check_paths(args):
     require(alone, "--save-stats writes the statistics of one source: give one")
     named = not args.save_stats or Path(args.save_stats).suffix == ".npz"
     require(named, "--save-stats: name a file F.npz")
-    for path in filter(None, (args.save_stats, args.out)):
-        require(Path(path).absolute().parent.is_dir(), f"{path}: there is no such folder, make it first")
-    for name in filter(None, (*args.sources, args.against)):
-        empty = Path(name).is_dir() and not any(Path(name).iterdir())
-        require(not empty, f"{name} is not a run folder and holds no pictures: it is empty")
+    drawn = not args.out or Path(args.out).suffix in (".png", ".pdf", ".svg")
+    require(drawn, f"--out {args.out}: name a file .png, .pdf or .svg")
+    inputs = [Path(name) for name in (*args.sources, args.against, args.weights, args.data) if name]
+    for output in filter(None, (args.save_stats, args.out)):
+        path = Path(output)
+        require(path.absolute().parent.is_dir(), f"{output}: there is no such folder, make it first")
+        require(not path.is_dir(), f"{output} is a folder: name a file")
+        for source in inputs:
+            is_read = is_part_of(path, source)
+            require(not is_read, f"{output} belongs to {source}, which is read: name another file")
+    for path in inputs:
+        empty = path.is_dir() and not any(path.iterdir())
+        require(not empty, f"{path} is not a run folder and holds no pictures: it is empty")
+
+
+def is_part_of(path, source):
+    """Whether a path is that of a source, also by a link, or lies in a folder of pictures."""
+    if path.exists() and source.exists() and path.samefile(source):
+        return True
+    folder = path.absolute().parent.resolve()
+    holds_pictures = source.is_dir() and not (source / "config.json").exists()
+    return holds_pictures and source.resolve() in (folder, *folder.parents)
+
+
+def dashed(name):
+    return "-n" if name == "n" else "--" + name.replace("_", "-")
+
+
+def idle_flags(sources, real, args):
+    """Which flags change nothing for these sources and real images: {name: why}."""
+    compares = compares_pictures(sources, args)
+    draws = compares and any(source.run and source.run.model.draws_samples for source in sources)
+    all_sources = [*sources, real] if real else sources
+    idle = {}
+    if not compares:
+        names = ("features", "weights", "resize", "batch_size", "device")
+        idle |= dict.fromkeys(names, "where no pictures are compared")
+    elif args.features != "inception":
+        idle |= dict.fromkeys(("weights", "resize"), f"with --features {args.features}")
+    if not draws:
+        idle |= dict.fromkeys(("scale", "truncate", "sets"), "where no samples are drawn")
+        if not args.log_likelihood:
+            idle["n"] = "where no samples are drawn"
+    if not any(source.run or source.split for source in all_sources):
+        idle["split"] = "where no pictures have splits: all of them are used"
+    if all(source.images is None for source in all_sources):
+        idle["image_size"] = "where no folder of pictures is read"
+    return idle
 
 
 def check_sources(sources, args):
     """Refuses flags that do not fit what the sources are."""
     for source in sources:
+        kind = "set of pictures" if source.run is None else source.run.kind
+        contents = f"{source.name} holds a {kind}"
         is_vae = source.run is not None and source.run.model.has_posterior
-        require(is_vae or not args.log_likelihood, f"--log-likelihood is of VAEs: {source.contents}")
+        require(is_vae or not args.log_likelihood, f"--log-likelihood is of VAEs: {contents}")
         is_own = source.task == "arithmetic" and args.data == "arithmetic"
         fits = source.task == "classification" or is_own or not args.data
-        require(fits, f"--data is for judging a classifier: {source.contents}")
+        require(fits, f"--data is for judging a classifier: {contents}")
     compares = compares_pictures(sources, args) or not (args.against or args.save_stats or args.out)
     require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
 
@@ -981,80 +1065,88 @@ def compares_pictures(sources, args):
     return not args.log_likelihood and any(source.task == "generation" for source in sources)
 
 
-def names_judge(features):
-    return features.startswith("classifier:") and features != "classifier:"
-
-
 def make_extractor(judge, device, args):
     if judge is not None:
         is_classifier = judge.model.task == "classification"
         require(is_classifier, f"--features: {judge.folder} holds a {judge.kind}, not a classifier")
         judge.model.to(device)
-        return Classifier(judge)
+        return ClassifierFeatures(judge)
     if args.features == "pixels":
         return Pixels()
     known = args.features == "inception"
     require(known, f"--features {args.features}: write inception, pixels or classifier:RUN")
     weights = args.weights or inception_weights(args.data_dir)
-    return Inception(weights, args.resize, args.batch_size).to(device)
+    return Inception(weights, args.resize).to(device)
 
 
-def measure(source, instruments, latents, amortization, args):
-    """The Report on a source. latents says how its samples are drawn, if not plainly from the prior;
-    amortization is the function of models.py."""
+class Tools(NamedTuple):
+    """What sources are measured with."""
+
+    extractor: object  # None where no pictures are compared
+    reference: object  # the Reference of --against; None: a run's own real images
+    sampling: str  # how latents are drawn, if not plainly from the prior
+    amortization: object  # the function of models.py
+
+
+class Report(NamedTuple):
+    """What is known of one source."""
+
+    source: str
+    values: dict  # numbers, as --json prints them
+    lines: list  # the same as text
+    row: object = None  # the Row of its images in the table of all sources
+    features: object = None  # Features of the first set, for --save-stats
+
+
+def measure(source, tools, args):
     if args.log_likelihood:
-        return measure_likelihood(source, amortization, args)
+        return measure_likelihood(source, tools.amortization, args)
     if source.task == "classification":
         return measure_classifier(source, args)
     if source.task == "arithmetic":
         return measure_arithmetic(source, args)
-    return measure_pictures(source, instruments, latents, args)
+    if source.run is not None:
+        return measure_run_pictures(source, tools, args)
+    return measure_pictures(source, tools, args)
 
 
 def reports_as_json(reports):
-    values = [dict(source=report.source) | report.to_json() for report in reports]
+    values = [dict(source=report.source) | report.values for report in reports]
     without_nan = json.loads(json.dumps(values), parse_constant=lambda nan: None)  # JSON has no NaN
     return json.dumps(without_nan, indent=1)
 
 
 def reports_as_text(reports):
-    """The lines of each report, then one table of all sets of images."""
-    texts = ["\n".join(report.lines()) for report in reports if report.lines()]
+    """The lines of each report, then one table of all sets of images and what must be known to quote it."""
+    texts = ["\n".join(report.lines) for report in reports if report.lines]
     rows = [report.row for report in reports if report.row]
     if rows:
-        texts.append("\n".join(set_lines(rows)))
+        suffix = rows[0].values["mark"]
+        head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000"]
+        head += ["precision", "recall"]
+        notes = dict.fromkeys(note for row in rows for note in row.notes)  # each once, in their order
+        texts.append("\n".join([*table([head, *(row.cells for row in rows)]), *notes]))
     return "\n\n".join(texts)
 
 
-class Report:
-    """The numbers that judge one source, whose name is `source`. Subclasses have to_json(), a dict, and
-    lines(), the text for a terminal."""
-
-    row = None  # a SetRow, where a set of images is compared with real ones
-
-
 # -----------------------------------------------------------------------------------------------------------
-# What is measured, and with what
+# Sources and references
 
 
 @dataclass
 class Source:
-    """What a name on the command line stands for: a run, images or moments, of which one is given."""
+    """What a name on the command line stands for: a run, images or features, of which one is given."""
 
     name: str
     run: object = None  # a sample.Run
     images: torch.Tensor | None = None  # uint8 [n, C, H, W]
-    moments: Moments | None = None
-    protocol: str | None = None  # of the moments, where their file tells it
+    split: str | None = None  # that the images are of, where they have splits
+    features: Features | None = None  # moments from a file
+    protocol: str | None = None  # of the features, where their file tells it
 
     @property
     def task(self):
         return "generation" if self.run is None else self.run.model.task
-
-    @property
-    def contents(self):
-        kind = "set of pictures" if self.run is None else self.run.kind
-        return f"{self.name} holds a {kind}"
 
     @property
     def image_shape(self):
@@ -1064,36 +1156,27 @@ class Source:
         return None if self.images is None else list(self.images.shape[1:])
 
 
-@dataclass
-class Floor:
-    """The FID of two sets of real images, below which a generator's cannot be expected to fall."""
-
-    fid: float
-    n: int
-    n_against: int
-    is_halves: bool  # of one set; else a run's training images against its test images
-
-
-@dataclass
-class Reference:
+class Reference(NamedTuple):
     """Real images, as what sources are compared with."""
 
     name: str
     image_shape: list | None
-    features: FeatureSet | Moments
-    floor: Floor | None
+    split: str | None  # of a source that has splits
+    features: Features
+    floor: tuple | None  # FID of two sets of real images, below which none can be expected; sizes of the two
+    floor_note: str | None  # which two
 
 
-@dataclass
-class Instruments:
-    """What pictures are measured with."""
+def rows_of_split(name, splits, split):
+    """The rows of the pictures of that split, given the split of each; all where all are alike."""
+    names = list(dict.fromkeys(splits.tolist()))
+    if len(names) == 1:
+        return np.arange(len(splits)), None
+    require(split in names, f"{name} has no {split} pictures but {' and '.join(names)}: give --split")
+    return np.flatnonzero(splits == split), split
 
-    extractor: object = None
-    judge: object = None  # the sample.Run of a classifier
-    reference: Reference | None = None  # None: a run's own real images
 
-
-def image_source(name, images, image_size):
+def image_source(name, images, split, image_size):
     """Pillow has resized the pictures of folders; all other images must have the size that is asked for, as
     another filter would set them apart."""
     require(images.ndim == 4, f"{name} is no set of pictures: give another source")
@@ -1101,39 +1184,45 @@ def image_source(name, images, image_size):
     fits = image_size is None or shape == (image_size, image_size)
     size = f"{shape[0]}x{shape[1]}"
     require(fits, f"{name} has pictures of {size}, and --image-size {image_size} is of folders alone")
-    return Source(name, images=images)
+    return Source(name, images=images, split=split)
+
+
+def holds_moments(path):
+    """Whether a file is an .npz of moments, not of pictures; nothing is read but the names in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return path.suffix == ".npz" and {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):  # another kind of source, or one that its reader will refuse
+        return False
 
 
 def moments_source(name, arrays):
     """Mean mu [d] and covariance sigma [d, d], as pytorch-fid saves them; our own files add the protocol."""
-    mean = arrays["mu"]
-    cov = arrays["sigma"]
-    message = f"{name}: mu and sigma are not the mean [d] and covariance [d, d] of anything"
-    numeric = mean.dtype.kind in "fiu" and cov.dtype.kind in "fiu"
-    require(numeric and mean.ndim == 1 and mean.size > 0 and cov.shape == 2 * mean.shape, message)
-    mean = as_float64(mean)
-    cov = as_float64(cov)
-    require(mean.isfinite().all() and cov.isfinite().all() and cov.diag().min() >= 0, message)
-    require((cov - cov.T).abs().max() <= 1e-5 * cov.abs().max(), message)
+    try:
+        moments = as_moments(arrays["mu"], arrays["sigma"])
+        square_root(moments[1])  # there is one unless some eigenvalues are negative
+    except MetricError as error:
+        raise MetricError(f"{name} has no usable mu and sigma: {error}") from None
     protocol = str(arrays["protocol"]) if "protocol" in arrays else None
-    return Source(name, moments=Moments(mean, cov), protocol=protocol)
+    return Source(name, features=Features(None, None, None, moments), protocol=protocol)
 
 
 def stats_arrays(report, extractor):
     """What moments_source reads."""
     require(report.features is not None, f"{report.source} draws no samples: there is nothing to save")
-    moments = report.features.moments()
-    return dict(mu=moments.mean.numpy(), sigma=moments.cov.numpy(), protocol=extractor.protocol)
+    mean, cov = moments_of(report.features)
+    return dict(mu=mean.numpy(), sigma=cov.numpy(), protocol=extractor.protocol)
 
 
 def make_reference(source, extractor, args):
     """The Reference of --against."""
     require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
     check_protocol(source, extractor)
-    if source.moments is not None:
-        return Reference(source.name, None, source.moments, None)
+    if source.features is not None:
+        return Reference(source.name, None, None, source.features, None, None)
     features = extract(extractor, source.images, args.batch_size, args.seed)
-    return Reference(source.name, source.image_shape, features, floor_of_halves(features, args.seed))
+    floor = floor_of_halves(source.name, features, args.seed)
+    return Reference(source.name, source.image_shape, source.split, features, *floor)
 
 
 def check_protocol(source, extractor):
@@ -1141,42 +1230,41 @@ def check_protocol(source, extractor):
     require(same, f"{source.name} is of {source.protocol}, but this is {extractor.protocol}")
 
 
-def floor_of_halves(features, seed):
+def floor_of_halves(name, features, seed):
+    """The floor of a Reference and its note."""
     if features.n < 4:
-        return None
-    first, second = features.disjoint_parts(2, seed)
-    return Floor(set_distance(first, second), first.n, second.n, is_halves=True)
-
-
-@dataclass
-class RealImages:
-    name: str  # of the data set and its split
-    x: torch.Tensor  # float [n, C, H, W] in [0, 1]
-    labels: torch.Tensor  # [n]
+        return None, None
+    first, second = disjoint_parts(features, 2, seed)
+    note = f"one half of {name} against the other, {first.n:,} images each"
+    return (set_distance(first, second), first.n, second.n), note
 
 
 def real_images(run, split, seed):
-    """The images of a split of the run's data set, which must have the run's classes and size."""
+    """The name, images float [n, C, H, W] in [0, 1] and labels [n] of a split of the run's data set, which
+    must have the run's classes and size."""
     dataset = run.dataset
     same = dataset.classes == run.classes and list(dataset.image_shape) == run.config["image_shape"]
     require(same, f"{run.folder} knows other classes or sizes of picture than {dataset.name} has")
     require(len(dataset.split(split).x) > 0, f"{dataset.name} has no {split} pictures")
     torch.manual_seed(seed)  # pixels are drawn at random with --binarize stochastic
-    x, labels = run.batch(split, slice(None))
-    return RealImages(f"{dataset.name} {split}", x, labels)
+    return f"{dataset.name} {split}", *run.batch(split, slice(None))
 
 
-def own_reference(run, real, others, extractor, args):
-    """The Reference of a run's own real images. Its floor is the FID of -n of the others, those of another
-    split, or, where these are fewer, of halves."""
-    features = extract(extractor, as_bytes(real.x), args.batch_size, args.seed)
+def own_reference(run, extractor, args):
+    """The Reference of a run's own real images. Its floor is the FID of -n images of another split or, where
+    that has fewer, of halves."""
+    name, x, _ = real_images(run, args.split, args.seed)
+    other_split = "test" if args.split == "train" else "train"
+    others = as_bytes(run.batch(other_split, slice(None))[0])
+    features = extract(extractor, as_bytes(x), args.batch_size, args.seed)
     if len(others) < args.n:
-        floor = floor_of_halves(features, args.seed)
+        floor = floor_of_halves(name, features, args.seed)
     else:
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
         other_features = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
-        floor = Floor(set_distance(other_features, features), args.n, features.n, is_halves=False)
-    return Reference(real.name, run.config["image_shape"], features, floor)
+        note = f"{args.n:,} other real images against {name} ({features.n:,})"
+        floor = (set_distance(other_features, features), args.n, features.n), note
+    return Reference(name, run.config["image_shape"], None, features, *floor)
 
 
 def samples(run, args, seed):
@@ -1199,11 +1287,12 @@ def as_bytes(images):
     return (255 * images).round().to(torch.uint8)
 
 
-def reconstructions(run, split, real):
-    """[n, C, H, W] in [0, 1]: an auto-decoder's from the latents that it learned, else by the encoder."""
+def reconstructions(run, split, x, labels):
+    """[n, C, H, W] in [0, 1] of a split's images and labels: an auto-decoder's from the latents that it
+    learned, else by the encoder."""
     if run.model.has_free_latents:
         return in_chunks(run.model.decode, run.model.learned_latents(split))
-    return in_chunks(run.model.reconstruct, real.x, real.labels)
+    return in_chunks(run.model.reconstruct, x, labels)
 
 
 def table(rows):
@@ -1219,189 +1308,80 @@ def table(rows):
 # A classifier on labeled images
 
 
-@dataclass
-class ClassifierReport(Report):
-    source: str
-    data: str
-    classes: list
-    n: int
-    accuracy: float  # %, as are the following two
-    confidence: float
-    class_accuracy: list
-    confusion: list  # counts: a row for each label, a column for each prediction
-
-    def to_json(self):
-        return dict(
-            accuracy=self.accuracy,
-            confidence=self.confidence,
-            class_accuracy=dict(zip(self.classes, self.class_accuracy, strict=True)),
-            confusion=self.confusion,
-        )
-
-    def lines(self):
-        title = f"{self.source} on {self.n:,} pictures of {self.data}: accuracy {self.accuracy:.2f}%, "
-        rows = [["", *self.classes, "right"]]
-        for name, counts, share in zip(self.classes, self.confusion, self.class_accuracy, strict=True):
-            rows.append([name, *counts, f"{share:.1f}%"])
-        return [
-            title + f"mean confidence {self.confidence:.1f}%",
-            "rows: the label; columns: the prediction",
-            *table(rows),
-        ]
-
-
 def measure_classifier(source, args):
     run = source.run
-    real = real_images(run, args.split, args.seed)
-    predicted, confidence = predictions(run.model, real.x)
-    counts = confusion_matrix(real.labels, predicted, len(run.classes))
-    return ClassifierReport(
-        source=source.name,
-        data=real.name,
-        classes=run.classes,
-        n=len(real.x),
-        accuracy=percent(predicted == real.labels),
+    data_name, x, labels = real_images(run, args.split, args.seed)
+    predicted, confidence = predictions(run.model, x)
+    counts = confusion_matrix(labels, predicted, len(run.classes))
+    shares = (100 * counts.diag() / counts.sum(1)).tolist()
+    values = dict(
+        accuracy=percent(predicted == labels),
         confidence=percent(confidence),
-        class_accuracy=(100 * counts.diag() / counts.sum(1)).tolist(),
+        class_accuracy=dict(zip(run.classes, shares, strict=True)),
         confusion=counts.tolist(),
     )
+    rows = [["", *run.classes, "right"]]
+    for name, row, share in zip(run.classes, values["confusion"], shares, strict=True):
+        rows.append([name, *row, f"{share:.1f}%"])
+    title = f"{source.name} on {len(x):,} pictures of {data_name}"
+    lines = [
+        f"{title}: accuracy {values['accuracy']:.2f}%, mean confidence {values['confidence']:.1f}%",
+        "rows: the label; columns: the prediction",
+        *table(rows),
+    ]
+    return Report(source.name, values, lines)
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The likelihood of a VAE
 
 
-@dataclass
-class LikelihoodReport(Report):
-    """Means over images, in nats where no unit is given."""
-
-    source: str
-    data: str
-    n: int
-    seed: int
-    samples: int
-    elbo: float
-    iwae_5: float
-    iwae_50: float
-    log_likelihood: float
-    standard_error: float  # of log_likelihood, over images
-    bits_per_dimension: float | None  # of binarized pixels
-    effective_samples: float  # median over images
-    amortization_gap: float
-    n_amortization: int
-    is_density: bool  # of pixels in [0, 1]
-
-    def to_json(self):
-        keys = ("elbo", "iwae_5", "iwae_50", "log_likelihood", "standard_error", "bits_per_dimension")
-        keys += ("effective_samples", "amortization_gap")
-        return {key: vars(self)[key] for key in keys} | dict(note=self.note())
-
-    def note(self):
-        if self.bits_per_dimension:
-            return f"{self.bits_per_dimension:.4f} bits per dimension"
-        if self.is_density:
-            return "a density of pixels in [0, 1]"
-        return "gray pixels: a score, not a likelihood; see --binarize"
-
-    def lines(self):
-        title = f"{self.source} on {self.n:,} pictures of {self.data}, nats/image, seed {self.seed}"
-        rows = table([
-            ["ELBO", f"{self.elbo:.2f}"],
-            ["IWAE, 5 samples", f"{self.iwae_5:.2f}"],
-            ["IWAE, 50 samples", f"{self.iwae_50:.2f}"],
-            [f"log p(x), {self.samples:,} samples", f"{self.log_likelihood:.2f}"],
-            ["standard error over images", f"{self.standard_error:.2f}"],
-            ["effective samples, median", f"{self.effective_samples:.1f}"],
-            [f"amortization gap, {self.n_amortization} pictures", f"{self.amortization_gap:.2f}"],
-        ])  # fmt: skip
-        return [title, *rows, self.note()]
-
-
 def measure_likelihood(source, amortization, args):
-    """Bounds on log p(x), its estimate, and what amortized inference loses (Cremer et al. 2018)."""
+    """Bounds on log p(x), its estimate, and what amortized inference loses (Cremer et al. 2018). Means over
+    images, in nats where no unit is given."""
     run = source.run
-    real = real_images(run, args.split, args.seed)
+    data_name, x, labels = real_images(run, args.split, args.seed)
     torch.manual_seed(args.seed)
-    chosen = torch.randperm(len(real.x))[: args.n]
-    x = real.x[chosen]
-    labels = real.labels[chosen]
+    chosen = torch.randperm(len(x))[: args.n]
+    x = x[chosen]
+    labels = labels[chosen]
     k = args.log_likelihood
     log_w = in_chunks(lambda *part: log_weights(run.model, *part, k), x, labels, size=100, dim=1)  # (k, n)
-    values, effective = log_likelihood(log_w)
+    log_p, effective = log_likelihood(log_w)
     (_, encoder_nats), (_, fitted_nats) = amortization(run.model, x[:100], labels[:100])
     bits = None
+    note = "gray pixels: a score, not a likelihood; see --binarize"
     if run.config["flags"].get("binarize"):
-        bits = -values.mean().item() / (x[0].numel() * math.log(2))
-    return LikelihoodReport(
-        source=source.name,
-        data=real.name,
-        n=len(x),
-        seed=args.seed,
-        samples=k,
+        bits = -log_p.mean().item() / (x[0].numel() * math.log(2))
+        note = f"{bits:.4f} bits per dimension"
+    elif run.model.likelihood == "gaussian":
+        note = "a density of pixels in [0, 1]"
+    values = dict(
         elbo=iwae_bound(log_w, 1),
         iwae_5=iwae_bound(log_w, 5),
         iwae_50=iwae_bound(log_w, 50),
-        log_likelihood=values.mean().item(),
-        standard_error=(values.std() / math.sqrt(len(values))).item(),
+        log_likelihood=log_p.mean().item(),
+        standard_error=(log_p.std() / math.sqrt(len(log_p))).item(),
         bits_per_dimension=bits,
         effective_samples=effective.median().item(),
         amortization_gap=(encoder_nats - fitted_nats).mean().item(),
-        n_amortization=len(encoder_nats),
-        is_density=run.model.likelihood == "gaussian",
+        note=note,
     )
+    rows = table([
+        ["ELBO", f"{values['elbo']:.2f}"],
+        ["IWAE, 5 samples", f"{values['iwae_5']:.2f}"],
+        ["IWAE, 50 samples", f"{values['iwae_50']:.2f}"],
+        [f"log p(x), {k:,} samples", f"{values['log_likelihood']:.2f}"],
+        ["standard error over images", f"{values['standard_error']:.2f}"],
+        ["effective samples, median", f"{values['effective_samples']:.1f}"],
+        [f"amortization gap, {len(encoder_nats)} pictures", f"{values['amortization_gap']:.2f}"],
+    ])  # fmt: skip
+    title = f"{source.name} on {len(x):,} pictures of {data_name}, nats/image, seed {args.seed}"
+    return Report(source.name, values, [title, *rows, note])
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The answers of a sequence model
-
-
-@dataclass
-class DrawnAnswers:
-    """Pictures of answers beside the true ones."""
-
-    mse: float  # per pixel
-    pixels: float  # %: those on the right side of gray
-
-
-@dataclass
-class ArithmeticReport(Report):
-    source: str
-    split: str
-    n: int
-    characters: float  # % right
-    exact: float  # % of answers that are right as a whole
-    errors: dict  # how many answers have each of ERRORS
-    exact_by_carries: list  # % of answers that are right, for 0, 1 and 2 carries
-    reader: float | None = None  # % of true symbols that a model which draws its answers reads right
-    drawn: DrawnAnswers | None = None
-    all_black: DrawnAnswers | None = None  # the baseline
-
-    def to_json(self):
-        values = dict(
-            characters=self.characters,
-            exact=self.exact,
-            errors=self.errors,
-            exact_by_carries=dict(enumerate(self.exact_by_carries)),
-        )
-        if self.drawn:
-            values |= dict(reader=self.reader, drawn=asdict(self.drawn), all_black=asdict(self.all_black))
-        return values
-
-    def lines(self):
-        carried = enumerate(self.exact_by_carries)
-        shares = [f"{share:.2f}% with {k}" for k, share in carried if not math.isnan(share)]
-        lines = [
-            f"{self.source} on {self.n:,} {self.split} queries of arithmetic",
-            f"{self.exact:.2f}% of answers right, {self.characters:.2f}% of characters",
-            f"right by carries or borrows: {', '.join(shares)}",
-            "wrong: " + ", ".join(f"{count} {size}" for size, count in self.errors.items()),
-        ]
-        if self.drawn:
-            lines.append(f"as read by its own reader, which reads {self.reader:.2f}% of true symbols right")
-            for name, answers in (("drawn", self.drawn), ("all-black", self.all_black)):
-                shares = f"{answers.pixels:.2f}% of pixels right"
-                lines.append(f"{name} answers: MSE {answers.mse:.4f} per pixel, {shares}")
-        return lines
 
 
 def measure_arithmetic(source, args):
@@ -1418,7 +1398,7 @@ def measure_arithmetic(source, args):
     draws = split.drawn == "answer"
     predicted = answers  # tokens (n, 3)
     if draws:
-        predicted = in_chunks(model.read, answers, size=n)
+        predicted = in_chunks(model.read, answers)
     queries, texts, truth = (
         ["".join(run.classes[token] for token in row) for row in tokens.tolist()]
         for tokens in (split.x, predicted, split.y)
@@ -1426,463 +1406,331 @@ def measure_arithmetic(source, args):
     right = (predicted == split.y).all(1)
     carried = torch.tensor([carries(query) for query in queries])
     errors = [size_of_error(text, true) for text, true in zip(texts, truth, strict=True)]
-    report = ArithmeticReport(
-        source=source.name,
-        split=args.split,
-        n=n,
+    values = dict(
         characters=percent(predicted == split.y),
         exact=percent(right),
         errors={size: errors.count(size) for size in ERRORS},
-        exact_by_carries=[percent(right[carried == k]) for k in range(3)],
+        exact_by_carries={k: percent(right[carried == k]) for k in range(3)},
     )
     if draws:
-        report.reader = percent(in_chunks(model.read, y, size=n) == split.y)
-        report.drawn = compare_drawn(answers, y)
-        report.all_black = compare_drawn(torch.zeros_like(y), y)
-    return report
+        values["reader"] = percent(in_chunks(model.read, y) == split.y)
+        values["drawn"] = compare_drawn(answers, y)
+        values["all_black"] = compare_drawn(torch.zeros_like(y), y)
+    title = f"{source.name} on {n:,} {args.split} queries of arithmetic"
+    return Report(source.name, values, [title, *arithmetic_lines(values)])
 
 
 def compare_drawn(answers, truth):
-    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones."""
+    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, and % on the right side of
+    gray."""
     mse = (answers - truth).square().mean().item()
-    return DrawnAnswers(mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+    return dict(mse=mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+
+
+def arithmetic_lines(values):
+    carried = values["exact_by_carries"].items()
+    shares = [f"{share:.2f}% with {k}" for k, share in carried if not math.isnan(share)]
+    lines = [
+        f"{values['exact']:.2f}% of answers right, {values['characters']:.2f}% of characters",
+        f"right by carries or borrows: {', '.join(shares)}",
+        "wrong: " + ", ".join(f"{count} {size}" for size, count in values["errors"].items()),
+    ]
+    if "reader" in values:
+        lines.append(f"as read by its own reader, which reads {values['reader']:.2f}% of true symbols right")
+        for name, answers in (("drawn", values["drawn"]), ("all-black", values["all_black"])):
+            shares = f"{answers['pixels']:.2f}% of pixels right"
+            lines.append(f"{name} answers: MSE {answers['mse']:.4f} per pixel, {shares}")
+    return lines
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Generated images as a classifier labels them
 
 
-@dataclass
-class Predictions:
-    """What a classifier predicts for a set of images."""
-
-    classes: list
-    coverage: Coverage
-    confidence: float  # mean, %
-    first: list  # (class number, confidence in [0, 1]) of the first twenty
-    first_labels: list | None  # the classes that were asked for
-
-    def answers(self):
-        """The first predictions as text, such as "3: 8 71%" for an 8 where a 3 was asked for."""
-        texts = [f"{self.classes[c]} {p:.0%}" for c, p in self.first]
-        if self.first_labels is None:
-            return texts
-        asked = [self.classes[c] for c in self.first_labels]
-        return [f"{name}: {text}" for name, text in zip(asked, texts, strict=True)]
-
-    def to_json(self):
-        return dict(coverage=asdict(self.coverage), first_answers=self.answers())
-
-    def lines(self):
-        answers = self.answers()
-        modes = f"modes: {self.coverage.classes} of {len(self.classes)} classes"
-        evenness = f"as even as {self.coverage.evenly:.1f} equal ones"
-        return [f"{modes}, {evenness}", "first answers: " + ", ".join(answers[:10]), ", ".join(answers[10:])]
+def describe_predictions(predicted, confidence, classes, labels=None):
+    """What a classifier predicts for a set of images: numbers, and lines of text. labels [n] are the classes
+    that were asked for, if any."""
+    modes = coverage(predicted, len(classes))
+    answers = []  # such as "8 71%", or "3: 8 71%" for an 8 where a 3 was asked for
+    for k, (c, p) in enumerate(zip(predicted[:20].tolist(), confidence[:20].tolist(), strict=True)):
+        asked = "" if labels is None else f"{classes[labels[k]]}: "
+        answers.append(f"{asked}{classes[c]} {p:.0%}")
+    lines = [
+        f"modes: {modes.classes} of {len(classes)} classes, as even as {modes.evenly:.1f} equal ones",
+        "first answers: " + ", ".join(answers[:10]),
+        ", ".join(answers[10:]),
+    ]
+    return dict(coverage=vars(modes), first_answers=answers), lines
 
 
-def summarize_predictions(predicted, confidence, classes, labels=None):
-    return Predictions(
-        classes=classes,
-        coverage=coverage(predicted, len(classes)),
-        confidence=percent(confidence),
-        first=list(zip(predicted[:20].tolist(), confidence[:20].tolist(), strict=True)),
-        first_labels=None if labels is None else labels[:20].tolist(),
-    )
-
-
-@dataclass
-class JudgedSamples:
-    """A run's samples as a classifier labels them. Where no class was asked for, a sample belongs to the
-    class that the classifier predicts."""
-
-    n: int
-    seed: int
-    scale: float
-    truncate: float | None
-    latents: str  # scale and truncate in words
-    scores: ClassScores
-    confusion: list | None  # counts: a row for each class asked for, a column for each prediction
-    predictions: Predictions
-
-    def to_json(self):
-        values = dict(
-            samples=dict(n=self.n, seed=self.seed, scale=self.scale, truncate=self.truncate),
-            mean=self.scores.means(),
-            by_class={"class": self.predictions.classes} | self.scores.columns(),
-        )
-        if self.confusion:
-            values["confusion"] = self.confusion
-        return values | self.predictions.to_json()
-
-    def lines(self):
-        classes = self.predictions.classes
-        title = f"{self.n:,} samples, seed {self.seed}"
-        if self.latents:
-            title += f", {self.latents}"
-        lines = [f"{title}:"]
-        forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
-        means = self.scores.means()
-        columns = [["class", *classes, "mean"]]
-        for name, column in self.scores.columns().items():
-            columns.append([name, *map(forms[name].format, [*column, means[name]])])
-        if self.confusion:
-            lines.append("rows: the class asked for; last columns: how often the judge gives each label")
-            for name, *column in zip(classes, *self.confusion, strict=True):
-                columns.append([name, *column, ""])
-        lines += table(zip(*columns, strict=True))
-        lines.append(
-            "diversity: mean distance of two samples of a class over that of two real pictures of it"
-        )
-        return lines + self.predictions.lines()
-
-
-@dataclass
-class JudgedRun:
-    source: str
-    judge: str
-    data: str
-    accuracy_on_real: float  # %, as is the next
-    accuracy_on_reconstructions: float | None  # None where the model has no encoder
-    samples: JudgedSamples | None  # None where the model draws none
-
-    def to_json(self):
-        values = dict(accuracy_on_real=self.accuracy_on_real)
-        if self.accuracy_on_reconstructions is not None:
-            values["accuracy_on_reconstructions"] = self.accuracy_on_reconstructions
-        if self.samples:
-            values |= self.samples.to_json()
-        return values
-
-    def lines(self):
-        lines = [
-            f"{self.source} judged by {self.judge}",
-            f"the judge labels {self.accuracy_on_real:.1f}% of {self.data} correctly",
-        ]
-        if self.accuracy_on_reconstructions is not None:
-            lines.append(f"and {self.accuracy_on_reconstructions:.1f}% of this run's reconstructions of it")
-        if self.samples:
-            lines += self.samples.lines()
-        return lines
-
-
-def judge_run(source, judge, real, latents, args):
-    """What the judge says of a run's reconstructions and samples."""
+def judge_run(source, judge, sampling, args):
+    """What a judge says of a run's reconstructions and samples: numbers, and lines of text."""
     run = source.run
     for key in ("classes", "image_shape"):
         other = f"{judge.folder} knows other classes or sizes of picture than {source.name}"
         same = judge.config[key] == run.config[key]
         require(same, f"{other}: give a judge of the same data and --image-size")
-    on_real = percent(predictions(judge.model, real.x)[0] == real.labels)
-    on_reconstructions = None
+    data_name, x, labels = real_images(run, args.split, args.seed)
+    accuracy = percent(predictions(judge.model, x)[0] == labels)
+    values = dict(accuracy_on_real=accuracy)
+    lines = [
+        f"{source.name} judged by {judge.folder}",
+        f"the judge labels {accuracy:.1f}% of {data_name} correctly",
+    ]
     if run.model.has_encoder:
-        predicted, _ = predictions(judge.model, reconstructions(run, args.split, real))
-        on_reconstructions = percent(predicted == real.labels)
-    judged_samples = None
+        predicted, _ = predictions(judge.model, reconstructions(run, args.split, x, labels))
+        accuracy = percent(predicted == labels)
+        values["accuracy_on_reconstructions"] = accuracy
+        lines.append(f"and {accuracy:.1f}% of this run's reconstructions of it")
     if run.model.draws_samples:
-        judged_samples = judge_run_samples(run, judge, real, latents, args)
-    return JudgedRun(source.name, str(judge.folder), real.name, on_real, on_reconstructions, judged_samples)
+        sample_values, sample_lines = judge_run_samples(run, judge, x, labels, sampling, args)
+        values |= sample_values
+        lines += sample_lines
+    return values, lines
 
 
-def judge_run_samples(run, judge, real, latents, args):
-    n_classes = len(run.classes)
+def judge_run_samples(run, judge, real_x, real_labels, sampling, args):
+    """As judge_run, of samples, beside real images and labels."""
     images, labels = samples(run, args, args.seed)
     predicted, confidence = predictions(judge.model, images)
-    confusion = None
-    if labels is None:
-        scores = judge_samples(judge.model, images, predicted, real.x, real.labels, n_classes)
-        scores = replace(scores, accuracy=None)
-    else:
-        scores = judge_samples(judge.model, images, labels, real.x, real.labels, n_classes)
-        confusion = confusion_matrix(labels, predicted, n_classes).tolist()
-    return JudgedSamples(
-        n=args.n,
-        seed=args.seed,
-        scale=args.scale,
-        truncate=args.truncate,
-        latents=latents,
-        scores=scores,
-        confusion=confusion,
-        predictions=summarize_predictions(predicted, confidence, run.classes, labels),
+    columns = judge_samples(images, labels, predicted, confidence, real_x, real_labels, len(run.classes))
+    means = {
+        name: torch.tensor(column, dtype=torch.float64).nanmean().item() for name, column in columns.items()
+    }
+    values = dict(
+        samples=dict(n=args.n, seed=args.seed, scale=args.scale, truncate=args.truncate),
+        mean=means,  # over the classes that have samples
+        by_class={"class": run.classes} | columns,
     )
+    title = f"{args.n:,} samples, seed {args.seed}"
+    lines = [f"{title}, {sampling}:" if sampling else f"{title}:"]
+    forms = dict(count="{:,.0f}", accuracy="{:.1f}%", confidence="{:.1f}%", diversity="{:.3f}")
+    cells = [["class", *run.classes, "mean"]]
+    for name, column in columns.items():
+        cells.append([name, *map(forms[name].format, [*column, means[name]])])
+    if labels is not None:
+        values["confusion"] = confusion_matrix(labels, predicted, len(run.classes)).tolist()
+        lines.append("rows: the class asked for; last columns: how often the judge gives each label")
+        for name, *column in zip(run.classes, *values["confusion"], strict=True):
+            cells.append([name, *column, ""])
+    lines += table(zip(*cells, strict=True))
+    lines.append("diversity: mean distance of two samples of a class over that of two real pictures of it")
+    prediction_values, prediction_lines = describe_predictions(predicted, confidence, run.classes, labels)
+    return values | prediction_values, lines + prediction_lines
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Generated images against real ones
 
 
-class Spread(NamedTuple):
-    mean: float
-    deviation: float
+class Row(NamedTuple):
+    """How far a source's images are from real ones."""
+
+    values: dict  # numbers, as --json prints them
+    cells: list  # of the table
+    notes: list  # what must be known to quote them
 
 
-@dataclass
-class Estimate:
-    """A number of the images of a source, its mean where they are several sets."""
-
-    value: float
-    spread: Spread | None = None  # over the sets or, of one set, over its Parts
-
-
-@dataclass
-class Parts:
-    """Over what a spread is taken: sets drawn independently, or disjoint parts of one."""
-
-    count: int
-    size: int
-    independent: bool
-
-    def __str__(self):
-        kind = "sets" if self.independent else "disjoint parts"
-        return f"{self.count} {kind} of {self.size:,} images"
-
-
-@dataclass
-class SetRow:
-    """A row of the table: how far a source's images are from real ones. Without `against`, nothing is
-    compared and only the first four fields are set."""
-
-    name: str
-    suffix: str
-    n: int | None  # images in a set; None of moments
-    protocol: str
-    against: str | None = None
-    n_real: int | None = None
-    floor: Floor | None = None
-    parts: Parts | None = None
-    fid: Estimate | None = None
-    inception_score: Estimate | None = None
-    split_score: Spread | None = None  # the Inception score of the first set over its ten splits
-    kid: Spread | None = None  # over subsets
-    precision: float | None = None
-    recall: float | None = None
-
-    @property
-    def estimates(self):
-        """FID and, where there are logits, IS: by their keys in JSON."""
-        both = {"fid": self.fid, "is": self.inception_score}
-        return {key: estimate for key, estimate in both.items() if estimate}
-
-    def to_json(self):
-        values = dict(name=self.name, mark=self.suffix, n=self.n, protocol=self.protocol)
-        if self.against is None:
-            return values
-        values["n_real"] = self.n_real
-        if self.parts:
-            values["spread_over"] = str(self.parts)
-        if self.split_score:
-            values["is_splits"] = self.split_score
-        for key, estimate in self.estimates.items():
-            values[key] = estimate.value
-            if estimate.spread:
-                values[f"{key}_parts"] = estimate.spread
-        if self.kid:
-            values |= dict(kid=self.kid, precision=self.precision, recall=self.recall)
-        floor = self.floor and (self.floor.fid, self.floor.n, self.floor.n_against)
-        return values | dict(floor=floor, against=self.against)
-
-    def cells(self):
-        n = f"{self.n:,}" if self.n else None
-        floor = f"{self.floor.fid:.3g}" if self.floor else None
-        cells = [self.name, n, self.cell(self.fid), floor, self.cell(self.inception_score)]
-        if self.kid is None:
-            return [*cells, None, None, None]
-        kid_cell = f"{1000 * self.kid.mean:.2f}"
-        if self.n != self.n_real or self.n > 1000:  # else all subsets are the whole sets
-            kid_cell += f" ± {1000 * self.kid.deviation:.2f}"
-        return [*cells, kid_cell, f"{self.precision:.3f}", f"{self.recall:.3f}"]
-
-    def cell(self, estimate):
-        """The spread over disjoint parts is that of smaller sets, and stands in a note."""
-        if estimate is None:
-            return None
-        if estimate.spread and self.parts.independent:
-            return f"{estimate.value:.4g} ± {estimate.spread.deviation:.2g}"
-        return f"{estimate.value:.4g}"
-
-    def notes(self):
-        """Where the spread and the floor come from, whether sets are small, and the protocol."""
-        if self.parts and self.parts.independent:
-            first = "KID, precision and recall of the first"
-            yield f"{self.name}: mean ± standard deviation over {self.parts}; {first}"
-        elif self.parts:
-            spreads = [
-                f"{key.upper()}{self.suffix} {estimate.spread.mean:.4g} ± {estimate.spread.deviation:.2g}"
-                for key, estimate in self.estimates.items()
-            ]
-            yield f"{self.name}: over {self.parts}: {', '.join(spreads)}"
-            if self.split_score:
-                mean, deviation = self.split_score
-                yield f"{self.name}: IS{self.suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
-        if self.floor and self.floor.is_halves:
-            halves = f"one half of {self.against} against the other, {self.floor.n:,} images each"
-            yield f"floor: the FID{self.suffix} of {halves}"
-        elif self.floor:
-            others = f"{self.floor.n:,} other real images against {self.against} ({self.floor.n_against:,})"
-            yield f"floor: the FID{self.suffix} of {others}"
-        sizes = [n for n in (self.n, self.n_real) if n and self.fid]
-        small = [n for n in sizes if n < 2048]
-        if small:
-            yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
-        large = [n for n in sizes if n > CAPACITY]
-        if large:
-            held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
-            yield f"KID, precision, recall, parts and halves: {held}"
-        yield from textwrap.wrap(self.protocol, 110)
+def make_row(source, sets, reference, tools, sampling, args):
+    """The Row of a source's sets of images, each given as Features. --save-stats alone compares it with
+    nothing."""
+    extractor = tools.extractor
+    sides = [source] if reference is None else [source, reference]
+    protocol = describe_protocol(extractor, sides, sampling, args.seed)
+    n = sets[0].n
+    values = dict(name=source.name, mark=extractor.suffix, n=n, protocol=protocol)
+    name_cells = [source.name, f"{n:,}" if n else None]
+    if reference is None:
+        require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
+        return Row(values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110))
+    values |= compare_sets(sets, reference.features, args.seed)
+    values |= dict(floor=reference.floor, against=reference.name)
+    cells = [*name_cells, *number_cells(values, independent=len(sets) > 1)]
+    notes = [
+        *spread_notes(values, independent=len(sets) > 1),
+        *size_notes(values, sets[0], reference),
+        *textwrap.wrap(protocol, 110),
+    ]
+    return Row(values, cells, notes)
 
 
-def compare_sets(row, sets, real, seed):
-    """The row with every number of a source's sets, each a FeatureSet or Moments, against real ones."""
+def compare_sets(sets, real, seed):
+    """Every number of a source's sets against real ones, by its key in the JSON; FID and IS are means over
+    independently drawn sets. fid_parts and is_parts are mean and deviation over these sets or, of a single
+    one, over disjoint parts of it; is_splits those of the IS of the first set over its ten splits."""
     first = sets[0]
     independent = len(sets) > 1
     parts = sets
     if not independent and first.features is not None and first.n >= 50:
-        parts = first.disjoint_parts(5, seed)
-
-    def estimate(measure):
-        values = [measure(part) for part in parts]
-        mean = float(np.mean(values))
-        value = mean if independent else measure(first)
-        if len(parts) == 1:
-            return Estimate(value)
-        return Estimate(value, Spread(mean, float(np.std(values, ddof=1))))
-
-    row = replace(row, n_real=real.n, fid=estimate(lambda part: set_distance(part, real)))
+        parts = disjoint_parts(first, 5, seed)
+    values = dict(n_real=real.n)
     if len(parts) > 1:
-        row = replace(row, parts=Parts(len(parts), parts[0].n, independent))
-    if first.logits is not None:
-        split_score = Spread(*inception_score(first.logits, seed=seed))
-        score = estimate(lambda part: inception_score(part.logits, seed=seed)[0])
-        row = replace(row, split_score=split_score, inception_score=score)
+        kind = "sets" if independent else "disjoint parts"
+        values["spread_over"] = f"{len(parts)} {kind} of {parts[0].n:,} images"
+
+    def add(key, measure, parts):
+        results = [measure(part) for part in parts]
+        mean = float(np.mean(results))
+        values[key] = mean if independent else measure(first)
+        if len(parts) > 1:
+            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
+
+    def score(part):
+        return inception_score(part.logits, seed=seed)[0]
+
+    has_score = first.logits is not None and first.n >= LEAST_FOR_SCORE
+    if has_score:
+        values["is_splits"] = inception_score(first.logits, seed=seed)
+    add("fid", lambda part: set_distance(part, real), parts)
+    if has_score:
+        add("is", score, parts if parts[0].n >= LEAST_FOR_SCORE else sets)
     if first.features is not None and real.features is not None and min(first.n, real.n) > 3:
-        precision, recall = precision_recall(real.features, first.features)
-        kernel_distance = Spread(*kid(first.features, real.features, seed=seed))
-        row = replace(row, kid=kernel_distance, precision=precision, recall=recall)
-    return row
+        values["kid"] = kid(first.features, real.features, seed=seed)
+        values["precision"], values["recall"] = precision_recall(real.features, first.features)
+    return values
 
 
-def describe_protocol(extractor, seed, latents, shapes):
-    """How the numbers of a row are made; `shapes` are those of the images on either side, where known."""
+def number_cells(values, independent):
+    """The cells of the table from FID on. The spread over disjoint parts is that of smaller sets, and stands
+    in a note."""
+
+    def cell(key):
+        if key not in values:
+            return None
+        spread = f" ± {values[f'{key}_parts'][1]:.2g}" if independent else ""
+        return f"{values[key]:.4g}{spread}"
+
+    floor = f"{values['floor'][0]:.3g}" if values["floor"] else None
+    cells = [cell("fid"), floor, cell("is")]
+    if "kid" not in values:
+        return [*cells, None, None, None]
+    mean, deviation = values["kid"]
+    kid_cell = f"{1000 * mean:.2f}"
+    if values["n"] != values["n_real"] or values["n"] > 1000:  # else all subsets are the whole sets
+        kid_cell += f" ± {1000 * deviation:.2f}"
+    return [*cells, kid_cell, f"{values['precision']:.3f}", f"{values['recall']:.3f}"]
+
+
+def spread_notes(values, independent):
+    """Over what the spreads are taken, and those that the table leaves out."""
+    name = values["name"]
+    suffix = values["mark"]
+    if independent:
+        first = "KID, precision and recall of the first"
+        yield f"{name}: mean ± standard deviation over {values['spread_over']}; {first}"
+    elif "spread_over" in values:
+        spreads = [
+            "{}{} {:.4g} ± {:.2g}".format(key.upper(), suffix, *values[f"{key}_parts"])
+            for key in ("fid", "is")
+            if f"{key}_parts" in values
+        ]
+        yield f"{name}: over {values['spread_over']}: {', '.join(spreads)}"
+        if "is_splits" in values:
+            mean, deviation = values["is_splits"]
+            yield f"{name}: IS{suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
+
+
+def size_notes(values, first, reference):
+    """Where the floor comes from, and whether sets are small or larger than what is held of them."""
+    if reference.floor_note:
+        yield f"floor: the FID{values['mark']} of {reference.floor_note}"
+    if first.logits is not None and "is" not in values:
+        yield f"NOTE: {first.n:,} images are too few for an IS of 10 splits: {LEAST_FOR_SCORE} are needed"
+    sizes = [n for n in (values["n"], values["n_real"]) if n]
+    small = [n for n in sizes if n < 2048]
+    if small:
+        yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
+    large = [n for n in sizes if n > CAPACITY]
+    if large:
+        held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
+        yield f"KID, precision, recall, parts and halves: {held}"
+
+
+def describe_protocol(extractor, sides, sampling, seed):
+    """How the numbers of a row are made; `sides` are a Source and, if there is one, a Reference."""
     protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
     protocol += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall"
     protocol += f"; seed {seed}"
-    if latents:
-        protocol += f"; {latents}"
+    if sampling:
+        protocol += f"; {sampling}"
+    shapes = [side.image_shape for side in sides if side.image_shape]
     if len(shapes) == 2 and shapes[0][1:] != shapes[1][1:]:
         protocol += f"; NOTE: pictures of {shapes[0]} and {shapes[1]}: resizing alone sets them apart"
-    if extractor.repeats_gray and 1 in [shape[0] for shape in shapes]:
+    if isinstance(extractor, Inception) and 1 in [shape[0] for shape in shapes]:
         protocol += "; gray pictures are repeated to three channels, unlike published numbers"
+    for side in sides:
+        if side.split:
+            protocol += f"; {side.name}: its {side.split} pictures"
     return protocol
 
 
-@dataclass
-class PictureReport(Report):
-    """What features, and a classifier's predictions, say of a run's or a folder's pictures."""
-
-    source: str
-    judged: JudgedRun | None = None
-    row: SetRow | None = None
-    features: FeatureSet | Moments | None = None  # of the first set
-    predictions: Predictions | None = None  # of images that no run of ours drew
-    judge: str | None = None
-
-    def to_json(self):
-        values = {}
-        if self.judged:
-            values |= self.judged.to_json()
-        if self.row:
-            values["sets"] = self.row.to_json()
-        if self.predictions:
-            values |= self.predictions.to_json() | dict(confidence=self.predictions.confidence)
-        return values
-
-    def lines(self):
-        if self.judged:
-            return self.judged.lines()
-        if self.predictions is None:
-            return []
-        confidence = f"mean confidence {self.predictions.confidence:.1f}%"
-        return [f"{self.source} as {self.judge} labels it, {confidence}", *self.predictions.lines()]
-
-
-def measure_pictures(source, instruments, latents, args):
-    if source.run is not None:
-        return measure_run_pictures(source, instruments, latents, args)
-    extractor = instruments.extractor
-    judge = instruments.judge
+def measure_pictures(source, tools, args):
+    """The Report on a set of images, or on moments from a file."""
+    extractor = tools.extractor
+    judge = extractor.judge
     check_protocol(source, extractor)
-    features = source.moments
+    features = source.features
     if source.images is not None:
         features = extract(extractor, source.images, args.batch_size, args.seed)
-    row = make_row(source, [features], instruments.reference, extractor, "", args)
-    report = PictureReport(source.name, row=row, features=features)
+    row = make_row(source, [features], tools.reference, tools, "", args)
+    values = dict(sets=row.values)
+    lines = []
     if judge is not None and source.images is not None:
         predicted, confidence = predictions(judge.model, source.images / 255)
-        summary = summarize_predictions(predicted, confidence, judge.classes)
-        report = replace(report, predictions=summary, judge=str(judge.folder))
-    return report
+        prediction_values, prediction_lines = describe_predictions(predicted, confidence, judge.classes)
+        values |= prediction_values | dict(confidence=percent(confidence))
+        title = f"{source.name} as {judge.folder} labels it, mean confidence {values['confidence']:.1f}%"
+        lines = [title, *prediction_lines]
+    return Report(source.name, values, lines, row, features)
 
 
-def measure_run_pictures(source, instruments, latents, args):
+def measure_run_pictures(source, tools, args):
+    """The Report on a run's samples and, by a judge, its reconstructions."""
     run = source.run
-    extractor = instruments.extractor
+    extractor = tools.extractor
+    judge = extractor.judge
     draws_samples = run.model.draws_samples
-    real = real_images(run, args.split, args.seed)
-    other_split = "test" if args.split == "train" else "train"  # for the floor
-    others = as_bytes(run.batch(other_split, slice(None))[0])
     kind = f"{source.name} holds an autoencoder ({run.kind}), which draws no samples"
-    judged_at_all = draws_samples or instruments.judge is not None
+    judged_at_all = draws_samples or judge is not None
     require(judged_at_all, f"{kind}: --features classifier:RUN judges its reconstructions")
-    report = PictureReport(source.name)
-    if instruments.judge is not None:
-        report.judged = judge_run(source, instruments.judge, real, latents, args)
-    if draws_samples:
-        images = (as_bytes(samples(run, args, args.seed + k)[0]) for k in range(args.sets))
-        sets = [extract(extractor, x, args.batch_size, args.seed) for x in images]
-        reference = instruments.reference or own_reference(run, real, others, extractor, args)
-        report.row = make_row(source, sets, reference, extractor, latents, args)
-        report.features = sets[0]
-    return report
+    values = {}
+    lines = []
+    if judge is not None:
+        values, lines = judge_run(source, judge, tools.sampling, args)
+    if not draws_samples:
+        return Report(source.name, values, lines)
+    sets = []
+    for k in range(args.sets):
+        images, _ = samples(run, args, args.seed + k)
+        sets.append(extract(extractor, as_bytes(images), args.batch_size, args.seed))
+    reference = tools.reference or own_reference(run, extractor, args)
+    row = make_row(source, sets, reference, tools, tools.sampling, args)
+    return Report(source.name, values | dict(sets=row.values), lines, row, sets[0])
 
 
-def make_row(source, sets, reference, extractor, latents, args):
-    """The row of a source; --save-stats alone compares it with nothing."""
-    shapes = [side.image_shape for side in (source, reference) if side is not None and side.image_shape]
-    protocol = describe_protocol(extractor, args.seed, latents, shapes)
-    row = SetRow(source.name, extractor.suffix, sets[0].n, protocol)
-    if reference is None:
-        require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
-        return row
-    row = replace(row, against=reference.name, floor=reference.floor)
-    return compare_sets(row, sets, reference.features, args.seed)
-
-
-def set_lines(rows):
-    """The table of sets of images, and what must be known to quote it."""
-    suffix = rows[0].suffix
-    head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000", "precision", "recall"]
-    notes = dict.fromkeys(note for row in rows for note in row.notes())  # each once, in their order
-    return [*table([head, *(row.cells() for row in rows)]), *notes]
-
-
-def draw_bars(rows):
-    """A figure with FID and IS of the sources as bars, and their deviation."""
+def draw_bars(rows, file, kind):
+    """Write FID and IS of the sources as bars, with their deviation: a "png", "pdf" or "svg"."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    keys = [key for key in ("fid", "is") if any(key in row.estimates for row in rows)]
+    rows = [row.values for row in rows]
+    keys = [key for key in ("fid", "is") if any(key in values for values in rows)]
     require(keys, "there is no FID or IS to draw")
-    width = len(keys) * (4 + 0.1 * max(len(row.name) for row in rows))  # inches; paths may be long
-    figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
-    for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        estimates = [row.estimates.get(key, Estimate(math.nan)) for row in rows]
-        deviations = [estimate.spread.deviation if estimate.spread else 0 for estimate in estimates]
-        places = range(len(rows))
-        axis.barh(places, [estimate.value for estimate in estimates], xerr=deviations, height=0.6)
-        axis.set_yticks(places, [row.name.replace("$", r"\$") for row in rows])
-        axis.invert_yaxis()
-        axis.spines[["top", "right"]].set_visible(False)
-        better = "lower is better" if key == "fid" else "higher is better"
-        axis.set_xlabel(f"{key.upper()}{rows[0].suffix} ({better})")
-    return figure
+    names = [values["name"] for values in rows]
+    width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
+    literal = {"text.usetex": False, "text.parse_math": False}  # a name such as $x^$ is no formula
+    with matplotlib.rc_context(literal):
+        figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
+        for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+            places = range(len(rows))
+            deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
+            axis.barh(places, [values.get(key, math.nan) for values in rows], xerr=deviations, height=0.6)
+            axis.set_yticks(places, names)
+            axis.invert_yaxis()
+            axis.spines[["top", "right"]].set_visible(False)
+            better = "lower is better" if key == "fid" else "higher is better"
+            axis.set_xlabel(f"{key.upper()}{rows[0]['mark']} ({better})")
+        figure.savefig(file, format=kind, dpi=150)
 
 
 if __name__ == "__main__":

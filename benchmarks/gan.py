@@ -44,7 +44,7 @@ def command(argv):
     args = parser.parse_args(argv)
     runs = [sample.Run(folder) for folder in args.runs]
     dataset = runs[0].dataset
-    judge = metrics.Classifier(sample.Run(args.judge))
+    judge = metrics.ClassifierFeatures(sample.Run(args.judge))
 
     def judge_features(images):
         return metrics.in_chunks(lambda part: judge(part)[0], images, size=250)

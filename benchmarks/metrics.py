@@ -207,8 +207,8 @@ def in_batches(network, images):
 def agreement_from_pictures(name, package, path, network, generated, real):
     """Print a line of the table for pictures, from the networks to the numbers."""
     our_network = metrics.Inception(path, "torch" if package == "pytorch-fid" else "tf1")
-    our_generated, our_logits = our_network(generated)
-    our_real, _ = our_network(real)
+    our_generated, our_logits = in_batches(our_network, generated)
+    our_real, _ = in_batches(our_network, real)
     their_generated, *their_logits = in_batches(network, generated)
     their_real, *_ = in_batches(network, real)
     numbers = []

@@ -36,7 +36,9 @@ def command(argv):
         if path is None:
             path = Path(folder) / "random.pth"
             runpy.run_path(Path(__file__).with_name("metrics.py"))["random_weights"](path, x[:8])
-        features = {resize: metrics.Inception(path, resize)(x)[0] for resize in ("torch", "tf1")}
+        features = {}
+        for resize in ("torch", "tf1"):
+            features[resize] = metrics.extract(metrics.Inception(path, resize), x).features
     print(f"{len(x):,} pictures of {list(x.shape[1:])}")
     halves = {resize: both.chunk(2) for resize, both in features.items()}
     for resize, (first, second) in halves.items():

@@ -8,11 +8,13 @@ import json
 import math
 import runpy
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse
 import scipy.spatial.distance
 import scipy.stats
 import torch
@@ -135,27 +137,28 @@ def test_confusion_matrix_agrees_with_a_loop():
     assert metrics.confusion_matrix(labels, named, 4).tolist() == expected
 
 
+def judge_fakes(images, labels, real, n_classes):
+    predicted, confidence = metrics.predictions(Fake(), images)
+    return metrics.judge_samples(images, labels, predicted, confidence, real, labels, n_classes)
+
+
 def test_samples_are_judged_class_by_class():
     images = pictures_of([0, 0, 1, 2, 1, 0], [0.5, 0.75, 1.0, 0.25, 0.5, 1.0])
-    labels = torch.tensor([0, 0, 0, 0, 1, 1])
-    scores = metrics.judge_samples(Fake(), images, labels, images, labels, 3)
-    assert scores.count == [4, 2, 0]
-    assert scores.accuracy[:2] == [50, 50]  # 0 and 0 of four; 1 of two
-    assert scores.confidence[:2] == [62.5, 75]
-    assert scores.diversity[:2] == [1, 1]  # the real ones themselves
-    assert all(math.isnan(column[2]) for column in (scores.accuracy, scores.confidence, scores.diversity))
-    assert scores.means()["accuracy"] == 50  # of the classes that have samples
+    scores = judge_fakes(images, torch.tensor([0, 0, 0, 0, 1, 1]), images, 3)
+    assert scores["count"] == [4, 2, 0]
+    assert scores["accuracy"][:2] == [50, 50]  # 0 and 0 of four; 1 of two
+    assert scores["confidence"][:2] == [62.5, 75]
+    assert scores["diversity"][:2] == [1, 1]  # the real ones themselves
+    assert all(math.isnan(scores[name][2]) for name in ("accuracy", "confidence", "diversity"))
 
 
 def test_diversity_is_relative_to_the_real_pictures_of_the_same_class():
     labels = torch.tensor([0, 1] * 4)
     real = pictures_of([0] * 8, [1.0] * 8)
     equal = real[:2].repeat(4, 1, 1, 1)  # one picture for each class, over and over
-    scores = metrics.judge_samples(Fake(), equal, labels, real, labels, 2)
-    assert scores.diversity == pytest.approx([0, 0], abs=1e-6)
+    assert judge_fakes(equal, labels, real, 2)["diversity"] == pytest.approx([0, 0], abs=1e-6)
     half = torch.where((labels == 1)[:, None, None, None], real / 2, real)
-    scores = metrics.judge_samples(Fake(), half, labels, real, labels, 2)
-    assert scores.diversity == pytest.approx([1, 0.5])
+    assert judge_fakes(half, labels, real, 2)["diversity"] == pytest.approx([1, 0.5])
 
 
 def test_conditional_samples_are_judged_by_the_class_asked_for(runs, capsys):
@@ -382,9 +385,9 @@ def test_statistics_in_parts_are_those_of_the_whole():
         running = metrics.RunningMoments()
         for part in x.float().split(size):
             running.add(part)
-        assert running.n == 101
-        np.testing.assert_allclose(running.mean, x.float().double().mean(0), rtol=1e-12)
-        np.testing.assert_allclose(running.cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
+        mean, cov = running.moments()
+        np.testing.assert_allclose(mean, x.float().double().mean(0), rtol=1e-12)
+        np.testing.assert_allclose(cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
 
 
 def plain_kid(x, y):
@@ -452,7 +455,7 @@ def test_inception_score_of_known_answers():
     assert metrics.inception_score(sure, seed=None) == pytest.approx((10, 0), rel=1e-6)
     assert metrics.inception_score(sure, splits=1) == pytest.approx((10, 0), rel=1e-6)
     assert metrics.inception_score(torch.zeros(100, 10)) == pytest.approx((1, 0))
-    assert metrics.inception_score(50 * torch.eye(10)[:1].repeat(60, 1)) == pytest.approx((1, 0))
+    assert metrics.inception_score(50 * torch.eye(10)[:1].repeat(100, 1)) == pytest.approx((1, 0))
 
 
 def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
@@ -463,6 +466,159 @@ def test_inception_score_is_the_formula_and_shuffles_by_its_seed():
     score = metrics.inception_score(logits, 5, seed=None)
     assert score == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-6)
     assert metrics.inception_score(logits, 5, seed=1) == metrics.inception_score(logits, 5, seed=1) != score
+
+
+# -----------------------------------------------------------------------------------------------------------
+# What the functions take and what they refuse
+
+X = spread_out(12, 4)
+Y = spread_out(15, 4, seed=1)
+OF_TWO_SETS = [metrics.fid, metrics.kid, metrics.precision_recall]
+
+
+@pytest.mark.parametrize("function", OF_TWO_SETS)
+@pytest.mark.parametrize("change", [
+    lambda x: x[::-1][::-1],
+    lambda x: np.ascontiguousarray(x[:, ::-1])[:, ::-1],
+    lambda x: x.astype(">f8"),
+    lambda x: x.astype(np.longdouble),
+    lambda x: x.tolist(),
+    lambda x: np.ma.masked_array(x),
+    lambda x: torch.tensor(x, requires_grad=True),
+])  # fmt: skip
+def test_every_array_of_real_numbers_is_read(function, change):
+    assert function(change(X), change(Y)) == function(X, Y)
+
+
+@pytest.mark.parametrize("function", [*OF_TWO_SETS, lambda x, y: metrics.inception_score(x, splits=1)])
+@pytest.mark.parametrize("wrong, message", [
+    (X + 1j, "real numbers"),
+    (torch.from_numpy(X + 1j), "real numbers"),
+    (X.astype(object), "object"),
+    (X.astype(str), "<U"),
+    (X.astype("datetime64[s]"), "datetime64"),
+    (np.ma.masked_greater(X, 0), "masked"),
+    (scipy.sparse.csr_matrix(X), "dense"),
+    (torch.from_numpy(X).to_sparse(), "dense"),
+    (torch.zeros(12, 4, device="meta"), "meta"),
+    ([[1, 2], [3]], "dense"),
+    ("text", "<U4"),
+    (None, "object"),
+    (X[0], "2 dimensions"),
+    (X[None], "2 dimensions"),
+    (X[:0], "shape"),
+    (X[:, :0], "shape"),
+    (np.where(X > 1, math.nan, X), "NaN or infinity"),
+    (np.where(X > 1, -math.inf, X), "NaN or infinity"),
+    (1e200 * X, "too large"),
+])  # fmt: skip
+def test_what_has_no_distance_is_refused(function, wrong, message):
+    with pytest.raises(metrics.MetricError) as error:
+        function(wrong, Y)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("function", OF_TWO_SETS)
+def test_sets_that_cannot_be_compared_are_refused(function):
+    for pair in ((X[:1], Y), (Y, X[:1])):
+        with pytest.raises(metrics.MetricError, match="give 2 or more"):
+            function(*pair)
+    with pytest.raises(metrics.MetricError, match="features of 4 and 3 dimensions"):
+        function(X, Y[:, :3])
+
+
+@pytest.mark.parametrize("call", [
+    lambda value: metrics.kid(X, Y, subsets=value),
+    lambda value: metrics.kid(X, Y, subset_size=value),
+    lambda value: metrics.kid(X, Y, seed=value),
+    lambda value: metrics.precision_recall(X, Y, k=value),
+    lambda value: metrics.inception_score(X, splits=value),
+    lambda value: metrics.inception_score(X, 1, seed=value),
+    lambda value: metrics.iwae_bound(torch.from_numpy(X), value),
+])  # fmt: skip
+@pytest.mark.parametrize("wrong", [-1, 1.5, "1", [1], 10**20])
+def test_counts_that_mean_nothing_are_refused(call, wrong):
+    with pytest.raises(metrics.MetricError) as error:
+        call(wrong)
+    assert call(np.int64(1)) if "subset_size" not in str(error.value) else call(np.int64(2))
+
+
+@pytest.mark.parametrize("call", [
+    lambda: metrics.kid(X, Y, subsets=0),
+    lambda: metrics.kid(X, Y, subset_size=1),
+    lambda: metrics.kid(X, Y, seed=None),
+    lambda: metrics.precision_recall(X, Y, k=0),
+    lambda: metrics.precision_recall(X, Y, k=12),
+    lambda: metrics.precision_recall(X[:3], Y),
+    lambda: metrics.inception_score(np.eye(10)),
+    lambda: metrics.inception_score(np.zeros((99, 10))),
+    lambda: metrics.inception_score(X, splits=0),
+    lambda: metrics.coverage(torch.zeros(0, dtype=torch.long), 3),
+    lambda: metrics.log_weights(LinearGaussian(1), torch.zeros(0, 1, 2, 3), None, 5),
+])  # fmt: skip
+def test_too_few_images_have_no_number(call):
+    with pytest.raises(metrics.MetricError):
+        call()
+
+
+def test_one_feature_has_a_distance():
+    a = spread_out(20, 1)
+    b = spread_out(30, 1, seed=1)
+    gap = a.mean() - b.mean(), a.std(ddof=1) - b.std(ddof=1)
+    assert metrics.fid(a, b) == pytest.approx(gap[0] ** 2 + gap[1] ** 2)
+    assert metrics.extract(metrics.Pixels(), torch.zeros(3, 1, 1, 1, dtype=torch.uint8)).n == 3
+
+
+ZERO = np.zeros(2)
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize("mean, cov, message", [
+    (ZERO, -EYE, "negative"),
+    (ZERO, [[1, 2], [2, 1]], "negative"),
+    (ZERO, [[1, 5], [0, 1]], "symmetric"),
+    (ZERO[:1], EYE, r"not \[1\]"),
+    (ZERO, np.ones((2, 3)), "not"),
+    (ZERO, EYE[0], "2 dimensions"),
+    (ZERO, EYE * math.nan, "NaN"),
+    (ZERO + math.inf, EYE, "infinity"),
+    (np.zeros(3), np.eye(3), "3 and 2|2 and 3"),
+])  # fmt: skip
+def test_moments_of_nothing_have_no_distance(mean, cov, message):
+    for moments in ((mean, cov, ZERO, EYE), (ZERO, EYE, mean, cov)):
+        with pytest.raises(metrics.MetricError, match=message):
+            metrics.frechet_distance(*moments)
+
+
+def test_covariances_may_be_singular_and_rounded_to_float32():
+    assert metrics.frechet_distance(ZERO, 0 * EYE, ZERO + 1, 0 * EYE) == 2
+    _, cov = moments(spread_out(5, 8))  # of rank 4
+    assert metrics.frechet_distance(X[0], cov[:4, :4], X[0], cov[:4, :4].astype(np.float32)) < 1e-3
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e8])
+def test_precision_and_recall_do_not_depend_on_where_the_origin_is(offset):
+    near = 0.7 * X[:, :4] + 0.3 * Y[:12]
+    expected = metrics.precision_recall(X, near, 1)
+    assert metrics.precision_recall(X + offset, near + offset, 1) == expected != (1, 1)
+    assert metrics.precision_recall(X + offset, X + offset + 1e3) == (0, 0)
+
+
+def test_network_features_take_no_float64_on_the_device():
+    """As on Apple's GPUs, which have none."""
+
+    class NoFloat64(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            assert not (isinstance(result, torch.Tensor) and result.dtype == torch.float64), function
+            return result
+
+    x = torch.randint(256, (2, 1, 8, 8), dtype=torch.uint8)
+    with NoFloat64():
+        for resize in ("torch", "tf1"):
+            metrics.prepare(x, resize)
+        metrics.Pixels()(x)
+        metrics.predictions(Fake(), pictures_of([0, 1], [0.5, 0.5]))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -483,6 +639,8 @@ def sets(tmp_path_factory):
     np.save(folder / "one.npy", arrays["b"][:1])
     np.save(folder / "nan.npy", np.full((9, 7, 7), math.nan))
     np.savez(folder / "moments.npz", mu=np.zeros(3), sigma=np.eye(4))
+    np.savez(folder / "splits.npz", x_train=arrays["a"], x_test=arrays["b"])
+    (folder / "folder.png").mkdir()
     (folder / "empty").mkdir()
     (folder / "broken.npy").write_bytes(b"text")
     (folder / "sizes").mkdir()
@@ -537,9 +695,9 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
 
 
 def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
-    argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "40", "--sets", "2"]
+    argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "100", "--sets", "2"]
     (report,) = judged(capsys, *argv)
-    assert 1 <= report["sets"]["is"] <= 10 and np.sum(report["confusion"]) == 40
+    assert 1 <= report["sets"]["is"] <= 10 and np.sum(report["confusion"]) == 100
     assert metrics.main(argv) == 0
     out = capsys.readouterr().out
     assert "FID-c" in out and "IS-c" in out and "modes: " in out
@@ -599,15 +757,14 @@ def test_the_batch_size_changes_no_number(sets, capsys):
     assert rows[0] == rows[1] == rows[2]
 
 
-def test_more_images_than_the_capacity_are_compared_by_their_moments():
+def test_more_images_than_the_capacity_are_compared_by_their_moments(monkeypatch):
     x, y = torch.randint(256, (2, 90, 1, 3, 3), dtype=torch.uint8)
     whole, other = (metrics.extract(metrics.Pixels(), images) for images in (x, y))
-    features = metrics.FeatureSet(capacity=50)
-    for part in x.split(20):
-        features.add(*metrics.Pixels()(part))
-    assert len(features.features) == 50 and features.n == 90
+    monkeypatch.setattr(metrics, "CAPACITY", 50)
+    large = metrics.extract(metrics.Pixels(), x, batch_size=20)
+    assert len(large.features) == 50 and large.n == 90
     distance = metrics.set_distance(whole, other)
-    assert metrics.set_distance(features, other) == pytest.approx(distance, rel=1e-9)
+    assert metrics.set_distance(large, other) == pytest.approx(distance, rel=1e-9)
 
 
 def test_a_random_part_of_many_images_is_held_whatever_their_order_and_the_batch_size(
@@ -626,6 +783,106 @@ def test_a_random_part_of_many_images_is_held_whatever_their_order_and_the_batch
     assert metrics.main(argv) == 0 and "of 50 images, at random of 400" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag, name", [
+    ("--save-stats", "pics.npz"),
+    ("--save-stats", "./pics.npz"),
+    ("--save-stats", "link.npz"),
+    ("--save-stats", "photos/new.npz"),
+    ("--out", "photos/class/0.png"),
+    ("--out", "photos/new.png"),
+    ("--out", "link.png"),
+])  # fmt: skip
+def test_an_output_never_takes_the_place_of_an_input(flag, name, sets, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    np.savez("pics.npz", x=sets["a"])
+    Path("link.npz").symlink_to("pics.npz")
+    Path("photos/class").mkdir(parents=True)
+    Image.fromarray(sets["a"][0]).save("photos/class/0.png")
+    Path("photos/class/1.png").symlink_to("0.png")
+    Path("link.png").symlink_to("pics.npz")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    source = "photos" if "photos" in name else "pics.npz"
+    error = refused(metrics.main, [source, "--against", source, "--features", "pixels", flag, name])
+    assert f"{name} belongs to {source}" in error
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+    assert Path("link.npz").is_symlink() and Path("link.png").is_symlink()
+
+
+@pytest.fixture
+def split_sources(tmp_path):
+    """A folder and an .npz of 8 black training and 6 white test pictures, and a folder without splits."""
+    x = {"train": np.zeros((8, 5, 5), np.uint8), "test": np.full((6, 5, 5), 255, np.uint8)}
+    np.savez(tmp_path / "pics.npz", x_train=x["train"], x_test=x["test"])
+    for split, images in x.items():
+        (tmp_path / "folder" / split / "digit").mkdir(parents=True)
+        (tmp_path / "plain").mkdir(exist_ok=True)
+        for k, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "folder" / split / "digit" / f"{k}.png")
+            Image.fromarray(image).save(tmp_path / "plain" / f"{split}{k}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name, flags, mean, n", [
+    ("pics.npz", "", 1, 6),
+    ("pics.npz", "--split train", 0, 8),
+    ("folder", "", 1, 6),
+    ("folder", "--split train", 0, 8),
+    ("plain", "", 6 / 14, 14),
+])  # fmt: skip
+def test_only_the_split_of_a_source_is_read(name, flags, mean, n, split_sources, capsys):
+    stats = split_sources / "stats.npz"
+    source = str(split_sources / name)
+    argv = [source, "--features", "pixels", "--against", source, *flags.split()]
+    assert metrics.main([*argv, "--save-stats", str(stats)]) == 0
+    with np.load(stats) as arrays:
+        np.testing.assert_allclose(arrays["mu"], mean, rtol=1e-6)
+    row = judged(capsys, *argv)[0]["sets"]
+    assert (row["n"], row["n_real"]) == (n, n)
+    assert ("its t" in row["protocol"]) == (name != "plain")
+
+
+@pytest.mark.parametrize("kind, beginning", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_bars_are_what_their_ending_says(kind, beginning, sets, tmp_path):
+    out = tmp_path / f"bars.{kind}"
+    b = str(sets["folder"] / "b.npy")
+    assert metrics.main([b, "--against", b, "--features", "pixels", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(beginning)
+
+
+@pytest.mark.parametrize("argv, notes", [
+    ("{a} --against {b} --features pixels -n 9", {"-n"}),
+    ("{a} --against {b} --features pixels --scale 2 --truncate 1", {"--scale", "--truncate"}),
+    ("{a} --against {b} --features pixels --resize tf1", {"--resize"}),
+    ("{a} --against {b} --features pixels --split train", {"--split"}),
+    ("{classifier} --features pixels --batch-size 4", {"--features", "--batch-size"}),
+    ("{vae} --log-likelihood 50 -n 3 --sets 2 --image-size 9", {"--sets", "--image-size"}),
+    ("{vae} --features pixels -n 9 --sets 2 --scale 2 --split train", set()),
+])  # fmt: skip
+def test_flags_that_change_nothing_are_noted(argv, notes, sets, runs, capsys):
+    paths = runs | {"a": sets["folder"] / "a", "b": sets["folder"] / "b.npy"}
+    capsys.readouterr()
+    assert metrics.main([word.format(**paths) for word in argv.split()]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert {line.split()[1] for line in lines if "does nothing" in line} == notes
+
+
+def test_too_few_images_have_a_dash_and_a_note_for_an_inception_score(runs, capsys):
+    argv = [runs["vae"], "--features", f"classifier:{runs['classifier']}", "-n", "99", "--sets", "1"]
+    row = judged(capsys, *argv)[0]["sets"]
+    assert "is" not in row and row["fid"] > 0
+    assert metrics.main(argv) == 0
+    assert "99 images are too few for an IS" in " ".join(capsys.readouterr().out.split())
+
+
+def test_control_characters_in_names_are_shown(sets, tmp_path, capsys):
+    path = tmp_path / "a\x1b[2J.npy"
+    np.save(path, sets["a"])
+    argv = [str(path), "--against", str(path), "--features", "pixels", "--out", str(tmp_path / "bars.png")]
+    assert metrics.main(argv) == 0
+    out, error = capsys.readouterr()
+    assert "\x1b" not in out + error and "a\\x1b[2J.npy" in out
+
+
 def test_statistics_that_none_can_be_are_refused(tmp_path, refused):
     path, mu, sigma = str(tmp_path / "s.npz"), np.zeros(3), np.eye(3)
     for wrong in (
@@ -639,7 +896,7 @@ def test_statistics_that_none_can_be_are_refused(tmp_path, refused):
     ):
         np.savez(path, **wrong)
         argv = [path, "--against", path, "--features", "pixels"]
-        assert "mu and sigma are not" in refused(metrics.main, argv)
+        assert f"{path} has no usable mu and sigma: " in refused(metrics.main, argv)
 
 
 def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
@@ -665,11 +922,14 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{vae} --against {cvae} --features pixels", "a run's samples are not real ones"),
     ("{small} --features classifier:{classifier}", "sizes of picture"),
     ("arithmetic --against {sets}/b.npy --features pixels", "no set of pictures"),
-    ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "mu and sigma are not"),
+    ("{sets}/moments.npz --against {sets}/b.npy --features pixels", "no usable mu and sigma"),
     ("{sets}/color.npy --against {sets}/b.npy --features pixels", "features of 147 and 49 dimensions"),
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
     ("{ae} --features pixels", "draws no samples"),
-    ("{vae} --features pixels --out {sets}", "Is a directory"),
+    ("{vae} --features pixels --out {sets}/folder.png", "folder.png is a folder"),
+    ("{vae} --features pixels --out bars.xyz", "name a file .png, .pdf or .svg"),
+    ("{sets}/splits.npz --against {sets}/b.npy --features pixels --split valid", "has no valid pictures"),
+    ("{sets}/a --against {sets}/b.npy --batch-size 1" + 20 * "0", "--batch-size"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/none.pth", "cannot read the weights"),
     ("{sets}/a --against {sets}/b.npy --device nowhere", "--device nowhere cannot be used here"),
@@ -820,8 +1080,7 @@ def test_features_are_sensible_and_those_of_each_picture_alone(inception, monkey
     assert features.shape == (3, 2048) and logits.shape == (3, 1008) and features.dtype == torch.float32
     assert 0.05 < features.mean() < 5
     assert torch.nn.functional.pdist(features).min() > 0.1 * features.norm(dim=1).mean()
-    monkeypatch.setattr(inception, "batch_size", 2)
-    again, _ = inception(x)
+    again = torch.cat([inception(part)[0] for part in x.split(2)])
     assert (again - features).norm() < 2e-5 * features.norm()
     assert torch.allclose(logits, features @ inception.graph.fc.weight.T, atol=1e-4)  # no bias
     monkeypatch.setattr(inception, "resize", "tf1")
@@ -862,7 +1121,7 @@ def test_only_uint8_pictures_are_looked_at(inception):
         metrics.Inception("unread", resize="bicubic")
 
 
-def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights):
+def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights, monkeypatch):
     def message(path):
         with pytest.raises(metrics.MetricError) as caught:
             metrics.Inception(path)
@@ -870,7 +1129,15 @@ def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights):
         return str(caught.value)
 
     assert "No such file" in message(tmp_path / "none.pth")
-    assert "cannot read" in message(tmp_path)
+    with open(tmp_path / "large.pth", "wb") as file:
+        file.truncate(2**31)  # a hole, which takes no room
+    assert "2,147,483,648 bytes" in message(tmp_path / "large.pth")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(10**7))
+    with monkeypatch.context() as limited:
+        limited.setattr(metrics, "WEIGHTS_LIMIT", 10**6)
+        assert "unpacks to 10,000,000 bytes" in message(tmp_path / "bomb.pth")
+    assert "cannot read" in message(tmp_path) and "cannot read" in message("\0")
     path = tmp_path / "wrong.pth"
     path.write_bytes(b"no weights")
     assert "no whole file" in message(path)
