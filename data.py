@@ -10,6 +10,7 @@ files are downloaded there. The last section holds what all our command lines sh
 """
 
 import argparse
+import contextlib
 import difflib
 import gzip
 import hashlib
@@ -54,6 +55,10 @@ DRAWINGS = ["rabbit", "yoga", "hand", "snowman", "motorbike"]  # of quickdraw, u
 DRAWINGS_PER_CLASS = 5000  # unless --per-class says otherwise
 
 
+MAX_BYTES = 2**31  # that one compressed file may unpack to
+MAX_PIXELS = 50_000_000  # of one picture
+
+
 class Mistake(Exception):
     """An error that the user can correct. Its message is one line: what is wrong, where, and what to do."""
 
@@ -63,6 +68,16 @@ class Mistake(Exception):
 def require(condition, message):
     if not condition:
         raise Mistake(message)
+
+
+def visible(text):
+    """The text with control characters as escapes, which a terminal shows and does not obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def note(message):
+    """Print something that the user should know, although the work goes on."""
+    print(f"note: {visible(message)}", file=sys.stderr)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -163,6 +178,7 @@ def load(
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
     "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
     """
+    check_arguments(locals(), "")
     data = str(data)
     for name, flag, value in (
         ("quickdraw", "--classes", classes),
@@ -170,7 +186,6 @@ def load(
         ("arithmetic", "--keep-twins", keep_twins),
     ):
         require(not value or data == name, f"{flag} is for --data {name}: leave it out with {data}")
-    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
         require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
@@ -196,6 +211,55 @@ def load(
     split_class = RedrawnSplit if binarize == "stochastic" else Split
     name = data if data in DATASETS else path.resolve().stem
     return Dataset(name, classes, *[split_class(x[splits == s], y[splits == s]) for s in SPLITS])
+
+
+def check_arguments(arguments, where):
+    """Require that arguments of `load`, a dict, are of the right types and sizes."""
+
+    def is_text(value):
+        return isinstance(value, str | Path) and "\0" not in str(value)
+
+    def is_count(value):
+        return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+    value = argparse.Namespace(**arguments)
+    size = value.image_size
+    fraction = value.valid_fraction
+    names = value.classes
+    is_number = isinstance(fraction, int | float | np.number) and not isinstance(fraction, bool)
+    is_right = {
+        "data": (is_text(value.data), "a name or a path"),
+        "data_dir": (value.data_dir is None or is_text(value.data_dir), "a path"),
+        "image_size": (
+            size is None or is_count(size) and size**2 <= MAX_PIXELS,
+            f"a side in pixels, from 1 to {math.isqrt(MAX_PIXELS)}",
+        ),
+        "classes": (
+            names is None or isinstance(names, str | list | tuple) and all(is_text(name) for name in names),
+            "a list of names",
+        ),
+        "per_class": (value.per_class is None or is_count(value.per_class), "a whole number from 1"),
+        "valid_fraction": (is_number and 0 <= fraction < 1, "a number in [0, 1)"),
+        "binarize": (value.binarize in (None, "static", "stochastic"), "'static' or 'stochastic'"),
+        "keep_twins": (isinstance(value.keep_twins, bool), "True or False"),
+        "drawn": (value.drawn in (None, "query", "answer"), "'query' or 'answer'"),
+    }
+    for name, (right, wanted) in is_right.items():
+        require(right, f"{where}{name} is {arguments[name]!r}: give {wanted}")
+
+
+def digest(dataset):
+    """The SHA-256 of a data set's tensors and class names, in hexadecimal."""
+    sha256 = hashlib.sha256(json.dumps(dataset.classes).encode())
+    for name in SPLITS:
+        split = dataset.split(name)
+        tensors = [split.x, split.y]
+        if isinstance(split, Queries):
+            tensors += [split.glyphs.x, split.glyphs.y]
+        for tensor in tensors:
+            sha256.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            sha256.update(np.ascontiguousarray(tensor.cpu().numpy()))
+    return sha256.hexdigest()
 
 
 def read(data, path, data_dir, image_size, classes, per_class):
@@ -274,12 +338,30 @@ EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 SYNONYMS = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_train"}  # keys of a .npz
 
 
-def open_arrays(path, mmap_mode=None):
-    """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles."""
+def open_arrays(path, names=None, mmap_mode=None):
+    """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles.
+
+    With names, only the arrays of those names are read, and at least one of them must be there.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path} is not a file")
     try:
         content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        return {"x": content} if isinstance(content, np.ndarray) else dict(content)
-    except Exception as error:  # numpy raises ValueError, BadZipFile, TokenError, ... for broken files
+        if isinstance(content, np.ndarray):
+            return {"x": content}
+        with content:
+            wanted = [name for name in content.files if names is None or name in names]
+            keys = ", ".join(content.files) or "nothing"
+            require(wanted or names is None, f"{path} holds {keys}: it needs {' or '.join(names or ())}")
+            # declared sizes, beyond which zipfile unpacks nothing; what is not compressed may be larger
+            size = sum(content.zip.getinfo(f"{name}.npy").file_size for name in wanted)
+            limit = max(MAX_BYTES, path.stat().st_size)
+            advice = "save fewer pictures, or uncompressed by numpy.savez"
+            require(size <= limit, f"{path} unpacks to {size:,} bytes, more than {limit:,}: {advice}")
+            return {name: content[name] for name in wanted}
+    except (Mistake, MemoryError):
+        raise
+    except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
 
@@ -432,7 +514,7 @@ def fetch(path, check):
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
-                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                note(f"downloading {url}, {megabytes:,.1f} MB")
                 body = response.read()
             require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
             check(body)
@@ -691,16 +773,65 @@ FLAGS = dict(  # what `load` takes, as flags of train.py, and the defaults
 )
 
 
+def read_json(path):
+    """The content of a JSON file. Raises Mistake."""
+    path = Path(path)
+    require(path.is_file(), f"{path} is not a file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"{path} is damaged: {error}") from None
+
+
+def write_json(path, value):
+    """Write JSON, which has no NaN and no infinity: they become null."""
+
+    def valid(value):
+        if isinstance(value, dict):
+            return {key: valid(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [valid(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    text = json.dumps(valid(value), indent=1, allow_nan=False) + "\n"
+    write_file(path, lambda file: file.write(text.encode()))
+
+
 def read_config(folder):
     """The content of a run folder's config.json. Raises Mistake."""
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{folder} is not a run folder: it has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise Mistake(f"{path} is damaged: {error}") from None
-    require(isinstance(config, dict) and "flags" in config, f"{path} is damaged: it names no flags")
+    config = read_json(path)
+    check_config(config, path)
     return config
+
+
+def check_config(config, where):
+    """Require that the entries of a config which are read are there and of the right type."""
+
+    def is_list(value, kind):
+        return isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
+
+    require(isinstance(config, dict), f"{where} is damaged: it is not a table of entries")
+    for name in ("flags", "classes", "image_shape", "units", "threads"):
+        require(name in config, f"{where} lacks the entry {name}: it is damaged, or of another version")
+    flags = config["flags"]
+    classes = config["classes"]
+    image_shape = config["image_shape"]
+    units = config["units"]
+    threads = config["threads"]
+    is_right = {
+        "flags": isinstance(flags, dict),
+        "flags.model": isinstance(flags, dict) and isinstance(flags.get("model"), str),
+        "classes": is_list(classes, str) and len(set(classes)) == len(classes),
+        "image_shape": is_list(image_shape, int) and len(image_shape) in (1, 3) and min(image_shape) > 0,
+        "units": isinstance(units, dict) and all(isinstance(unit, str) for unit in units.values()),
+        "threads": type(threads) is int and 1 <= threads <= 1024,
+    }
+    for name, right in is_right.items():
+        require(right, f"{where} is damaged: its entry {name} is not what a run writes")
+    arguments = {name: flags.get(name, default) for name, default in FLAGS.items()}
+    check_arguments(arguments, f"{where} is damaged: its flag ")
 
 
 def load_for_run(config, data_dir=None, data=None):
@@ -762,7 +893,7 @@ class Parser(argparse.ArgumentParser):
         return {action.dest for action in self._actions}
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
 
     def parse_args(self, args=None, namespace=None):
         flags = []
@@ -811,6 +942,7 @@ def run_command(prog, command, argv, *errors):
     Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
     have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
     """
+    open_streams()
     try:
         status = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -836,8 +968,19 @@ def run_command(prog, command, argv, *errors):
     except (Mistake, *errors) as error:
         message = str(error)
         status = error.status
-    print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"{prog}: error: {visible(' '.join(message.splitlines()))}", file=sys.stderr)
     return status
+
+
+def open_streams():
+    """Let print never fail for want of a character or of a stream."""
+    if sys.stdout is None:  # the shell closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def is_out_of_memory(error):
@@ -849,12 +992,62 @@ def is_out_of_memory(error):
 def write_file(path, writer):
     """Call writer(binary file) so that path is always either the old file or the whole new one."""
     path = Path(path)
+    require(not path.is_dir(), f"{path} is a folder: name a file")
+    content = io.BytesIO()  # torch.save would turn the OSError of a full disk into a RuntimeError
+    writer(content)
+    remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a move within the folder is atomic
     try:
-        with open(temporary, "wb") as file:
-            writer(file)
+        with open(temporary, "xb") as file:  # x: a new file, never one that a link names
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path):
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    pattern = re.escape(f".{path.name}.") + r"(\d+)\.tmp"
+    for entry in path.parent.glob(".*.tmp"):
+        match = re.fullmatch(pattern, entry.name)
+        if match and not is_running(int(match[1])):
+            with contextlib.suppress(OSError):  # Windows does not remove what a process is writing
+                entry.unlink()
+
+
+def is_running(pid):
+    """Whether a process of that number, other than this one, is known to run."""
+    if pid == os.getpid() or os.name == "nt":  # there, os.kill would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Hold FOLDER/.lock, which ends with this process. Raises Mistake if another process holds it."""
+    path = Path(folder) / ".lock"
+    with open(path, "ab") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise Mistake(f"{folder} is in use by another process: wait until it ends") from None
+        except OSError as error:
+            note(f"{folder} cannot be locked ({error.strerror}): let no other process use it")
+        yield
