@@ -510,7 +510,7 @@ def kill_and_resume(argv, folder, kills, longest):
             elif path.suffix == ".png":
                 data.read_picture(path, None)
             else:
-                assert path.name.endswith(".tmp"), path
+                assert path.name == ".lock" or path.name.endswith(".tmp"), path
     assert start(["--resume", str(folder)] if (folder / "last.pt").exists() else argv).wait() == 0
     assert not list(folder.glob(".*.tmp"))
 
