@@ -605,9 +605,11 @@ def unzip(body, md5):
     """The bytes of an IDX file, gzipped or not. Raises ValueError with a phrase that says what is wrong."""
     if body.startswith(b"\x1f\x8b"):
         try:
-            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BYTES)
+            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BYTES + 1)
         except (EOFError, OSError, zlib.error):
             raise ValueError("is a truncated or damaged gzip file") from None
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"unpacks to more than {MAX_BYTES:,} bytes")
     actual = hashlib.md5(body).hexdigest()
     if actual != md5:
         raise ValueError(f"is not the published file (MD5 {actual}, not {md5})")
