@@ -175,10 +175,12 @@ def load(
 ):
     """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
 
-    A data set without a valid split gets one: valid_fraction of its training pictures, the same on every
-    call, so that runs of different seeds compare. image_size crops pictures to a square and resizes them.
-    binarize makes every pixel 0 or 255 at random, 255 with the probability of its gray: "static" once, with
-    a fixed seed (Larochelle & Murray 2011), or "stochastic" in every batch (Burda et al. 2016).
+    A data set without a test split loses 10% of its training pictures to one, and one without a valid split
+    valid_fraction of those that are left: the same on every call, so that runs of different seeds compare.
+    Those that come with a valid split ignore valid_fraction. image_size crops pictures to a square and
+    resizes them. binarize makes every pixel 0 or 255 at random, 255 with the probability of its gray:
+    "static" once, with a fixed seed (Larochelle & Murray 2011), or "stochastic" in every batch (Burda et
+    al. 2016).
     Only quickdraw has classes (a list, or text with commas) and per_class. Only arithmetic has keep_twins,
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
     "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
@@ -391,7 +393,7 @@ def as_pictures(x, where):
     elif x.ndim == 4 and shape[3] in (1, 3):
         note(f"{where} has shape {shape}, which is read as [n, C, H, W]")
     is_picture = x.ndim == 4 and x.shape[1] in (1, 3) and x.size > 0
-    require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or rows of squares")
+    require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or [n, side * side]")
     require(x.dtype.kind in "uifb", f"{where} holds {x.dtype}: give integers in 0..255 or floats in 0..1")
     limit = 255 if x.dtype.kind in "ui" else 1
     rounding = 0 if limit == 255 else 1e-3  # a float of 1.0000001 is meant to be 1
@@ -590,9 +592,10 @@ def fetch(path, check):
                 megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
                 note(f"downloading {url}, {megabytes:,.1f} MB")
                 body = response.read()
-            require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
+            if body[:100].lstrip().startswith(b"<"):
+                raise ValueError("sent an HTML page in its place")
             check(body)
-        except (OSError, EOFError, http.client.HTTPException, ValueError, Mistake) as error:
+        except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
             host = url.split("/")[2]
             failures.append(f"{host}: {error}")
         else:
@@ -750,7 +753,7 @@ def read_butterflies(n=2000):
 # Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
 
 ALPHABET = "0123456789+- "  # a token is a symbol's place in it
-SIGNS = 50  # drawn pictures of each symbol that is not a digit
+SIGNS_PER_SYMBOL = 50  # drawn pictures of each symbol that is not a digit
 
 
 def encode(texts, length):
@@ -786,7 +789,7 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
 
     # the queries of the lowest ranks are the test split, the next ones valid, the others train
     rank = np.random.RandomState(42).permutation(len(x))
-    if keep_twins:  # a+b and b+a get the same rank
+    if keep_twins:  # a+b and b+a get the same rank; differences have no twins
         twin = np.arange(len(x)).reshape(2, 100, 100)  # (sign, i, j)
         twin[0] = np.minimum(twin[0], twin[0].T)
         rank = rank[twin.flatten()]
@@ -808,11 +811,11 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
 def add_signs(digits):
     """A Split of digits and signs, sorted by symbol: pictures uint8 [n, 1, 28, 28] and tokens int64 [n]."""
     order = digits.y.argsort(stable=True)
-    tokens = torch.arange(10, len(ALPHABET)).repeat_interleave(SIGNS)
+    tokens = torch.arange(10, len(ALPHABET)).repeat_interleave(SIGNS_PER_SYMBOL)
     return Split(torch.cat([digits.x[order], draw_signs()]), torch.cat([digits.y[order], tokens]))
 
 
-def draw_signs(n=SIGNS):
+def draw_signs(n=SIGNS_PER_SYMBOL):
     """n each of '+', '-' and blank, uint8 [3 * n, 1, 28, 28], in lines 2 pixels wide. Always the same."""
     random = np.random.RandomState(0)
     half_length = random.uniform(6, 9, (n, 1, 1))  # pixels
@@ -987,7 +990,7 @@ def pick_device(name):
         if torch.cuda.is_available():
             name = "cuda"
     try:
-        torch.zeros(1, device=name).cpu()  # there and back: torch's device "meta" only takes numbers
+        torch.zeros(1, device=name).cpu()  # the copy back fails on the device "meta", which stores no values
         return torch.device(name)
     except Exception as error:  # each kind of device has its own errors for being absent
         reason = str(error).partition("\n")[0]

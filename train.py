@@ -41,12 +41,14 @@ from data import Mistake, note, number, pick_device, require, visible, write_fil
 def flags():
     """The command line. Its parser has no defaults: it returns only the flags that are set."""
     parser = data.Parser(prog="train.py", description=__doc__, argument_default=argparse.SUPPRESS)
-    add = parser.add_argument_group("run").add_argument
-    add("--model", choices=models.MODELS, help="what to train")
-    add("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
-    add("--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it")
-    add("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
-    add("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    group = parser.add_argument_group("run")
+    group.add_argument("--model", choices=models.MODELS, help="what to train")
+    group.add_argument("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
+    group.add_argument(
+        "--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it"
+    )
+    group.add_argument("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
+    group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
     data.add_flags(parser)
     add_training_flags(parser.add_argument_group("training"))
     add_objective_flags(parser.add_argument_group("objective"))
@@ -168,8 +170,11 @@ def complete_flags(parser, explicit):
     if "model" not in explicit:
         parser.error(f"which model? --model {'|'.join(models.MODELS)}")
     model = explicit["model"]
-    values = default_flags(parser, model) | explicit
-    refuse_flags_of_other_models(parser, explicit)
+    defaults = default_flags(parser, model)
+    for name in explicit:
+        if name not in defaults and name != "model":
+            parser.error(f"{dashed(name)} does nothing for --model {model}")
+    values = defaults | explicit
     note_idle_flags(values, explicit)
     arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
     fits = (values["data"] == "arithmetic") == (model in arithmetic)
@@ -261,21 +266,13 @@ def is_row(row):
     return are_numbers and isinstance(row.get("split"), str)
 
 
-def refuse_flags_of_other_models(parser, explicit):
-    model = explicit["model"]
-    arguments_of_any = {name for other in models.MODELS for name in models.constructor_defaults(other)}
-    for name in explicit:
-        if name in arguments_of_any and name not in models.constructor_defaults(model):
-            parser.error(f"{dashed(name)} does nothing for --model {model}")
-
-
 def note_idle_flags(values, explicit):
     """Print which explicit flags have no effect because of the values of others."""
     reasons = {}  # name of an idle flag: why it is idle
     for side, flags_of in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
         network = values.get(side)
         if network:
-            idle = {name for names in flags_of.values() for name in names} - set(flags_of[network])
+            idle = set().union(*flags_of.values()) - set(flags_of[network])
             reasons |= dict.fromkeys(idle, f"with --{side} {network}")
     if values.get("label") == "add":
         reasons["label_dim"] = "with --label add"
@@ -322,6 +319,7 @@ class Training:
     model: models.Model
     optimizers: list  # one for each of model.turns()
     state: State
+    saved_epoch: int | None = None  # that last.pt holds
 
     @property
     def updates_per_epoch(self):
@@ -342,7 +340,7 @@ class Training:
             self.state.history.append(row | terms)
 
     def seed(self):
-        """Seed by the run's seed and the epoch alone, so that a resumed run draws the same numbers."""
+        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers."""
         torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
 
     def save_best(self):
@@ -357,6 +355,7 @@ class Training:
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
         )
         write_file(self.folder / "last.pt", lambda file: models.save(file, self.model, **extras))
+        self.saved_epoch = self.state.epoch
         write_logs(self.folder, self.config, self.state.history)
 
 
@@ -393,13 +392,12 @@ def train_to_the_end(training):
             fit_free_latents(training)
         finish(training)
     except KeyboardInterrupt:
-        if not (folder / "last.pt").exists():
+        if training.saved_epoch is None:
             raise  # nothing is saved yet
-        epoch = read_last(folder)["state"]["epoch"]
-        print(f"\nstopped after epoch {epoch}; to continue: {resume}", file=sys.stderr)
+        print(f"\nstopped after epoch {training.saved_epoch}; to continue: {resume}", file=sys.stderr)
         return 130
     except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
-        require(not (folder / "last.pt").exists(), f"{error.strerror}: {error.filename}; then {resume}")
+        require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
         raise
 
 
@@ -418,7 +416,7 @@ def set_up(args, argv, last, locks):
     The lock of a new run's folder is entered into the ExitStack `locks`.
     """
     device = pick_device(args.device)
-    dataset = data.load_for_run({"flags": vars(args)})
+    dataset = data.load(**{name: vars(args)[name] for name in data.FLAGS})
     has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
     patience_fits = not args.patience or has_validation_loss
     require(patience_fits, "--patience needs a validation loss, and there is none here")
@@ -433,7 +431,8 @@ def set_up(args, argv, last, locks):
         folder = new_folder(args, dataset, locks)
         config = make_config(args, dataset, argv, model)
         state = State()
-    return Training(args, config, folder, device, dataset, model, optimizers, state)
+    saved_epoch = state.epoch if last else None
+    return Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
 
 
 def make_model(args, dataset, last=None):
@@ -686,8 +685,9 @@ def evaluate(model, split):
 
 def not_finite(training, quantity):
     """The Mistake that ends a training which diverged."""
-    epoch = max([row["epoch"] for row in training.state.history if row["split"] in data.SPLITS], default=0)
-    good = f"{training.folder}/last.pt keeps epoch {epoch}, the last good one"
+    good = "no epoch is saved yet"
+    if training.saved_epoch is not None:
+        good = f"{training.folder}/last.pt keeps epoch {training.saved_epoch}, the last good one"
     return Mistake(f"{quantity} is not a finite number; {good}. Try a lower --lr, or --clip 1")
 
 
@@ -725,7 +725,7 @@ def fit_phase(training, name, split, epochs, start):
     model.get_buffer(name).copy_(latents)
     state.seconds += time.perf_counter() - started
     state.finished_phases.append(name)
-    training.save_best()
+    training.save_best()  # without a validation loss, the last model is the best
     training.save_last()
 
 
