@@ -11,16 +11,18 @@ moment, and on a CPU a resumed run ends with exactly the weights of an uninterru
 """
 
 import argparse
+import contextlib
 import csv
 import io
-import json
+import itertools
 import math
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ import torch
 import data
 import models
 import sample
-from data import Mistake, number, pick_device, require, write_file
+from data import Mistake, note, number, pick_device, require, visible, write_file, write_json
 
 # -----------------------------------------------------------------------------------------------------------
 # Flags, and where their defaults are: RUN_DEFAULTS below, data.FLAGS, and for what depends on the model, its
@@ -39,12 +41,14 @@ from data import Mistake, number, pick_device, require, write_file
 def flags():
     """The command line. Its parser has no defaults: it returns only the flags that are set."""
     parser = data.Parser(prog="train.py", description=__doc__, argument_default=argparse.SUPPRESS)
-    add = parser.add_argument_group("run").add_argument
-    add("--model", choices=models.MODELS, help="what to train")
-    add("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
-    add("--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it")
-    add("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
-    add("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    group = parser.add_argument_group("run")
+    group.add_argument("--model", choices=models.MODELS, help="what to train")
+    group.add_argument("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
+    group.add_argument(
+        "--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it"
+    )
+    group.add_argument("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
+    group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
     data.add_flags(parser)
     add_training_flags(parser.add_argument_group("training"))
     add_objective_flags(parser.add_argument_group("objective"))
@@ -143,9 +147,9 @@ def add(group, flag, help, type=None, **options):
 
 def shape(text):
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) for part in parts):
+    if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not channels,height,width, as in 128,7,7")
-    return tuple(int(part) for part in parts)
+    return tuple(POSITIVE_COUNT(part) for part in parts)
 
 
 RUN_DEFAULTS = dict(
@@ -156,18 +160,21 @@ RUN_DEFAULTS = dict(
 def read_flags(argv):
     """(args, last): every flag of a run, and the content of its last.pt (None for a new run)."""
     parser = flags()
-    explicit = vars(parser.parse_args(argv))  # only the flags that argv sets
+    return complete_flags(parser, vars(parser.parse_args(argv)))
+
+
+def complete_flags(parser, explicit):
+    """As read_flags, from the dict of the flags that were given."""
     if "resume" in explicit:
-        return read_resumed_flags(parser, explicit)
+        return resumed_flags(parser, explicit)
     if "model" not in explicit:
         parser.error(f"which model? --model {'|'.join(models.MODELS)}")
     model = explicit["model"]
-    training_defaults = models.MODELS[model].defaults
-    network_defaults = models.constructor_defaults(model)
-    values = RUN_DEFAULTS | data.FLAGS | training_defaults | network_defaults | explicit
-    known = parser.names | data.FLAGS.keys()  # a constructor's other arguments come from the data
-    values = {name: value for name, value in values.items() if name in known}
-    refuse_flags_of_other_models(parser, explicit)
+    defaults = default_flags(parser, model)
+    for name in explicit:
+        if name not in defaults and name != "model":
+            parser.error(f"{dashed(name)} does nothing for --model {model}")
+    values = defaults | explicit
     note_idle_flags(values, explicit)
     arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
     fits = (values["data"] == "arithmetic") == (model in arithmetic)
@@ -176,21 +183,52 @@ def read_flags(argv):
     return argparse.Namespace(**values), None
 
 
-def read_resumed_flags(parser, explicit):
-    """As read_flags, for --resume: the flags of the run, except for --epochs and --device."""
+def default_flags(parser, model):
+    values = RUN_DEFAULTS | data.FLAGS | models.MODELS[model].defaults | models.constructor_defaults(model)
+    known = parser.names | data.FLAGS.keys()  # a constructor's other arguments come from the data
+    return {name: value for name, value in values.items() if name in known}
+
+
+def resumed_flags(parser, explicit):
+    """As complete_flags, for --resume: the flags of the run, except for --epochs and --device."""
     for name in explicit:
         if name not in ("resume", "epochs", "device"):
             parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
     folder = explicit["resume"]
     last = read_last(Path(folder))
-    args = argparse.Namespace(**(RUN_DEFAULTS | last["config"]["flags"] | explicit))
+    saved = last["config"]["flags"]
+    values = check_flags(parser, saved, f"{folder}/last.pt")
+    args = argparse.Namespace(**(values | explicit))
     if "epochs" in explicit:
         epoch = last["state"]["epoch"]
         require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
         args.steps = None
         if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
-            print("note: the cosine schedule is stretched: the learning rate rises again", file=sys.stderr)
+            note("the cosine schedule is stretched: the learning rate rises again")
     return args, last
+
+
+def check_flags(parser, saved, where):
+    """The flags of a checkpoint, and defaults for those that it lacks. What train.py refuses, it refuses."""
+    require(saved["model"] in models.MODELS, f"{where} is damaged: there is no --model {saved['model']!r}")
+    defaults = default_flags(parser, saved["model"])
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in saved.items():
+        action = actions.get(name)
+        if action is None or value is None and defaults.get(name) is None:
+            continue
+        try:
+            if action.nargs == 0 or isinstance(action, SWITCH):
+                fits = isinstance(value, bool)
+            elif action.choices:
+                fits = value in list(action.choices)
+            else:
+                text = ",".join(map(str, value)) if action.type is shape else str(value)
+                fits = (action.type or str)(text) == value
+        except (argparse.ArgumentTypeError, TypeError):
+            fits = False
+        require(fits, f"{where} is damaged: it has {dashed(name)} {value!r}")
+    return defaults | saved
 
 
 def read_last(folder):
@@ -200,15 +238,32 @@ def read_last(folder):
     checkpoint = models.read_checkpoint(path)
     is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
     require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
+    data.check_config(checkpoint["config"], path)
+    check_state(checkpoint["state"], path)
     return checkpoint
 
 
-def refuse_flags_of_other_models(parser, explicit):
-    model = explicit["model"]
-    arguments_of_any = {name for other in models.MODELS for name in models.constructor_defaults(other)}
-    for name in explicit:
-        if name in arguments_of_any and name not in models.constructor_defaults(model):
-            parser.error(f"{dashed(name)} does nothing for --model {model}")
+def check_state(state, path):
+    """Require that a checkpoint's state has the entries of State, of their types."""
+    require(isinstance(state, dict), f"{path} is damaged: its state is not a table of entries")
+    for entry in fields(State):
+        require(entry.name in state, f"{path} lacks the entry state.{entry.name}")
+    phases = state["finished_phases"]
+    fits = {entry.name: isinstance(state[entry.name], entry.type) for entry in fields(State)}
+    fits["best"] = isinstance(state["best"], int | float)
+    fits["history"] = fits["history"] and all(map(is_row, state["history"]))
+    fits["finished_phases"] = fits["finished_phases"] and all(name in PHASES for name in phases)
+    for name, value in state.items():
+        require(fits.get(name), f"{path} is damaged: its state.{name} is {str(value)[:80]}")
+
+
+def is_row(row):
+    """Whether a value is a row of log.csv: an epoch, a split, and numbers or lists of numbers."""
+    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+        return False
+    lists = [value if isinstance(value, list) else [value] for name, value in row.items() if name != "split"]
+    are_numbers = all(isinstance(number, int | float) for numbers in lists for number in numbers)
+    return are_numbers and isinstance(row.get("split"), str)
 
 
 def note_idle_flags(values, explicit):
@@ -217,7 +272,7 @@ def note_idle_flags(values, explicit):
     for side, flags_of in (("encoder", models.ENCODERS), ("decoder", models.DECODERS)):
         network = values.get(side)
         if network:
-            idle = {name for names in flags_of.values() for name in names} - set(flags_of[network])
+            idle = set().union(*flags_of.values()) - set(flags_of[network])
             reasons |= dict.fromkeys(idle, f"with --{side} {network}")
     if values.get("label") == "add":
         reasons["label_dim"] = "with --label add"
@@ -225,7 +280,7 @@ def note_idle_flags(values, explicit):
         reasons["iwae_samples"] = "without --objective iwae"
     for name in explicit:
         if name in reasons:
-            print(f"note: {dashed(name)} does nothing {reasons[name]}", file=sys.stderr)
+            note(f"{dashed(name)} does nothing {reasons[name]}")
 
 
 def dashed(name):
@@ -234,6 +289,8 @@ def dashed(name):
 
 # -----------------------------------------------------------------------------------------------------------
 # A run
+
+PHASES = ("refined", "test_latents")  # of fitting free latents, named after the buffers that keep them
 
 
 @dataclass
@@ -262,6 +319,7 @@ class Training:
     model: models.Model
     optimizers: list  # one for each of model.turns()
     state: State
+    saved_epoch: int | None = None  # that last.pt holds
 
     @property
     def updates_per_epoch(self):
@@ -282,7 +340,7 @@ class Training:
             self.state.history.append(row | terms)
 
     def seed(self):
-        """Seed by the run's seed and the epoch alone, so that a resumed run draws the same numbers."""
+        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers."""
         torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
 
     def save_best(self):
@@ -297,6 +355,7 @@ class Training:
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
         )
         write_file(self.folder / "last.pt", lambda file: models.save(file, self.model, **extras))
+        self.saved_epoch = self.state.epoch
         write_logs(self.folder, self.config, self.state.history)
 
 
@@ -306,13 +365,26 @@ def main(argv=None):
 
 
 def run(argv):
-    args, last = read_flags(argv)
-    if last:
-        torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
-    training = set_up(args, argv, last)
+    parser = flags()
+    explicit = vars(parser.parse_args(argv))
+    with contextlib.ExitStack() as locks:  # which are held until the run ends
+        if "resume" in explicit:
+            folder = Path(explicit["resume"])
+            if (folder / "last.pt").exists():
+                locks.enter_context(data.lock(folder))
+        args, last = complete_flags(parser, explicit)
+        if last:
+            torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
+        return train_to_the_end(set_up(args, argv, last, locks))
+
+
+def train_to_the_end(training):
+    """Train, fit free latents and evaluate; returns the exit status."""
     folder = training.folder
-    for unfinished in folder.glob(".*.*.[0-9]*.tmp"):  # files that a killed process was writing
-        unfinished.unlink()
+    resume = visible(f"python train.py --resume {shlex.quote(str(folder))}")
+    is_link = (folder / "epochs").is_symlink()
+    require(not is_link, f"{folder}/epochs is a link, perhaps to other pictures: remove it")
+    remove_leftovers(training)
     announce(training)
     try:
         fit(training)
@@ -320,18 +392,31 @@ def run(argv):
             fit_free_latents(training)
         finish(training)
     except KeyboardInterrupt:
-        if not (folder / "last.pt").exists():
+        if training.saved_epoch is None:
             raise  # nothing is saved yet
-        epoch = read_last(folder)["state"]["epoch"]
-        command = f"python train.py --resume {shlex.quote(str(folder))}"
-        print(f"\nstopped after epoch {epoch}; to continue: {command}", file=sys.stderr)
+        print(f"\nstopped after epoch {training.saved_epoch}; to continue: {resume}", file=sys.stderr)
         return 130
+    except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
+        require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
+        raise
 
 
-def set_up(args, argv, last):
-    """The Training of a new run, or of a resumed one, whose last.pt holds `last`."""
+def remove_leftovers(training):
+    """Remove what a process that was killed was writing: temporary files of the names that a run has."""
+    names = ["config.json", "log.csv", "best.pt", "last.pt", "summary.json"]
+    names += [picture.filename for picture in sample.PICTURES.values()]
+    names += [f"epochs/{training.state.epoch:04d}.png"]
+    for name in names:
+        data.remove_leftovers(training.folder / name)
+
+
+def set_up(args, argv, last, locks):
+    """The Training of a new run, or of a resumed one, whose last.pt holds `last`.
+
+    The lock of a new run's folder is entered into the ExitStack `locks`.
+    """
     device = pick_device(args.device)
-    dataset = data.load_for_run({"flags": vars(args)})
+    dataset = data.load(**{name: vars(args)[name] for name in data.FLAGS})
     has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
     patience_fits = not args.patience or has_validation_loss
     require(patience_fits, "--patience needs a validation loss, and there is none here")
@@ -341,13 +426,13 @@ def set_up(args, argv, last):
         folder = Path(args.resume)
         config = last["config"] | {"flags": vars(args)}
         state = State(**last["state"])
-        for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
     else:
-        folder = new_folder(args, dataset)
+        folder = new_folder(args, dataset, locks)
         config = make_config(args, dataset, argv, model)
         state = State()
-    return Training(args, config, folder, device, dataset, model, optimizers, state)
+    saved_epoch = state.epoch if last else None
+    return Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
 
 
 def make_model(args, dataset, last=None):
@@ -362,12 +447,25 @@ def make_model(args, dataset, last=None):
     arguments = {name: value for name, value in known.items() if name in takes}
     if last:
         is_same = last["arguments"] == arguments and last["config"]["classes"] == dataset.classes
+        digest = last["config"].get("data_digest")  # which runs of older versions do not have
+        is_same = is_same and digest in (None, data.digest(dataset))
         require(is_same, f"the data are not those that {args.resume} was trained on")
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
+        weights = model.state_dict()
+        fits = isinstance(last["weights"], dict) and last["weights"].keys() == weights.keys()
+        fits = fits and all(is_like(last["weights"][name], weights[name]) for name in weights)
+        require(fits, f"{args.resume}/last.pt is damaged: its weights are not those of its model")
         model.load_state_dict(last["weights"])
     return model
+
+
+def is_like(saved, tensor):
+    """Whether something is a tensor of the same type, shape and layout in memory as another."""
+    if not isinstance(saved, torch.Tensor) or saved.layout != tensor.layout:
+        return False
+    return (saved.dtype, saved.shape, saved.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
 
 
 def make_optimizers(model, lr):
@@ -379,21 +477,52 @@ def make_optimizers(model, lr):
     return optimizers
 
 
-def new_folder(args, dataset):
-    """A folder that holds no run. Nothing is ever overwritten."""
+def load_optimizers(optimizers, saved, path):
+    """Load Adam's moments, whose sizes its fused kernel trusts. Learning rates follow from the flags."""
+    damaged = f"{path} is damaged: its optimizers are not those of its model"
+    require(isinstance(saved, list) and len(saved) == len(optimizers), damaged)
+    for optimizer, content in zip(optimizers, saved, strict=True):
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        require(isinstance(content, dict) and isinstance(content.get("state"), dict), damaged)
+        for index, entry in content["state"].items():
+            require(type(index) is int and 0 <= index < len(params), damaged)
+            is_entry = isinstance(entry, dict) and entry.keys() == {"step", "exp_avg", "exp_avg_sq"}
+            require(is_entry and is_like(entry["step"], torch.tensor(0.0)), damaged)
+            moments = (entry["exp_avg"], entry["exp_avg_sq"])
+            require(all(is_like(moment, params[index]) for moment in moments), damaged)
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": content["state"]})
+
+
+def new_folder(args, dataset, locks):
+    """A new or empty folder, locked for this process alone. Nothing is ever overwritten."""
     if args.out:
         folder = Path(args.out)
-        is_taken = (folder / "last.pt").exists()
-        require(not is_taken, f"--out {folder} holds a run already: name another, or --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        require_free(folder)
     else:
-        name = f"{args.model}-{dataset.name}"
-        folder = Path("runs", name)
-        count = 1
-        while folder.exists():
-            count += 1
-            folder = Path("runs", f"{name}-{count}")
-    folder.mkdir(parents=True, exist_ok=True)
+        folder = make_numbered_folder(Path("runs", f"{args.model}-{dataset.name}"))
+    locks.enter_context(data.lock(folder))
+    require_free(folder)  # still so, now that no other process can have it
     return folder
+
+
+def make_numbered_folder(path):
+    """Make the folder `path` or, where that exists, `path`-2, -3, ...; no two processes get the same."""
+    for count in itertools.count(1):
+        folder = path.with_name(path.name if count == 1 else f"{path.name}-{count}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+
+
+def require_free(folder):
+    """Require that a folder is empty, but for what a run leaves that was killed before its first last.pt."""
+    names = {path.name for path in folder.iterdir()}
+    is_run = "last.pt" in names
+    require(not is_run, f"--out {folder} holds a run already: name another, or --resume {folder}")
+    ours = {name for name in names if re.fullmatch(r"\.lock|best\.pt|\.(best|last)\.pt\.\d+\.tmp", name)}
+    is_free = not names or ".lock" in names and names == ours
+    require(is_free, f"--out {folder} is not empty: name a new folder, for nothing is overwritten")
 
 
 def make_config(args, dataset, argv, model):
@@ -409,6 +538,7 @@ def make_config(args, dataset, argv, model):
         classes=dataset.classes,
         image_shape=list(dataset.image_shape),
         units=models.UNITS | model.units,
+        data_digest=data.digest(dataset),
         threads=torch.get_num_threads(),
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
         git_commit=commit,
@@ -421,7 +551,7 @@ def announce(training):
     sizes = ", ".join(f"{len(dataset.split(name).x):,} {name}" for name in data.SPLITS)
     sides = " x ".join(str(side) for side in dataset.image_shape)
     content = f"pictures of {sides}" if len(dataset.image_shape) > 1 else f"queries of {sides} characters"
-    print(f"{training.args.model} on {dataset.name} ({sizes}; {content}) -> {training.folder}")
+    print(visible(f"{training.args.model} on {dataset.name} ({sizes}; {content}) -> {training.folder}"))
     parameters = sum(p.numel() for p in training.model.parameters())
     threads = training.config["threads"]
     print(f"{parameters:,} parameters, {training.device}, {threads} threads, torch {torch.__version__}")
@@ -516,7 +646,12 @@ def update(training, optimizer, loss_function, batch):
     """One step of one optimizer; returns the terms that the loss function reports."""
     args = training.args
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
-        loss, terms = loss_function(batch, training.state.step)
+        try:
+            loss, terms = loss_function(batch, training.state.step)
+        except ValueError:  # of batch norm, which cannot normalize a single number
+            single = "a batch of one picture, which batch norm cannot normalize"
+            require(len(batch.x) > 1, f"--batch-size {args.batch_size} leaves {single}: give another")
+            raise
     optimizer.zero_grad()
     loss.backward()
     factor = 1
@@ -550,8 +685,9 @@ def evaluate(model, split):
 
 def not_finite(training, quantity):
     """The Mistake that ends a training which diverged."""
-    epoch = max([row["epoch"] for row in training.state.history if row["split"] in data.SPLITS], default=0)
-    good = f"{training.folder}/last.pt keeps epoch {epoch}, the last good one"
+    good = "no epoch is saved yet"
+    if training.saved_epoch is not None:
+        good = f"{training.folder}/last.pt keeps epoch {training.saved_epoch}, the last good one"
     return Mistake(f"{quantity} is not a finite number; {good}. Try a lower --lr, or --clip 1")
 
 
@@ -572,9 +708,11 @@ def fit_phase(training, name, split, epochs, start):
         return
     title = name.replace("_", " ")
     first = state.epoch if name == "refined" else 0  # its curve continues that of training
+    advice = f"train again with --fit-lr {model.fit_lr / 10:g}"
+    diverges = f"fitting the {title} does not converge: {advice}"
 
     def callback(epoch, loss):
-        require(math.isfinite(loss), f"fitting the {title} does not converge: try a lower --fit-lr")
+        require(math.isfinite(loss), diverges)
         training.log(name, {"loss": loss}, first + epoch)
         if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
             print(f"{title}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
@@ -587,7 +725,7 @@ def fit_phase(training, name, split, epochs, start):
     model.get_buffer(name).copy_(latents)
     state.seconds += time.perf_counter() - started
     state.finished_phases.append(name)
-    training.save_best()
+    training.save_best()  # without a validation loss, the last model is the best
     training.save_last()
 
 
@@ -663,7 +801,6 @@ class Console:
 
 def write_logs(folder, config, history):
     """config.json, and log.csv from the whole history, so that a resumed run has no row twice."""
-    write_json(folder / "config.json", config)
     units = {"seconds": "s"} | config["units"]
     names = list(dict.fromkeys(name for row in history for name in row))
     titles = [f"{name} [{units[name]}]" if units.get(name) else name for name in names]
@@ -676,12 +813,11 @@ def write_logs(folder, config, history):
             if isinstance(value, list):
                 cells[name] = " ".join(f"{x:.4g}" for x in value)
         table.writerow(cells)
-    write_file(folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
-
-
-def write_json(path, value):
-    text = json.dumps(value, indent=1) + "\n"
-    write_file(path, lambda file: file.write(text.encode()))
+    try:
+        write_json(folder / "config.json", config)
+        write_file(folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
+    except PermissionError as error:  # on Windows, of a file that a spreadsheet has open
+        note(f"{error.filename} is not up to date ({error.strerror}): later epochs, or --resume, write it")
 
 
 def finish(training):
@@ -705,6 +841,7 @@ def finish(training):
         peak_memory_mb=peak_memory(training.device),
     )
     write_json(training.folder / "summary.json", summary)
+    write_logs(training.folder, training.config, state.history)  # once more, if a program had one open
     print(f"best epoch {state.best_epoch} of {state.epoch}, {state.seconds:.0f} s of training")
     for split, terms in scores.items():
         numbers = {name: value for name, value in terms.items() if not isinstance(value, list)}

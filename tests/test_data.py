@@ -1,15 +1,22 @@
 """What data.py promises: pictures, splits, downloads, and one clear line for every wrong use."""
 
 import argparse
+import errno
 import gzip
 import hashlib
 import http.server
 import importlib.util
 import inspect
+import json
+import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 import threading
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -627,11 +634,11 @@ def test_broken_pictures_are_skipped_with_one_note(tmp_path, capsys, monkeypatch
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
     (tmp_path / "2.png").write_bytes(b"not a picture")
     save(tmp_path, "bomb.png", noise(90, 90))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(data, "MAX_PIXELS", 2000)
     dataset = data.load(tmp_path, valid_fraction=0)
     lines = capsys.readouterr().err.splitlines()
     assert len(dataset.train.y) == 2 and len(lines) == 1
-    assert "skipped 3 unreadable" in lines[0] and "1.png" in lines[0]
+    assert "3 files are left out" in lines[0] and "1.png" in lines[0]
     for i in (0, 3):
         (tmp_path / f"{i}.png").unlink()
     assert "no readable picture" in mistake(tmp_path)
@@ -1082,3 +1089,330 @@ def test_only_a_want_of_memory_is_told_as_one(capsys):
         assert "out of memory" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="memory format"):  # a bug of ours keeps its traceback
         data.run_command("x.py", fails("unsupported memory format option"), [])
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Doors: what is not right is refused in one line or left out with a note, and nothing is lost
+
+
+FOLDERS = {  # files: the classes that are read, the number of train, valid and test pictures, the note
+    "a class called train": (["a/1", "a/2", "train/1", "b/1"], ["a", "b", "train"], (4, 0, 0), None),
+    "validation": (["train/a/1", "train/a/2", "validation/a/1"], ["a"], (2, 1, 0), None),
+    "val": (["train/a/1", "val/a/1", "test/a/1"], ["a"], (1, 1, 1), None),
+    "splits without classes": (["train/1", "train/2", "test/1"], None, (2, 0, 1), None),
+    "deeper": (["a/1", "a/deep/1", "a/deep/2", "b/1"], ["a", "b"], (2, 0, 0), "2 files are left out"),
+    "beside classes": (["a/1", "b/1", "1"], ["a", "b"], (2, 0, 0), "lies beside class folders"),
+    "beside splits": (["train/a/1", "extra/a/1"], ["a"], (1, 0, 0), "lies beside train/"),
+    "other formats": (["a/1", "a/2.pgm", "a/3.PPM"], ["a"], (3, 0, 0), None),
+    "no pictures": (["a/1", "a/notes.txt"], ["a"], (1, 0, 0), "its name ends in none of .png .jpg"),
+}
+
+
+@pytest.mark.parametrize("layout", FOLDERS)
+def test_folders_are_read_without_guessing(layout, tmp_path, capsys):
+    files, classes, sizes, phrase = FOLDERS[layout]
+    for i, file in enumerate(files):
+        path = tmp_path / (file if "." in file else f"{file}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        format = {".pgm": "ppm", ".ppm": "ppm"}.get(path.suffix.lower(), "png")
+        Image.fromarray(noise(4, 4, seed=i)).save(path, format)
+    pictures = data.read_folder(tmp_path, None)
+    assert tuple((pictures.splits == split).sum() for split in data.SPLITS) == sizes
+    assert np.unique(pictures.labels).tolist() == (classes or [tmp_path.name])
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == (phrase is not None) and (phrase is None or phrase in notes[0])
+
+
+def plant(name, path):
+    """Make something at `path` that has a picture's name and must not be read."""
+    if name == "pipe":
+        os.mkfifo(path)
+    elif name == "device":
+        path.symlink_to("/dev/zero")
+    elif name == "EPS":
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    elif name == "too large":  # a PNG's declared size
+        chunk = b"IHDR" + (13_300).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+        body = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+        path.write_bytes(body + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e")
+
+
+@pytest.mark.parametrize(
+    "name, phrase",
+    [
+        ("pipe", "not a regular file"),
+        ("device", "not a regular file"),
+        ("EPS", "cannot identify image"),
+        ("too large", "13300 x 13300 pixels are more than 50,000,000"),
+    ],
+)
+def test_what_only_looks_like_a_picture_is_left_out(name, phrase, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail("a program was started"))
+    (tmp_path / "\x1b[2J").mkdir()
+    save(tmp_path / "\x1b[2J", "1.png", noise(4, 4))
+    plant(name, tmp_path / "\x1b[2J" / "2.png")
+    assert len(data.load(tmp_path, valid_fraction=0).train.y) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert phrase in line and "\\x1b[2J" in line and "\x1b" not in line
+
+
+def test_a_lack_of_memory_is_not_a_broken_picture(tmp_path, monkeypatch):
+    def no_memory(path, size):
+        raise MemoryError
+
+    save(tmp_path, "1.png", noise(4, 4))
+    monkeypatch.setattr(data, "read_picture", no_memory)
+    with pytest.raises(MemoryError):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[::-1][::-1], lambda x: x[:, ::-1][:, ::-1].astype(">i4")])
+def test_reversed_and_big_endian_arrays_are_pictures_too(change):
+    x = noise(6, 5, 4)
+    assert np.array_equal(data.as_pictures(change(x), "x"), x[:, None])
+
+
+def test_floats_may_be_off_by_rounding():
+    x = np.array([[-1e-7, 0.5, 1, 1.0000001]], np.float32)
+    assert data.as_pictures(x, "x").flatten().tolist() == [0, 128, 255, 255]
+
+
+def test_pictures_that_are_all_black_are_noted(tmp_path, capsys):
+    x = noise(6, 4, 4) % 2
+    data.as_pictures(x, "masks")
+    assert "masks has pixels of 0 and 1 alone" in capsys.readouterr().err
+    data.as_pictures(x.astype(bool), "masks")
+    assert capsys.readouterr().err == ""
+    Image.fromarray(noise(8, 8).astype(np.int32), "I").save(tmp_path / "x.tif")  # 32 bits of 0..255
+    data.read_folder(tmp_path, None)
+    assert "0 and 1 alone" in capsys.readouterr().err
+
+
+def test_channels_first_and_last_are_noted(capsys):
+    assert data.as_pictures(noise(5, 3, 6, 3), "x").shape == (5, 3, 6, 3)
+    assert "is read as [n, C, H, W]" in capsys.readouterr().err
+
+
+def test_x_val_is_the_valid_split(tmp_path):
+    dataset = data.load(npz(tmp_path, x_train=numbered(6), x_val=numbered(2, 9), x_test=numbered(1, 20)))
+    assert rows(dataset.valid.x) == rows(numbered(2, 9)[:, None]) and len(dataset.train.y) == 6
+    assert "mean the same" in mistake(npz(tmp_path, x=numbered(6), x_train=numbered(6)))
+
+
+def test_arrays_are_refused_by_their_declared_size_and_only_if_they_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 10_000)
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, x=np.zeros((3, 4, 4), np.uint8), other=np.zeros(10**6))
+    assert data.load(path, valid_fraction=0).image_shape == (1, 4, 4)
+    np.savez_compressed(path, x=np.zeros((30, 40, 40), np.uint8))
+    assert "more than 10,000" in mistake(path) and "numpy.savez" in mistake(path)
+    np.savez(path, x=np.zeros((30, 40, 40), np.uint8))  # what lies on the disk is no bomb
+    assert data.load(path).image_shape == (1, 40, 40)
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x", "words")
+    assert "x.npz" in mistake(tmp_path / "x.npz")
+
+
+def test_unzipping_stops_at_a_limit(monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+        data.unzip(gzip.compress(b"0" * 10**6), "0")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("data", None),
+        ("data", "a\0b"),
+        ("data", "~nosuchuser/x"),
+        ("data_dir", 5),
+        ("data_dir", "\0"),
+        ("data_dir", "~nosuchuser"),
+        ("image_size", 0),
+        ("image_size", -1),
+        ("image_size", 2.5),
+        ("image_size", "x"),
+        ("image_size", 10**6),
+        ("image_size", True),
+        ("classes", 5),
+        ("per_class", -1),
+        ("valid_fraction", "x"),
+        ("valid_fraction", None),
+        ("binarize", "x"),
+        ("keep_twins", "yes"),
+        ("drawn", "x"),
+    ],
+)
+def test_wrong_arguments_are_named(name, value):
+    arguments = {"data": "quickdraw" if name == "per_class" else "mnist10k", name: value}
+    message = mistake(**arguments)
+    assert name in message or "no user" in message
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "a\\b"])
+def test_classes_of_quickdraw_stay_in_its_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "fetch", lambda path, check: pytest.fail(f"{path} was fetched"))
+    assert "no class of quickdraw" in mistake("quickdraw", tmp_path, classes=["cat", name])
+
+
+def test_pictures_are_not_enlarged_beyond_reason():
+    assert "give a smaller --image-size" in mistake("mnist10k", image_size=7000)
+    with pytest.raises(data.Mistake, match="image size is 0"):
+        data.resize(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 0)
+
+
+def test_a_digest_is_of_tensors_and_class_names():
+    digests = {data.digest(data.load("mnist10k")), data.digest(data.load("mnist10k"))}
+    assert len(digests) == 1
+    for change in ("x", "y", "order", "classes"):
+        dataset = data.load("mnist10k")
+        x, y = dataset.test
+        if change == "order":
+            dataset.test = data.Split(x.flip(0), y.flip(0))
+        elif change == "classes":
+            dataset.classes[0] = "nil"
+        else:
+            (x if change == "x" else y).view(-1)[0] += 1
+        digests.add(data.digest(dataset))
+    arithmetic = data.load("arithmetic")
+    digests.add(data.digest(arithmetic))
+    arithmetic.train.glyphs.x[0] += 1
+    digests.add(data.digest(arithmetic))
+    assert len(digests) == 7
+
+
+CONFIG = dict(
+    flags=dict(model="ae", data="mnist10k", image_size=None),
+    classes=["a", "b"],
+    image_shape=[1, 28, 28],
+    units={"loss": "nats"},
+    threads=1,
+)
+
+
+def test_a_whole_config_is_read(tmp_path):
+    data.write_json(tmp_path / "config.json", CONFIG)
+    assert data.read_config(tmp_path) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "change, phrase",
+    [
+        *[({name: None}, f"entry {name}") for name in CONFIG],
+        ({"flags": []}, "entry flags"),
+        ({"flags": {"model": None}}, "entry flags"),
+        ({"classes": ["a", "a"]}, "entry classes"),
+        ({"classes": 5}, "entry classes"),
+        ({"image_shape": [1, 0, 28]}, "entry image_shape"),
+        ({"threads": 10**9}, "entry threads"),
+        ({"flags": CONFIG["flags"] | {"data": 5}}, "flag data is 5"),
+        ({"flags": CONFIG["flags"] | {"data_dir": 5}}, "flag data_dir is 5"),
+        ({"flags": CONFIG["flags"] | {"image_size": -1}}, "flag image_size is -1"),
+        ({"flags": CONFIG["flags"] | {"binarize": "x"}}, "flag binarize is 'x'"),
+    ],
+)
+def test_a_damaged_config_says_which_entry(change, phrase, tmp_path):
+    data.write_json(tmp_path / "config.json", CONFIG | change)
+    with pytest.raises(data.Mistake, match=re.escape(phrase)):
+        data.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_a_config_of_another_version_says_what_it_lacks(name, tmp_path):
+    data.write_json(tmp_path / "config.json", {key: CONFIG[key] for key in CONFIG if key != name})
+    with pytest.raises(data.Mistake, match=f"lacks the entry {name}"):
+        data.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 10**5])
+def test_damaged_json_is_one_line(content, tmp_path):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(data.Mistake, match="x.json is damaged"):
+        data.read_json(tmp_path / "x.json")
+
+
+def test_json_has_no_nan(tmp_path):
+    data.write_json(tmp_path / "x.json", {"a": [math.nan, (math.inf, 1.5)], "b": {"c": -math.inf}})
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": [None, [None, 1.5]], "b": {"c": None}}
+
+
+def test_what_a_kill_left_is_removed_by_the_next_write_of_the_same_file(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead = 2**22 + 1  # beyond the largest number of a process on Linux
+    for name in (f".x.{dead}.tmp", f".x.{process.pid}.tmp", f".y.{dead}.tmp", ".x.notes.tmp"):
+        (tmp_path / name).write_text("old")
+    victim = tmp_path / "victim"
+    victim.write_text("dear")
+    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to(victim)
+    data.write_file(tmp_path / "x", lambda file: file.write(b"new"))
+    process.communicate(b"\n")
+    left = {f".x.{process.pid}.tmp", f".y.{dead}.tmp", ".x.notes.tmp", "victim", "x"}
+    assert {path.name for path in tmp_path.iterdir()} == left and victim.read_text() == "dear"
+
+
+def test_a_folder_in_the_place_of_an_output_is_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(data.Mistake, match=f"{tmp_path}/x is a folder"):
+        data.write_file(tmp_path / "x", lambda file: file.write(b"new"))
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, capsys, monkeypatch):
+    def is_full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", is_full)
+    path = tmp_path / "x.pt"
+    writer = lambda file: torch.save(torch.zeros(3), file)  # noqa: E731
+    assert data.run_command("p", lambda argv: data.write_file(path, writer), []) == 1
+    assert capsys.readouterr().err == f"p: error: No space left on device: {path}\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = f"import data\nwith data.lock({str(tmp_path)!r}):\n    print('locked', flush=True)\n    input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(data.Mistake, match="in use by another process"), data.lock(tmp_path):
+            pass
+        process.kill()
+    with data.lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("setting", ["PYTHONIOENCODING=ascii:strict", "PYTHONIOENCODING=cp1252:strict"])
+def test_a_console_that_lacks_a_character_shows_another(setting):
+    code = "import data, sys\nsys.exit(data.run_command('p', lambda _: print('猫 \\udcff'), []))"
+    environment = os.environ | dict([setting.split("=")])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"? ?", b"")
+
+
+def test_a_closed_stdout_is_not_an_error():
+    code = "import data, sys\nsys.exit(data.run_command('p', lambda _: print('x'), []))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} >&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_control_characters_are_shown(parser, capsys):
+    data.note("a \x1b[2J\n b é 猫")
+    assert capsys.readouterr().err == "note: a \\x1b[2J\\n b é 猫\n"
+    assert "\\x1b[2J" in refused(parser, capsys, "\x1b[2J")
+    assert "NUL" in refused(parser, capsys, "--data", "a\0b")
+
+
+def test_numbers_beyond_reason_are_refused():
+    for kind, text in ((int, "1" + "0" * 20), (int, "9" * 5000), (float, "1e308")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            data.number(kind, 0)(text)
+
+
+def test_an_absent_device_is_named():
+    for name in ("hpu", "meta", "abacus", "cuda:99", "\0"):
+        with pytest.raises(data.Mistake, match="--device"):
+            data.pick_device(name)

@@ -1,11 +1,13 @@
 """The loop: what a run leaves behind, that stopping loses nothing, that wrong use ends in one line."""
 
 import csv
+import errno
 import json
 import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PICTURED, small
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import data
 import metrics
@@ -510,7 +513,7 @@ def kill_and_resume(argv, folder, kills, longest):
             elif path.suffix == ".png":
                 data.read_picture(path, None)
             else:
-                assert path.name.endswith(".tmp"), path
+                assert path.name == ".lock" or path.name.endswith(".tmp"), path
     assert start(["--resume", str(folder)] if (folder / "last.pt").exists() else argv).wait() == 0
     assert not list(folder.glob(".*.tmp"))
 
@@ -697,9 +700,12 @@ def test_color_and_pictures_that_are_not_square_train(tmp_path):
         assert train.main([*argv, "--out", str(tmp_path / kind)]) == 0
 
 
-def test_want_of_memory_is_told_in_one_line(refused, digits, tmp_path):
-    argv = ["--model", "ae", "--data", digits, "--latent-dim", "10000000000", "--out", tmp_path / "run"]
-    assert "out of memory" in refused(train.main, argv)
+def test_want_of_memory_is_told_in_one_line(refused, digits, tmp_path, monkeypatch):
+    def want_memory(*args, **options):
+        return torch.empty(2**50)
+
+    monkeypatch.setattr(models, "build", want_memory)
+    assert "out of memory" in refused(train.main, small("ae", digits, "", tmp_path / "run"))
 
 
 def test_steps_then_epochs_end_at_those_epochs(digits, tmp_path):
@@ -715,5 +721,229 @@ def test_latents_that_do_not_converge_are_told_in_one_line(
         return numbers.sum() * math.nan
 
     monkeypatch.setattr(models.AutoDecoder, "latent_loss", nowhere)
-    assert "--fit-lr" in refused(train.main, small("ad", digits, "--epochs 1", tmp_path / "run"))
+    error = refused(train.main, small("ad", digits, "--epochs 1 --fit-lr 0.5", tmp_path / "run"))
+    assert "train again with --fit-lr 0.05" in error  # for --resume refuses that flag
     assert not last(tmp_path / "run")["state"]["finished_phases"]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Doors: what is not ours is left alone, and what is damaged is refused before it is used
+
+
+def content(folder):
+    """{name: bytes} of all files below a folder, but for the lock, which is empty."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.json", "best.pt", "summary.json", ".notes.txt.1.tmp", "a/b.png"])
+def test_a_new_run_takes_no_folder_that_holds_files(name, digits, tmp_path, refused):
+    path = tmp_path / "mine" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("dear")
+    before = content(tmp_path / "mine")
+    assert "is not empty" in refused(train.main, small("ae", digits, "--steps 1", tmp_path / "mine"))
+    assert content(tmp_path / "mine") == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_started_again_by_the_same_command(digits, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", "best.pt", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
+        (folder / name).write_text("half")
+    assert train.main(small("ae", digits, "--steps 1", folder)) == 0
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_no_two_runs_get_the_same_folder(tmp_path):
+    folders = [train.make_numbered_folder(tmp_path / "runs" / "ae") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["ae", "ae-2", "ae-3"]
+    assert all(folder.is_dir() for folder in folders)
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--out"])
+def test_a_run_in_use_is_refused(flag, run, digits, tmp_path, refused):
+    folder = tmp_path / "run"
+    argv = ["--resume", folder]
+    if flag == "--out":
+        folder.mkdir()
+        argv = small("ae", digits, "--steps 1", folder)
+    else:
+        shutil.copytree(run("ae"), folder)
+    with data.lock(folder):
+        assert "in use by another process" in refused(train.main, argv)
+
+
+@pytest.mark.parametrize("split", ["x_train", "y_train", "x_test"])
+def test_a_run_is_not_resumed_on_other_data(split, digits, tmp_path, refused):
+    arrays = dict(np.load(digits))
+    np.savez(tmp_path / "set.npz", **arrays)
+    assert train.main(small("ae", str(tmp_path / "set.npz"), "--steps 1", tmp_path / "run")) == 0
+    np.savez(tmp_path / "set.npz", **arrays | {split: arrays[split][::-1]})
+    assert "data are not those" in refused(train.main, ["--resume", tmp_path / "run"])
+
+
+def test_resuming_removes_temporary_files_of_its_own_names_alone(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run("vae"), folder)
+    others = (".notes.txt.1.tmp", ".log.csv.bak.tmp", "epochs/.0002.jpg.4194305.tmp")
+    for name in (*others, ".log.csv.4194305.tmp", ".loss.png.4194305.tmp", "epochs/.0002.png.4194305.tmp"):
+        (folder / name).write_text("half")
+    assert train.main(["--resume", str(folder)]) == 0
+    assert {str(path.relative_to(folder)) for path in folder.rglob(".*.tmp")} == set(others)
+
+
+def test_a_linked_folder_of_snapshots_is_refused(run, tmp_path, refused):
+    folder = tmp_path / "run"
+    shutil.copytree(run("vae"), folder)
+    (folder / "epochs").rename(tmp_path / "pictures")
+    (folder / "epochs").symlink_to(tmp_path / "pictures")
+    assert "epochs is a link" in refused(train.main, ["--resume", folder, "--epochs", "3"])
+    assert not (tmp_path / "pictures" / "0003.png").exists()
+
+
+def moment(checkpoint):
+    return checkpoint["optimizers"][0]["state"][0]
+
+
+DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusal
+    "config is a list": (lambda c: c.update(config=[]), "not a table of entries"),
+    "no flags": (lambda c: c["config"].pop("flags"), "lacks the entry flags"),
+    "another model": (lambda c: c["config"]["flags"].update(model="gpt"), "no --model 'gpt'"),
+    "flag of another type": (lambda c: c["config"]["flags"].update(epochs="x"), "--epochs 'x'"),
+    "flag out of range": (lambda c: c["config"]["flags"].update(lr=-1.0), "--lr -1.0"),
+    "flag without a value": (lambda c: c["config"]["flags"].update(batch_size=None), "--batch-size None"),
+    "switch of another type": (lambda c: c["config"]["flags"].update(he_init="x"), "--he-init 'x'"),
+    "threads": (lambda c: c["config"].update(threads=10**6), "entry threads"),
+    "state is a number": (lambda c: c.update(state=5), "state is not a table"),
+    "no epoch": (lambda c: c["state"].pop("epoch"), "lacks the entry state.epoch"),
+    "epoch is text": (lambda c: c["state"].update(epoch="x"), "state.epoch is x"),
+    "best is text": (lambda c: c["state"].update(best="x"), "state.best is x"),
+    "history is text": (lambda c: c["state"].update(history="x"), "state.history is x"),
+    "a row is text": (lambda c: c["state"]["history"].append("x"), "state.history"),
+    "a cell is text": (lambda c: c["state"]["history"][0].update(loss="x"), "state.history"),
+    "phases": (lambda c: c["state"].update(finished_phases=["x"]), "state.finished_phases"),
+    "another entry": (lambda c: c["state"].update(more=1), "state.more"),
+    "no optimizers": (lambda c: c.update(optimizers=[]), "its optimizers"),
+    "an optimizer is a number": (lambda c: c.update(optimizers=[5]), "its optimizers"),
+    "no moment": (lambda c: moment(c).pop("exp_avg"), "its optimizers"),
+    "moment is None": (lambda c: moment(c).update(exp_avg=None), "its optimizers"),
+    "moment of another shape": (lambda c: moment(c).update(exp_avg=torch.zeros(1)), "its optimizers"),
+    "moment of another type": (
+        lambda c: moment(c).update(exp_avg_sq=moment(c)["exp_avg_sq"].double()), "its optimizers"),
+    "moment of another layout": (
+        lambda c: moment(c).update(exp_avg=torch.zeros(1).expand(moment(c)["exp_avg"].shape)),
+        "its optimizers"),
+    "moment is sparse": (
+        lambda c: moment(c).update(exp_avg=moment(c)["exp_avg"].to_sparse()), "its optimizers"),
+    "step is an int": (lambda c: moment(c).update(step=3), "its optimizers"),
+    "weights of another shape": (
+        lambda c: c["weights"].update({name: torch.zeros(1) for name in c["weights"]}), "its weights"),
+    "weights of another type": (
+        lambda c: c.update(weights={name: x.half() for name, x in c["weights"].items()}), "its weights"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_last_checkpoint_is_refused(name, run, tmp_path, refused):
+    change, phrase = DAMAGE[name]
+    checkpoint = last(run("ae"))
+    change(checkpoint)
+    torch.save(checkpoint, tmp_path / "last.pt")
+    error = refused(train.main, ["--resume", tmp_path])
+    assert phrase in error and "last.pt" in error, error
+
+
+def test_a_batch_of_one_under_batch_norm_is_one_line(tmp_path, refused):
+    np.save(tmp_path / "x.npy", np.random.RandomState(0).randint(0, 256, (73, 8, 8), np.uint8))
+    argv = [
+        "--model",
+        "ae",
+        "--data",
+        tmp_path / "x.npy",
+        "--valid-fraction",
+        "0",
+        "--out",
+        tmp_path / "run",
+    ]
+    argv += ["--batch-norm", "--encoder-layers", "4,3,2,1 4,3,2,1 4,3,2,1"]  # down to 1 x 1
+    error = refused(train.main, [*argv, "--batch-size", "5"])  # 66 training pictures = 13 * 5 + 1
+    assert "--batch-size 5 leaves a batch of one picture" in error
+
+
+def test_a_full_disk_says_how_to_go_on(digits, tmp_path, monkeypatch, refused):
+    fsync = os.fsync
+
+    def fail_later(file):
+        if (tmp_path / "run" / "log.csv").exists():  # the first epoch is there
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_later)
+        error = refused(train.main, small("ae", digits, "--epochs 3", tmp_path / "run"))
+    assert "No space left on device" in error and f"--resume {tmp_path / 'run'}" in error
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("name", ["log.csv", "last.pt"])
+def test_a_file_that_windows_keeps_open(name, digits, tmp_path, monkeypatch, capsys, no_pictures):
+    folder = tmp_path / "run"
+    replace = os.replace
+
+    def refuse(source, target):
+        if target.name == name and (folder / name).exists():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        status = train.main(small("ae", digits, "--epochs 2", folder))
+    error = capsys.readouterr().err
+    if name == "log.csv":  # it can be written later
+        assert status == 0 and "note:" in error and "log.csv is not up to date" in error
+    else:
+        assert status == 1 and f"last.pt; then python train.py --resume {folder}" in error
+    assert train.main(["--resume", str(folder)]) == 0
+    assert "2,train" in re.sub(r"2,\d+,train", "2,train", (folder / "log.csv").read_text())
+
+
+def test_summaries_are_valid_json(digits, tmp_path, monkeypatch, no_pictures):
+    monkeypatch.setattr(train, "score_splits", lambda *args: {"test": {"loss": math.nan}})
+    assert train.main(small("ae", digits, "--steps 1", tmp_path / "run")) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["test"]["loss"] is None
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """As on a Mac's GPU, where no tensor is float64."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f"{function} makes float64, which a Mac's GPU does not have")
+        return result
+
+
+@pytest.mark.parametrize("model", ["ad", "classifier", "gan", "vae"])
+def test_training_needs_no_float64(model, digits, tmp_path, no_pictures):
+    with WithoutFloat64():
+        assert train.main(small(model, digits, "--epochs 1 --lr-schedule cosine", tmp_path / "run")) == 0
+
+
+EXTREME = "--epochs --steps --batch-size --latent-dim --encoder-hidden --encoder-depth --dense --squeeze"
+EXTREME += " --image-size --shift --per-class --seed --free-bits --beta"
+
+
+@pytest.mark.parametrize("flag", EXTREME.split())
+def test_extreme_flags_are_refused(flag, digits, tmp_path, refused):
+    number = "1e308" if flag in ("--free-bits", "--beta") else "1" + "0" * 20
+    error = refused(
+        train.main, ["--model", "vae", "--data", digits, flag, number, "--out", tmp_path / "run"]
+    )
+    assert flag in error and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--out", "--data", "--data-dir"])
+def test_a_nul_byte_is_refused(flag, refused):
+    assert "NUL" in refused(train.main, ["--model", "ae", flag, "a\0b"])
