@@ -858,3 +858,12 @@ def write_file(path, writer):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def visible(text):
+    """The text with its control characters shown, not obeyed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def note(message):
+    print(f"note: {visible(message)}", file=sys.stderr)
