@@ -28,6 +28,7 @@ import inspect
 import io
 import json
 import math
+import numbers
 import sys
 import textwrap
 from collections import namedtuple
@@ -43,6 +44,7 @@ METRICS = ("euclidean", "cosine", "precomputed")
 METHODS = ("auto", "exact", "barnes_hut", "fft")
 EXACT_LIMIT = 10_000  # points, for which the exact method takes 3 GB
 EXACT_IS_FASTEST = 700  # below this number of points, no method is faster than the exact one
+LARGEST = 1e15  # its square fits float32
 
 
 class TSNEError(ValueError):
@@ -88,7 +90,7 @@ def conditional_affinities(squares, perplexity):
             total = p.sum(1, keepdim=True)
             entropy = total.log() + beta * (p * rows).sum(1, keepdim=True) / total
             excess = entropy - math.log(perplexity)
-            if excess.abs().max() < 1e-6:
+            if (excess.abs() < 1e-6).all():
                 break
             low = torch.where(excess > 0, beta, low)
             high = torch.where(excess > 0, high, beta)
@@ -540,18 +542,39 @@ class MeshRepulsion:
 
 
 def as_points(X, name="X"):
-    """Real numbers [n, d] of any type as a tensor: float32, or float64 where float32 would lose digits."""
-    if not isinstance(X, torch.Tensor):
-        X = np.asarray(X)
-        require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: give real numbers")
+    """Real numbers [n, d] of any type as a tensor: float32, or float64 where float32 would lose digits.
+
+    A tensor stays on its device, unless that is a Mac's GPU ("mps"): it has no float64, the CPU has.
+    """
+    if isinstance(X, torch.Tensor):
+        is_dense = X.layout == torch.strided and not (X.is_meta or X.is_nested)
+        require(is_dense, f"{name} is a sparse, nested or meta tensor: give a dense one")
+        x = X.detach().cpu() if X.device.type == "mps" else X.detach()
+        require(not x.is_complex(), f"{name} holds complex numbers: give real ones")
+        fits_float32 = x.element_size() < 4 or x.dtype == torch.float32
+        x = x.to(torch.float32 if fits_float32 else torch.float64)
+    else:
+        require(not np.ma.is_masked(X), f"{name} has masked values: remove or replace them")
+        try:
+            X = np.asarray(X)
+        except (TypeError, ValueError, RuntimeError) as error:  # a list of rows of many lengths
+            raise TSNEError(f"{name} is no array: {str(error).splitlines()[0]}") from None
+        advice = "give real numbers, and X.toarray() for a sparse matrix X"
+        require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
-        X = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
-    require(not X.is_complex(), f"{name} holds complex numbers: give real ones")
-    fits_float32 = X.element_size() < 4 or X.dtype == torch.float32
-    x = X.detach().to(torch.float32 if fits_float32 else torch.float64)
+        x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
     require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
     return x
+
+
+def is_one_of(value, choices):
+    return isinstance(value, str) and value in choices
+
+
+def in_short(value):
+    """A value of any type in one line, for an error message."""
+    return " ".join(repr(value).split())[:60]
 
 
 def principal_axes(x, n_components):
@@ -644,24 +667,35 @@ class TSNE:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self):
+        """What a Pipeline of scikit-learn asks for, which is there then."""
+        from sklearn.base import BaseEstimator
+
+        return BaseEstimator.__sklearn_tags__(self)
+
     def fit_transform(self, X, y=None):
         """The map [n, n_components] of points X [n, d]; y is ignored."""
         return self.fit(X).embedding_
 
     def fit(self, X, y=None):
         x = as_points(X)
-        self._check(x)
+        n = len(x)
+        require(n > 1, f"X has {n} points: a map takes two or more")
+        self._check_parameters(n)
+        is_table = self.metric != "precomputed" or x.shape == (n, n)
+        require(is_table, f"X has shape {list(x.shape)}: precomputed takes distances [n, n]")
+        self._check_points(x, "X")
         self._set_scale(x)
         embedding = self._initial_map(x)
         forces = self._forces(x)
-        last = self.max_iter or (500 if len(x) >= 5000 else 700)
+        last = self.max_iter or (500 if n >= 5000 else 700)
         self.n_iter_ = 0
-        self._descend(embedding, forces, min(100, last // 5), self.early_exaggeration, momentum=0.8)
+        self._descend(embedding, forces, min(100, last // 5), float(self.early_exaggeration), momentum=0.8)
         self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
         _, kl = kl_gradient(embedding, forces.attraction, forces.repulsion)
         self.kl_divergence_ = (forces.negative_entropy + kl).item()
         self._map = embedding
-        self.embedding_ = embedding if isinstance(X, torch.Tensor) else embedding.cpu().numpy()
+        self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
 
     def transform(self, X_new):
@@ -676,6 +710,7 @@ class TSNE:
         x = as_points(X_new, "X_new").to(self._map.device)
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
+        self._check_points(x, "X_new")
         neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
@@ -684,41 +719,54 @@ class TSNE:
             weights = p / (1 + (places - partners).square().sum(2, keepdim=True))
             places = (weights * partners).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         places = places[:, 0]
-        return places if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
+        return places.to(X_new.device) if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
 
-    def _check(self, x):
-        n = len(x)
+    def _check_parameters(self, n):
+        check = self._check_number
+        whole = numbers.Integral
+        real = numbers.Real
+        check("n_components", whole, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
+        check("perplexity", real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
+        check("early_exaggeration", real, 1, LARGEST, f"1 to {LARGEST:g}")
+        if not is_one_of(self.learning_rate, ["auto"]):
+            check("learning_rate", real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
+        if self.max_iter is not None:
+            check("max_iter", whole, 1, math.inf, "a whole number from 1, or None")
+        check("n_iter_without_progress", real, -math.inf, math.inf, "a number of iterations")
+        check("min_grad_norm", real, -math.inf, math.inf, "a number")
+        check("verbose", real, 0, math.inf, "0 or 1")
+        if self.random_state is not None and not isinstance(self.random_state, np.random.RandomState):
+            check("random_state", whole, 0, 2**64 - 1, "a whole number from 0, a RandomState or None")
+        check("angle", real, 0, 1, "0 to 1")
+        for name, choices in (("metric", METRICS), ("method", METHODS)):
+            value = vars(self)[name]
+            require(is_one_of(value, choices), f"{name} {in_short(value)}: give {' or '.join(choices)}")
+
         limit = f"for up to {EXACT_LIMIT:,} points"
-        require(n > 1, f"X has {n} points: a map takes two or more")
-
+        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
         c = self.n_components
-        require(isinstance(c, int) and c > 0, f"n_components {c!r}: give a whole number from 1")
         is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
         require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
-        perplexity = self.perplexity
-        fits = 1 <= perplexity < n
-        require(fits, f"perplexity {perplexity!r}: give 1 or more, but less than the {n} points")
-        exaggeration = self.early_exaggeration
-        require(exaggeration >= 1, f"early_exaggeration {exaggeration!r}: give 1 or more")
-        rate = self.learning_rate
-        require(rate == "auto" or rate > 0, f"learning_rate {rate!r}: give auto, or more than 0")
-        last = self.max_iter
-        require(last is None or last > 0, f"max_iter {last!r}: give 1 or more, or None")
-        require(0 <= self.angle <= 1, f"angle {self.angle!r}: give 0 to 1")
-        require(self.metric in METRICS, f"metric {self.metric!r}: give {' or '.join(METRICS)}")
-        require(self.method in METHODS, f"method {self.method!r}: give {' or '.join(METHODS)}")
-        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
-
         if isinstance(self.init, str):
-            require(self.init in ("pca", "random"), f"init {self.init!r}: give pca, random or a map")
+            is_known = self.init in ("pca", "random")
+            require(is_known, f"init {in_short(self.init)}: give pca, random or a map")
             can_start = self.init == "random" or self.metric != "precomputed"
             require(can_start, "init 'pca': give random or a map: distances have no PCA")
+
+    def _check_number(self, name, kind, low, high, wanted):
+        value = vars(self)[name]
+        if isinstance(value, np.generic):
+            value = value.item()
+        fits = isinstance(value, kind) and low <= value <= high
+        require(fits, f"{name} {in_short(value)}: give {wanted}")
+
+    def _check_points(self, x, name):
         if self.metric == "precomputed":
-            are_distances = x.shape == (n, n) and bool((x >= 0).all())
-            require(are_distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up")
+            are_distances = bool((x >= 0).all())
+            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
         if self.metric == "cosine":
             have_direction = bool(x.any(1).all())
-            require(have_direction, "X has a point at 0, which has no direction for metric='cosine'")
+            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
 
     def _set_scale(self, x):
         """Sets the center and the scale that bring the points into the range of float32."""
@@ -726,25 +774,28 @@ class TSNE:
         self._center = x[:: 1 + len(x) // 1000].median(0).values
         offsets = x if self.metric == "precomputed" else x - self._center
         self._scale = offsets.abs().max().item() or 1.0
+        require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
 
     def _initial_map(self, x):
         """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
         deviation of 1e-4."""
         random = torch.Generator()
-        if self.random_state is None:
+        seed = self.random_state
+        if isinstance(seed, np.random.RandomState):
+            seed = seed.randint(2**31)
+        if seed is None:
             random.seed()
         else:
-            random.manual_seed(self.random_state)
-        noise = torch.randn(len(x), self.n_components, generator=random).to(x.device)
+            random.manual_seed(int(seed))
+        noise = torch.randn(len(x), int(self.n_components), generator=random).to(x.device)
         if not isinstance(self.init, str):
             y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
             require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
-            fits = y.abs().max().item() < 1e15
-            require(fits, "init reaches 1e15, whose squares overflow in float32: scale it")
+            require(y.abs().max().item() < LARGEST, f"init reaches {LARGEST:g}: scale it")
             return y
         if self.init == "random":
             return 1e-4 * noise
-        y = pca((x - self._center) / self._scale, self.n_components)
+        y = pca((x - self._center) / self._scale, noise.shape[1])
         y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
@@ -756,15 +807,18 @@ class TSNE:
         stored for later calls.
         """
         if self.metric == "precomputed":
-            distances = x / self._scale
-            if of_training:
-                distances.fill_diagonal_(math.inf)
-            distances, neighbors = distances.topk(k, largest=False)
-            return neighbors, distances.square()
-        if self.metric == "cosine":
+            x = x / self._scale
+        elif self.metric == "cosine":
             x = F.normalize(x / x.abs().amax(1, keepdim=True))
         else:
             x = (x - self._center) / self._scale
+        is_near = bool((x.abs() < LARGEST).all())
+        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
+        if self.metric == "precomputed":
+            if of_training:
+                x.fill_diagonal_(math.inf)
+            distances, neighbors = x.topk(k, largest=False)
+            return neighbors, distances.square()
         x = x.float()
         if of_training:
             self._points = x
@@ -776,12 +830,13 @@ class TSNE:
     def _forces(self, x):
         """The Forces between training points x [n, d], as the chosen method computes them."""
         n = len(x)
+        perplexity = float(self.perplexity)
         method = self.method
         if method == "auto":
             method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
-        k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
+        k = n - 1 if method == "exact" else min(n - 1, int(3 * perplexity))
         neighbors, squares = self._neighbors(x, k, of_training=True)
-        p = conditional_affinities(squares.float(), self.perplexity)
+        p = conditional_affinities(squares.float(), perplexity)
         del squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
             p = joint_affinities(neighbors, p)
@@ -792,7 +847,7 @@ class TSNE:
             del neighbors
             attraction = SparseAttraction(row, column, p, n)
             if method == "barnes_hut":
-                repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
+                repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
             else:
                 repulsion = MeshRepulsion(0.3 if n < 20_000 else 0.35)
         return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
@@ -881,11 +936,19 @@ def command(argv):
 
     args = flags().parse_args(argv)
     args.device = data.pick_device(args.device)
+    if args.device.type == "mps":  # a Mac's GPU has no float64, which t-SNE needs
+        args.device = torch.device("cpu")
     path = Path(args.source)
     is_run = (path / "config.json").exists()
     is_array = path.suffix in (".npy", ".npz") and path.is_file()
     check_flags(args, is_run, is_array)
-    picture_path, array_path, page_path = output_paths(args, is_run)
+    for note in idle_flags(args, is_run):
+        data.note(note)
+    inputs = [TEMPLATE, data.BUILT_IN]  # of this call or of others
+    inputs += [Path(data.read_config(path)["flags"]["data"])] if is_run else [path]
+    if args.labels:
+        inputs.append(Path(args.labels))
+    picture_path, array_path, page_path = output_paths(args, is_run, inputs)
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
 
     arrays = data.open_arrays(path) if is_array else {}
@@ -905,9 +968,10 @@ def command(argv):
     else:  # pictures of a data set, of a folder, or of an .npz with x_train as train.py takes it
         source = pixel_source(data.load(args.source, args.data_dir, args.image_size), "all")
 
+    source.name = data.visible(source.name)
+    source.classes = [data.visible(name) for name in source.classes]
     try:
-        points = select(source, args)
-        tsne_map = compute_map(points, args)
+        tsne_map = compute_map(select(source, args), args)
     except TSNEError as error:
         raise TSNEError(f"{path}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
@@ -915,14 +979,15 @@ def command(argv):
     figure = draw(tsne_map)
     file_format = picture_path.suffix[1:]
     data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
-    print(report(tsne_map), picture_path, array_path, sep="\n")
+    print(report(tsne_map), data.visible(f"{picture_path}"), data.visible(f"{array_path}"), sep="\n")
     if args.html:
         thumbnails = None
-        if points.pictures is not None:
-            thumbnails = data.resize(points.pictures, thumbnail_side(points.pictures))
+        pictures = tsne_map.points.pictures
+        if pictures is not None:
+            thumbnails = data.resize(pictures, thumbnail_side(pictures))
         text = page(template, tsne_map, thumbnails).encode()
         data.write_file(page_path, lambda file: file.write(text))
-        print(page_path)
+        print(data.visible(f"{page_path}"))
 
 
 def check_flags(args, is_run, is_array):
@@ -935,17 +1000,35 @@ def check_flags(args, is_run, is_array):
     require(is_one_choice, "--train-and-test takes both splits: leave --split out")
 
 
-def output_paths(args, is_run):
-    """Where the picture, the arrays and the page go, in a folder that exists afterwards."""
+def idle_flags(args, is_run):
+    """A note for each flag that changes nothing."""
+    notes = []
+    if args.angle != 0.5 and args.method != "barnes_hut":
+        notes.append(f"--angle does nothing with --method {args.method}")
+    if args.pca != 50 and args.metric == "cosine":
+        notes.append("--pca does nothing with --metric cosine")
+    if args.data_dir and not is_run and Path(args.source).exists():
+        notes.append(f"--data-dir does nothing for {args.source}")
+    return notes
+
+
+def output_paths(args, is_run, inputs):
+    """Where the picture, the arrays and the page go, in a folder that exists afterwards. None may be one of
+    the input files, or lie in one of the input folders, but for the run's own."""
     name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
     folder = Path(args.source) if is_run else Path()
     picture = Path(args.out) if args.out else folder / name
-    arrays = picture.with_suffix(".npz")
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
-    inputs = [Path(args.source).resolve(), Path(args.labels or "").resolve()]
-    require(arrays.resolve() not in inputs, f"{arrays} would be overwritten: give another --out")
+    paths = [picture, picture.with_suffix(".npz"), picture.with_suffix(".html")]
+    for path in paths if args.html else paths[:2]:
+        places = [place for place in (path, *path.resolve().parents) if place.exists()]
+        is_own = is_run and any(place.samefile(folder) for place in places)
+        for source in inputs:
+            is_input = source.exists() and any(place.samefile(source) for place in places)
+            message = f"{path} is, or lies in, the input {source}: give another --out"
+            require(is_own or not is_input, message)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    return picture, arrays, picture.with_suffix(".html")
+    return paths
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1036,7 +1119,7 @@ class Points:
 
     title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
     classes: list  # class names
-    x: torch.Tensor  # [n, d]
+    x: torch.Tensor | None  # [n, d], until there is a map of them
     labels: np.ndarray  # class numbers [n]
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
@@ -1142,6 +1225,7 @@ class Map:
 def compute_map(points, args):
     """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map."""
     x = points.x
+    points.x = None  # the memory is needed, above all where PCA leaves far fewer dimensions
     n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
     n = len(x) - n_placed
     dimensions = [x.shape[1]]
@@ -1230,7 +1314,7 @@ def draw(tsne_map):
     axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
     axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
 
-    with rc_context({"text.parse_math": False}):  # the name of a class may hold a $
+    with rc_context({"text.parse_math": False, "text.usetex": False}):  # a class name may hold a $
         figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
         caption = "\n".join(tsne_map.caption_lines)
         if has_classes:
@@ -1264,6 +1348,7 @@ def name_regions(axis, tsne_map, classes):
 def add_legend(figure, tsne_map, classes, has_few_classes):
     """The legend: few classes at the right of the map, the first 100 of many below it."""
     from matplotlib.lines import Line2D
+    from matplotlib.textpath import TextPath
 
     accuracy = tsne_map.class_accuracy
     keys = []
@@ -1272,7 +1357,11 @@ def add_legend(figure, tsne_map, classes, has_few_classes):
         marker_size = 6 if has_few_classes else 3
         style = dict(marker="o", markersize=marker_size, linestyle="")
         keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
-    style = dict(loc="outside lower center", fontsize=5.5, ncols=5, columnspacing=0.5)
+    widest = max(
+        (TextPath((0, 0), key.get_label(), size=5.5).get_extents().width for key in keys), default=0
+    )
+    columns = int(np.clip(480 // (widest + 18), 1, 5))  # the picture is 482 points wide
+    style = dict(loc="outside lower center", fontsize=5.5, ncols=columns, columnspacing=0.5)
     if has_few_classes:
         style = dict(loc="outside right center", fontsize=8)
     figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
