@@ -10,10 +10,12 @@ files are downloaded there. The last section holds what all our command lines sh
 """
 
 import argparse
+import contextlib
 import difflib
 import gzip
 import hashlib
 import http.client
+import inspect
 import io
 import json
 import math
@@ -23,9 +25,11 @@ import shlex
 import sys
 import urllib.parse
 import urllib.request
+import warnings
 import zlib
 from collections import namedtuple
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +58,12 @@ DRAWINGS = ["rabbit", "yoga", "hand", "snowman", "motorbike"]  # of quickdraw, u
 DRAWINGS_PER_CLASS = 5000  # unless --per-class says otherwise
 
 
+MAX_BYTES = 2**31  # that one compressed file may unpack to
+MAX_PIXELS = 50_000_000  # of one picture
+LARGEST_SIDE = math.isqrt(MAX_PIXELS)
+MAX_DATA_BYTES = 2**35  # of all pictures of a data set, after they are resized
+
+
 class Mistake(Exception):
     """An error that the user can correct. Its message is one line: what is wrong, where, and what to do."""
 
@@ -63,6 +73,16 @@ class Mistake(Exception):
 def require(condition, message):
     if not condition:
         raise Mistake(message)
+
+
+def visible(text):
+    """The text with control characters as escapes, which a terminal shows and does not obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def note(message):
+    """Print something that the user should know, although the work goes on."""
+    print(f"note: {visible(message)}", file=sys.stderr)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -143,15 +163,15 @@ Pictures = namedtuple("Pictures", "x labels splits classes")
 
 
 def load(
-    data="mnist10k",
-    data_dir=None,
-    image_size=None,
-    classes=None,
-    per_class=None,
-    valid_fraction=0.1,
-    binarize=None,
-    keep_twins=False,
-    drawn=None,
+    data: str | Path = "mnist10k",
+    data_dir: str | Path | None = None,
+    image_size: Integral | None = None,
+    classes: str | list | tuple | None = None,
+    per_class: Integral | None = None,
+    valid_fraction: Real = 0.1,
+    binarize: str | None = None,
+    keep_twins: bool = False,
+    drawn: str | None = None,
 ):
     """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
 
@@ -163,6 +183,8 @@ def load(
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
     "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
     """
+    arguments = locals()
+    check_arguments(arguments)
     data = str(data)
     for name, flag, value in (
         ("quickdraw", "--classes", classes),
@@ -170,14 +192,13 @@ def load(
         ("arithmetic", "--keep-twins", keep_twins),
     ):
         require(not value or data == name, f"{flag} is for --data {name}: leave it out with {data}")
-    require(0 <= valid_fraction < 1, f"the valid fraction is {valid_fraction}: give a number in [0, 1)")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
         require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
         return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
 
-    path = Path(data).expanduser()
-    data_dir = Path(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN).expanduser()
+    path = expand(data)
+    data_dir = expand(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN)
     pictures = read(data, path, data_dir, image_size, classes, per_class)
     y, classes = number_labels(pictures, data)
     x = torch.from_numpy(np.ascontiguousarray(pictures.x))
@@ -196,6 +217,52 @@ def load(
     split_class = RedrawnSplit if binarize == "stochastic" else Split
     name = data if data in DATASETS else path.resolve().stem
     return Dataset(name, classes, *[split_class(x[splits == s], y[splits == s]) for s in SPLITS])
+
+
+def expand(path):
+    """The path, with a home folder in the place of ~. Raises Mistake."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise Mistake(f"{path}: there is no user of that name here") from None
+
+
+FLAGS = {name: parameter.default for name, parameter in inspect.signature(load).parameters.items()}
+
+
+def check_arguments(arguments, where=""):
+    """Require that the arguments of `load`, a dict, have its types and lie in their ranges."""
+    for name, kind in load.__annotations__.items():
+        value = arguments[name]
+        fits = isinstance(value, kind) and (type(value) is not bool or kind is bool)
+        require(fits, f"{where}{name} is {value!r}, not {inspect.formatannotation(kind)}")
+    size = arguments["image_size"]
+    per_class = arguments["per_class"]
+    ranges = {  # name: whether its value is right, and what is
+        "data": ("\0" not in str(arguments["data"]), "a path without a NUL byte"),
+        "data_dir": ("\0" not in str(arguments["data_dir"]), "a path without a NUL byte"),
+        "image_size": (size is None or 1 <= size <= LARGEST_SIDE, f"pixels from 1 to {LARGEST_SIDE}"),
+        "per_class": (per_class is None or per_class >= 1, "a number from 1"),
+        "valid_fraction": (0 <= arguments["valid_fraction"] < 1, "a number in [0, 1)"),
+        "binarize": (arguments["binarize"] in (None, "static", "stochastic"), "static or stochastic"),
+        "drawn": (arguments["drawn"] in (None, "query", "answer"), "query or answer"),
+    }
+    for name, (fits, right) in ranges.items():
+        require(fits, f"{where}{name} is {arguments[name]!r}: give {right}")
+
+
+def digest(dataset):
+    """The SHA-256 of a data set's tensors and class names, in hexadecimal."""
+    sha256 = hashlib.sha256(json.dumps(dataset.classes).encode())
+    for name in SPLITS:
+        split = dataset.split(name)
+        tensors = [split.x, split.y]
+        if isinstance(split, Queries):
+            tensors += [split.glyphs.x, split.glyphs.y]
+        for tensor in tensors:
+            sha256.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+            sha256.update(np.ascontiguousarray(tensor.cpu().numpy()))
+    return sha256.hexdigest()
 
 
 def read(data, path, data_dir, image_size, classes, per_class):
@@ -238,13 +305,18 @@ def number_labels(pictures, where):
 
 def resize(x, size):
     """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
-    height, width = x.shape[2:]
+    n, channels, height, width = x.shape
+    n_bytes = n * channels * size**2
+    require(size >= 1, f"the image size is {size}: give a side in pixels, from 1")
+    too_large = f"{n:,} pictures of {size}x{size} pixels take {n_bytes:,} bytes: give a smaller --image-size"
+    require(n_bytes <= MAX_DATA_BYTES, too_large)
     side = min(height, width)
     top = (height - side) // 2
     left = (width - side) // 2
     x = x[:, :, top : top + side, left : left + side]
     parts = []
-    for part in x.split(1000):  # all at once, the floats would take four times the memory
+    n_part = max(1, min(1000, MAX_PIXELS // size**2))  # all at once, the floats would take too much memory
+    for part in x.split(n_part):
         part = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
         parts.append(part.round().to(torch.uint8))
     return torch.cat(parts)
@@ -270,16 +342,34 @@ def stratified(y, n):
 # -----------------------------------------------------------------------------------------------------------
 # The user's own arrays and image folders
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 SYNONYMS = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_train"}  # keys of a .npz
+SYNONYMS |= {"x_val": "x_valid", "x_validation": "x_valid", "y_val": "y_valid", "y_validation": "y_valid"}
 
 
-def open_arrays(path, mmap_mode=None):
-    """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles."""
+def open_arrays(path, names=None, mmap_mode=None):
+    """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles.
+
+    With names, only the arrays of those names are read, and at least one of them must be there.
+    """
+    path = Path(path)
+    require(path.is_file(), f"{path} is not a file")  # a pipe would be waited for
     try:
-        content = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-        return {"x": content} if isinstance(content, np.ndarray) else dict(content)
-    except Exception as error:  # numpy raises ValueError, BadZipFile, TokenError, ... for broken files
+        content = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses sizes beyond those of the file
+        if isinstance(content, np.ndarray):
+            return {"x": content if mmap_mode else np.array(content)}
+        with content:
+            wanted = [name for name in content.files if names is None or name in names]
+            keys = ", ".join(content.files) or "nothing"
+            require(wanted or names is None, f"{path} holds {keys}: it needs {' or '.join(names or ())}")
+            # zipfile unpacks no more than the declared size; what is not compressed may be larger
+            size = sum(content.zip.getinfo(f"{name}.npy").file_size for name in wanted)
+            limit = max(MAX_BYTES, path.stat().st_size)
+            advice = "save fewer pictures, or uncompressed by numpy.savez"
+            require(size <= limit, f"{path} unpacks to {size:,} bytes, more than {limit:,}: {advice}")
+            return {name: content[name] for name in wanted}
+    except Mistake:
+        raise
+    except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
 
@@ -288,6 +378,7 @@ def as_pictures(x, where):
     """Pictures [n, H * H], [n, H, W], [n, H, W, C] or [n, C, H, W] as uint8 [n, C, H, W].
 
     Integers must be in 0..255; floats and booleans in 0..1, which are scaled. Raises Mistake for all others.
+    Both channels first and last, as [n, 3, W, 3], is read as channels first, with a note.
     """
     shape = list(x.shape)
     if x.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
@@ -297,27 +388,41 @@ def as_pictures(x, where):
         x = x[:, None]
     elif x.ndim == 4 and shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
+    elif x.ndim == 4 and shape[3] in (1, 3):
+        note(f"{where} has shape {shape}, which is read as [n, C, H, W]")
     is_picture = x.ndim == 4 and x.shape[1] in (1, 3) and x.size > 0
     require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or rows of squares")
     require(x.dtype.kind in "uifb", f"{where} holds {x.dtype}: give integers in 0..255 or floats in 0..1")
     limit = 255 if x.dtype.kind in "ui" else 1
+    rounding = 0 if limit == 255 else 1e-3  # a float of 1.0000001 is meant to be 1
     low = x.min()
     high = x.max()
-    in_range = low >= 0 and high <= limit  # False for NaN too
+    in_range = low >= -rounding and high <= limit + rounding  # False for NaN too
     values = f"{x.dtype} pixels from {low:g} to {high:g}"
     require(in_range, f"{where} has {values}: scale them to lie in 0..{limit}")
     if limit == 1:
         x = np.rint(x * 255.0)
-    return x.astype(np.uint8)
+    x = x.astype(np.uint8)
+    note_black(x, where)
+    return x
+
+
+def note_black(x, where):
+    """A note if the brightest of the pixels is 1 of 255."""
+    if x.max() == 1:
+        note(f"{where} has pixels of 0 and 1 alone, in a range of 0 to 255: all are black. Scale them")
 
 
 def read_arrays(path):
     """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
     and the class names, `classes`."""
-    arrays = open_arrays(path)
-    keys = ", ".join(arrays) or "nothing"
+    names = ["classes", *[f"{part}_{split}" for part in "xy" for split in SPLITS]]
+    arrays = open_arrays(path, [*names, *SYNONYMS])
+    keys = ", ".join(arrays)
+    n_keys = len(arrays)
     arrays = {SYNONYMS.get(key, key): array for key, array in arrays.items()}
     require("x_train" in arrays, f"{path} holds {keys}: call the pictures x_train and the labels y_train")
+    require(len(arrays) == n_keys, f"{path} holds {keys}, some of which mean the same: rename them")
     splits = [split for split in SPLITS if f"x_{split}" in arrays]
     x = [as_pictures(arrays[f"x_{split}"], f"{path}: x_{split}") for split in splits]
     sizes = [len(pictures) for pictures in x]
@@ -327,6 +432,7 @@ def read_arrays(path):
     classes = None
     if "classes" in arrays:
         classes = [str(name) for name in arrays["classes"].flat]
+        require(len(set(classes)) == len(classes), f"{path}: classes repeats a name")
     if any(f"y_{split}" in arrays for split in SPLITS):
         labels = [arrays.get(f"y_{split}") for split in splits]
     else:  # a single class, named after the file
@@ -341,9 +447,27 @@ def read_arrays(path):
     return Pictures(np.concatenate(x), np.concatenate(labels), np.repeat(splits, sizes), classes)
 
 
+FORMATS = {  # of picture files: Pillow's names and their endings; others, such as EPS, would run programs
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+Image.MAX_IMAGE_PIXELS = None  # read_picture has a limit of its own
+
+
 def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
-    with Image.open(path) as picture:
+    require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
+    with Image.open(path, formats=list(FORMATS)) as picture:
+        n_pixels = picture.width * picture.height
+        too_large = f"its {picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}"
+        require(n_pixels <= MAX_PIXELS, too_large)
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
         if picture.mode == "F":
             raise ValueError("its pixels are floats of an unknown range")
@@ -359,44 +483,76 @@ def read_picture(path, size):
         return np.asarray(picture)
 
 
-def list_pictures(folder):
-    """The picture files in class folders, folder/<class>/*, or without any, in the folder itself; sorted."""
-    paths = sorted([*folder.glob("[!.]*"), *folder.glob("[!.]*/[!.]*")])  # none that is hidden
-    paths = [path for path in paths if path.suffix.lower() in EXTENSIONS]
-    in_class_folders = [path for path in paths if path.parent != folder]
-    return in_class_folders or paths
+def list_pictures(root):
+    """(pictures, left out): a list of (path, class, split), and {path: why it is not read}.
+
+    A folder `train` that holds pictures itself, beside folders of other names, is a class and no split.
+    """
+    files = {}  # path: the names of the folders between root and it
+    levels = ("*", "*/*", "*/*/*", "*/*/*/**/*")  # of which only the last does not follow links to folders
+    for path in sorted(path for level in levels for path in root.glob(level)):
+        names = path.relative_to(root).parts
+        if not any(name.startswith(".") for name in names) and not path.is_dir():
+            files[path] = names[:-1]
+    folders = {names[0] for names in files.values() if names}
+    holds_pictures = any(names == ("train",) and has_ending(path) for path, names in files.items())
+    has_splits = "train" in folders and (folders <= SPLIT_FOLDERS.keys() or not holds_pictures)
+
+    pictures = []
+    left_out = {}
+    for path, names in files.items():
+        split = "train"
+        if has_splits:
+            split = SPLIT_FOLDERS.get(names[0]) if names else None
+            names = names[1:]
+        if not has_ending(path):
+            left_out[path] = f"its name ends in none of {' '.join(ENDINGS)}"
+        elif split is None:
+            left_out[path] = "it lies beside train/"
+        elif len(names) > 1:
+            left_out[path] = "it lies deeper than <class>/"
+        else:
+            pictures.append((path, names[0] if names else None, split))
+    if any(name is not None for _, name, _ in pictures):
+        left_out |= {path: "it lies beside class folders" for path, name, _ in pictures if name is None}
+    own_name = root.resolve().name  # the only class
+    pictures = [(path, name or own_name, split) for path, name, split in pictures if path not in left_out]
+    return pictures, left_out
+
+
+def has_ending(path):
+    return path.name.lower().endswith(ENDINGS)
 
 
 def read_folder(root, size):
     """root/{train,valid,test}/<class>/*, root/<class>/* or root/*; one channel if all is gray, else three.
 
-    Pictures beside class folders are ignored; unreadable ones are skipped with a note.
+    What is not read is counted in a note.
     """
-    folders = {"train": root}
-    if (root / "train").is_dir():
-        folders = {split: root / split for split in SPLITS}
-        if not folders["valid"].is_dir():
-            folders["valid"] = root / "val"  # another common name
+    paths, left_out = list_pictures(root)
     pictures = []
     labels = []
     splits = []
-    skipped = []
-    for split, folder in folders.items():
-        for path in list_pictures(folder):
-            try:
+    for path, label, split in paths:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of Pillow, about odd but readable files
                 pictures.append(read_picture(path, size))
-            except Exception as error:  # the errors of Pillow for broken files have no class in common
-                skipped.append(f"{path}: {error}")
-                continue
+        except MemoryError:
+            raise
+        except Exception as error:  # the errors of Pillow for broken files have no class in common
+            left_out[path] = error
+        else:
+            labels.append(label)
             splits.append(split)
-            labels.append(root.resolve().name if path.parent == folder else path.parent.name)
-    if skipped:
-        print(f"note: skipped {len(skipped)} unreadable pictures, the first: {skipped[0]}", file=sys.stderr)
+    if left_out:
+        first = min(left_out)
+        note(f"{root}: {len(left_out):,} files are left out, the first: {first}: {left_out[first]}")
     advice = "give PATH/<class>/*.png (or .jpg, ...)"
     require("train" in splits, f"{root} has no readable picture to train on: {advice}")
     sizes = {picture.shape[:2] for picture in pictures}
     require(len(sizes) == 1, f"{root} has sizes from {min(sizes)} to {max(sizes)}: give --image-size")
     x = np.stack(pictures).transpose(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
+    note_black(x, root)
     if np.array_equal(x[:, 0], x[:, 1]) and np.array_equal(x[:, 1], x[:, 2]):
         x = x[:, :1]
     return Pictures(x, np.array(labels), np.array(splits), None)
@@ -432,7 +588,7 @@ def fetch(path, check):
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 megabytes = int(response.headers.get("Content-Length", 0)) / 1e6
-                print(f"note: downloading {url}, {megabytes:,.1f} MB", file=sys.stderr)
+                note(f"downloading {url}, {megabytes:,.1f} MB")
                 body = response.read()
             require(not body[:100].lstrip().startswith(b"<"), "sent an HTML page in its place")
             check(body)
@@ -449,7 +605,7 @@ def unzip(body, md5):
     """The bytes of an IDX file, gzipped or not. Raises ValueError with a phrase that says what is wrong."""
     if body.startswith(b"\x1f\x8b"):
         try:
-            body = gzip.decompress(body)
+            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BYTES)
         except (EOFError, OSError, zlib.error):
             raise ValueError("is a truncated or damaged gzip file") from None
     actual = hashlib.md5(body).hexdigest()
@@ -486,6 +642,8 @@ def read_quickdraw(classes, per_class, data_dir):
     classes = [name.strip() for name in classes]
     repeats = len(set(classes)) < len(classes)
     require(not repeats, f"the classes {', '.join(classes)} repeat: give each name once")
+    for name in classes:  # which becomes the name of a file
+        require(name and not set(name) & set("/\\:"), f"{name!r} is no class of quickdraw")
     x = []
     tenths = []
     for name in classes:
@@ -619,7 +777,6 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
     The digits of a split are pictures of the same split of MNIST, the whole one where its data_dir is given,
     else mnist10k: no handwriting of the test split is seen in training. The signs are alike in all splits.
     """
-    require(drawn in (None, "query", "answer"), f"drawn is {drawn!r}: give 'query', 'answer' or None")
     digits = load("mnist" if data_dir else "mnist10k", data_dir, valid_fraction=valid_fraction)
     pairs = [(i, j) for i in range(100) for j in range(100)]
     x = encode([f"{i}+{j}" for i, j in pairs] + [f"{i}-{j}" for i, j in pairs], 5)
@@ -678,29 +835,52 @@ def draw_signs(n=SIGNS):
 # -----------------------------------------------------------------------------------------------------------
 # Shared by the command lines
 
-FLAGS = dict(  # what `load` takes, as flags of train.py, and the defaults
-    data="mnist10k",
-    data_dir=None,
-    image_size=None,
-    classes=None,
-    per_class=None,
-    valid_fraction=0.1,
-    binarize=None,
-    keep_twins=False,
-    drawn=None,
-)
+
+def read_json(path):
+    """The content of a JSON file. Raises Mistake."""
+    path = Path(path)
+    require(path.is_file(), f"{path} is not a file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Mistake(f"{path} is damaged: {error}") from None
+
+
+def write_json(path, value):
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # JSON has no NaN and no infinity
+    text = json.dumps(finite, indent=1) + "\n"
+    write_file(path, lambda file: file.write(text.encode()))
 
 
 def read_config(folder):
     """The content of a run folder's config.json. Raises Mistake."""
     path = Path(folder) / "config.json"
     require(path.is_file(), f"{folder} is not a run folder: it has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise Mistake(f"{path} is damaged: {error}") from None
-    require(isinstance(config, dict) and "flags" in config, f"{path} is damaged: it names no flags")
+    config = read_json(path)
+    check_config(config, path)
     return config
+
+
+def check_config(config, where):
+    """Require that the entries of a config which are read are there and of the right type."""
+
+    def is_list(value, kind):
+        return isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
+
+    is_right = {
+        "flags": lambda flags: isinstance(flags, dict) and isinstance(flags.get("model"), str),
+        "classes": lambda names: is_list(names, str) and len(set(names)) == len(names),
+        "image_shape": lambda sides: is_list(sides, int) and len(sides) in (1, 3) and min(sides) > 0,
+        "units": lambda units: isinstance(units, dict) and is_list(list(units.values()), str),
+        "threads": lambda threads: type(threads) is int and 1 <= threads <= 1024,
+    }
+    require(isinstance(config, dict), f"{where} is damaged: it is not a table of entries")
+    for name, check in is_right.items():
+        require(name in config, f"{where} lacks the entry {name}: it is damaged, or of another version")
+        require(check(config[name]), f"{where} is damaged: its entry {name} is not what a run writes")
+    flags = config["flags"]
+    arguments = {name: flags.get(name, default) for name, default in FLAGS.items()}
+    check_arguments(arguments, f"{where} is damaged: its flag ")
 
 
 def load_for_run(config, data_dir=None, data=None):
@@ -720,7 +900,8 @@ def add_flags(parser):
     add = parser.add_argument_group("data").add_argument
     add("--data", help=f"a path to pictures, or a name (default mnist10k); {names}")
     add("--data-dir", help="folder of the whole data sets (default DGM_DATA_DIR, else datasets/)")
-    add("--image-size", type=number(int, 1), help="crop to a square and resize to this side, in pixels")
+    side = number(int, 1, LARGEST_SIDE)
+    add("--image-size", type=side, help="crop to a square and resize to this side, in pixels")
     add("--binarize", choices=("static", "stochastic"), help="make pixels 0 or 1, once or in every batch")
     add("--classes", help=f"of quickdraw, separated by commas (default {','.join(DRAWINGS)})")
     add("--per-class", type=number(int, 1), help=f"drawings of each class (default {DRAWINGS_PER_CLASS})")
@@ -729,11 +910,14 @@ def add_flags(parser):
 
 
 def number(kind, low, high=math.inf, above=False):
-    """An argparse type: an int or float from low (or only above it) to high, never NaN or infinite."""
+    """An argparse type: an int or float from low (or only above it) to high, never NaN.
+
+    An int is at most 2**31 and a float 1e30, beyond which float32 could overflow.
+    """
+    high = min(high, 2**31 if kind is int else 1e30)
     wanted = "a whole number" if kind is int else "a number"
     wanted += f" above {low}" if above else f" from {low}"
-    if high < math.inf:
-        wanted += f" to {high}"
+    wanted += f" to {high}"
 
     def parse(text):
         try:
@@ -762,12 +946,14 @@ class Parser(argparse.ArgumentParser):
         return {action.dest for action in self._actions}
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
 
     def parse_args(self, args=None, namespace=None):
         flags = []
         for arg in sys.argv[1:] if args is None else args:
             flags += self.read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        if any("\0" in flag for flag in flags):
+            self.error("a NUL byte is in the arguments")
         values, unknown = self.parse_known_args(flags, namespace)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]
@@ -801,8 +987,9 @@ def pick_device(name):
     try:
         torch.zeros(1, device=name).cpu()  # there and back: torch's device "meta" only takes numbers
         return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Mistake(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # each kind of device has its own errors for being absent
+        reason = str(error).partition("\n")[0]
+        raise Mistake(f"--device {name} cannot be used here: {reason}") from error
 
 
 def run_command(prog, command, argv, *errors):
@@ -811,6 +998,7 @@ def run_command(prog, command, argv, *errors):
     Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
     have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
     """
+    open_streams()
     try:
         status = command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -836,8 +1024,19 @@ def run_command(prog, command, argv, *errors):
     except (Mistake, *errors) as error:
         message = str(error)
         status = error.status
-    print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"{prog}: error: {visible(' '.join(message.splitlines()))}", file=sys.stderr)
     return status
+
+
+def open_streams():
+    """Let print never fail for want of a character or of a stream."""
+    if sys.stdout is None:  # the shell closed it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def is_out_of_memory(error):
@@ -849,21 +1048,62 @@ def is_out_of_memory(error):
 def write_file(path, writer):
     """Call writer(binary file) so that path is always either the old file or the whole new one."""
     path = Path(path)
+    require(not path.is_dir(), f"{path} is a folder: name a file")
+    content = io.BytesIO()  # torch.save would turn the OSError of a full disk into a RuntimeError
+    writer(content)
+    remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a move within the folder is atomic
     try:
-        with open(temporary, "wb") as file:
-            writer(file)
+        with open(temporary, "xb") as file:  # x: a new file, never one that a link names
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def visible(text):
-    """The text with its control characters shown, not obeyed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def remove_leftovers(path):
+    """Remove what processes that were killed while they wrote `path` left beside it."""
+    pattern = re.escape(f".{path.name}.") + r"(\d+)\.tmp"
+    for entry in path.parent.glob(".*.tmp"):
+        match = re.fullmatch(pattern, entry.name)
+        if match and not is_running(int(match[1])):
+            with contextlib.suppress(OSError):  # Windows does not remove what a process is writing
+                entry.unlink()
 
 
-def note(message):
-    print(f"note: {visible(message)}", file=sys.stderr)
+def is_running(pid):
+    """Whether a process of that number, other than this one, is known to run."""
+    if pid == os.getpid() or os.name == "nt":  # there, os.kill would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def lock(folder):
+    """Hold FOLDER/.lock, which ends with this process. Raises Mistake if another process holds it."""
+    path = Path(folder) / ".lock"
+    with open(path, "ab") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise Mistake(f"{folder} is in use by another process: wait until it ends") from None
+        except OSError as error:
+            note(f"{folder} cannot be locked ({error.strerror}): let no other process use it")
+        yield

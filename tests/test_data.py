@@ -627,11 +627,11 @@ def test_broken_pictures_are_skipped_with_one_note(tmp_path, capsys, monkeypatch
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
     (tmp_path / "2.png").write_bytes(b"not a picture")
     save(tmp_path, "bomb.png", noise(90, 90))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    monkeypatch.setattr(data, "MAX_PIXELS", 2000)
     dataset = data.load(tmp_path, valid_fraction=0)
     lines = capsys.readouterr().err.splitlines()
     assert len(dataset.train.y) == 2 and len(lines) == 1
-    assert "skipped 3 unreadable" in lines[0] and "1.png" in lines[0]
+    assert "3 files are left out" in lines[0] and "1.png" in lines[0]
     for i in (0, 3):
         (tmp_path / f"{i}.png").unlink()
     assert "no readable picture" in mistake(tmp_path)
