@@ -24,16 +24,14 @@ over the cells of a tree (barnes_hut), or over the nodes of a mesh (fft).
 import base64
 import contextlib
 import functools
-import inspect
 import io
 import json
 import math
 import numbers
 import sys
 import textwrap
-from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +64,12 @@ def require(condition, message):
 def squared_distances(a, b):
     """|a_i - b_j|^2 [n, m] of points a [n, c] and b [m, c], from the differences of their coordinates:
     |a|^2 - 2ab + |b|^2 would lose the digits that tell near points apart."""
-    coordinates = zip(a.T.contiguous(), b.T.contiguous(), strict=True)
-    return functools.reduce(torch.Tensor.add_, ((p[:, None] - q).square_() for p, q in coordinates))
+    a = a.T.contiguous()
+    b = b.T.contiguous()
+    squares = (a[0][:, None] - b[0]).square_()
+    for p, q in zip(a[1:], b[1:], strict=True):
+        squares += (p[:, None] - q).square_()
+    return squares
 
 
 def conditional_affinities(squares, perplexity):
@@ -79,10 +81,11 @@ def conditional_affinities(squares, perplexity):
     parts = []
     rows_in_cache = 1 + (1 << 17) // squares.shape[1]
     for rows in squares.split(rows_in_cache):
-        # p does not change if a constant is subtracted, and this way not every exp() can underflow
+        # p does not change if a constant is subtracted, and this way not every exp() can underflow; in units
+        # of their mean, all rows can begin with the same precision
         rows = rows.double() - rows.amin(1, keepdim=True)
         rows = rows / rows.mean(1, keepdim=True).clamp(min=1e-300)
-        beta = torch.ones_like(rows[:, :1])  # 1 / (2 sigma^2)
+        beta = torch.ones_like(rows[:, :1])  # the precision 1 / (2 sigma^2), in these units
         low = torch.zeros_like(beta)
         high = torch.full_like(beta, math.inf)
         for _ in range(64):
@@ -106,16 +109,16 @@ def joint_affinities(neighbors, p):
     return (p + p.T).div_(2 * len(p))
 
 
-def exact_attraction(p, y, want_log_term=True):
-    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and, if wanted, a term of the KL
-    divergence, sum_ij p_ij log(1 + |y_i - y_j|^2)."""
+def exact_attraction(p, y, want_kl=True):
+    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and a term of the KL divergence,
+    sum_ij p_ij log(1 + |y_i - y_j|^2), or 0 if it is not wanted."""
     attraction = torch.empty_like(y)
     log_term = 0.0
     for i in range(0, len(y), 128):
         rows = y[i : i + 128]
         p_rows = p[i : i + 128]
         denominator = squared_distances(rows, y).add_(1)  # (128, n)
-        if want_log_term:
+        if want_kl:
             log_term += (p_rows * denominator.log()).sum(dtype=torch.float64)
         attraction[i : i + 128] = weighted_differences(p_rows / denominator, rows, y)
     return attraction, log_term
@@ -140,16 +143,24 @@ def weighted_differences(weights, y, partners):
     return y * sums[:1].T - sums[1:].T
 
 
-def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
-    """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration.
+@dataclass
+class Forces:
+    """What moves the points of a map y [n, c]."""
 
-    attraction and repulsion are functions of the map. Also returns, if wanted, the KL divergence without the
-    constant sum_ij p_ij log p_ij: it is sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
-    """
-    attractive, log_term = attraction(y, want_kl)
-    repulsive, z = repulsion(y)
+    attraction: Callable  # attraction(y, want_kl) and repulsion(y) return what exact_attraction and
+    repulsion: Callable  # exact_repulsion do
+    negative_entropy: torch.Tensor  # sum_ij p_ij log p_ij, the part of the KL divergence that no map changes
+
+
+def kl_gradient(forces, y, exaggeration=1.0, want_kl=True):
+    """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration, and the
+    KL divergence in nats, or None if it is not wanted. It is that of P without exaggeration:
+    sum_ij p_ij log p_ij + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
+    attractive, log_term = forces.attraction(y, want_kl)
+    repulsive, z = forces.repulsion(y)
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
-    return gradient, log_term + z.log()
+    kl = (forces.negative_entropy + (log_term + z.log())).item() if want_kl else None
+    return gradient, kl
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -263,7 +274,7 @@ class SparseAttraction:
             self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
             self.max_size = max(self.max_size, partners.numel())
 
-    def __call__(self, y, want_log_term=True):
+    def __call__(self, y, want_kl=True):
         y = y.T.contiguous()  # (2, n)
         attraction = torch.zeros_like(y)
         log_term = 0.0
@@ -277,7 +288,7 @@ class SparseAttraction:
             torch.sub(y[:, rows, None], difference, out=difference)  # y_i - y_j, (2, points, neighbors)
             torch.mul(difference[0], difference[0], out=denominator)
             denominator.addcmul_(difference[1], difference[1]).add_(1)
-            if want_log_term:
+            if want_kl:
                 log_term += (p * denominator.log()).sum(dtype=torch.float64)
             weight = torch.div(p, denominator, out=denominator)
             attraction[:, rows] = difference.mul_(weight).sum(2)
@@ -303,8 +314,9 @@ def morton_order(y):
     code = ((y - low) / extent * 2**MAX_LEVEL).long()
     # to interleave the bits of x and y, a 0 is put between any two bits of each coordinate
     for shift in (16, 8, 4, 2, 1):
+        # the upper half of every 2 * shift bits moves up; the mask is 1 at the `shift` lowest of them
         mask = sum((1 << shift) - 1 << place for place in range(0, 64, 2 * shift))
-        code = (code | code << shift) & mask  # the upper half of every 2 * shift bits moves up
+        code = (code | code << shift) & mask
     code, order = (code[:, 0] | code[:, 1] << 1).sort()
     return code, order, extent
 
@@ -437,17 +449,9 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
 
 # A cubic B-spline at t in [0, 1) between the second and the third of four nodes: the weight of each node and
 # then the derivative of each weight, as the coefficients of 1, t, t^2 and t^3
-SPLINE = [
-    [1, -3, 3, -1],
-    [4, 0, -6, 3],
-    [1, 3, 3, -3],
-    [0, 0, 0, 1],
-    [-3, 6, -3, 0],
-    [0, -12, 9, 0],
-    [3, 6, -9, 0],
-    [0, 0, 3, 0],
-]
-SPLINE = torch.tensor(SPLINE) / 6
+WEIGHTS = [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]]
+DERIVATIVES = [[-3, 6, -3, 0], [0, -12, 9, 0], [3, 6, -9, 0], [0, 0, 3, 0]]
+SPLINE = torch.tensor(WEIGHTS + DERIVATIVES) / 6
 
 
 def round_up_by_6_percent(value):
@@ -458,7 +462,7 @@ def round_up_by_6_percent(value):
 def fast_fft_size(size):
     """The first whole number from `size` on of the form 2^a 3^b 5^c, which FFTs handle fast."""
     size = math.ceil(size)
-    while 60**size % size:
+    while 60**size % size:  # size divides a power of 60 only if it has no prime factor but 2, 3 and 5
         size += 1
     return size
 
@@ -479,7 +483,8 @@ def kernel_transform(size, h, offset, like):
 class MeshRepulsion:
     """exact_repulsion for maps [n, 2], by a mesh whose nodes are `spacing` apart, or less in a small map.
 
-    A far outlier would make the mesh too large; where the tree is faster, Barnes-Hut takes over.
+    For few points the sum over all pairs is faster, and in a map with a far outlier, whose mesh would be
+    large, the tree: then these are used instead.
     """
 
     def __init__(self, spacing=0.35):
@@ -502,8 +507,9 @@ class MeshRepulsion:
         # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
         # map, or 32, a distance at which the kernel is weak enough to be ignored
         size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map the kernel is near 1 everywhere: float32 keeps more digits of kernel - 1
-        offset = float(max(extent) < 1)
+        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
+        # takes n from the potential of each point, which is added to Z below
+        offset = 1.0 if max(extent) < 1 else 0.0
         if self.transform_key != (size, h, offset):
             self.transform_key = (size, h, offset)
             self.transform = kernel_transform(size, h, offset, y)
@@ -595,11 +601,7 @@ def pca(x, n_components):
     return F.pad(scores, (0, n_components - scores.shape[1]))
 
 
-# What moves the points of a map y [n, c]: attraction(y, want_log_term) and repulsion(y) return what
-# exact_attraction and exact_repulsion do; sum_ij p_ij log p_ij is the part of the KL that no map changes
-Forces = namedtuple("Forces", "attraction repulsion negative_entropy")
-
-
+@dataclass(eq=False)
 class TSNE:
     """A map of points by t-SNE, with the parameter names and the interface of scikit-learn.
 
@@ -625,40 +627,24 @@ class TSNE:
     raises TSNEError, a ValueError.
     """
 
-    def __init__(
-        self,
-        n_components=2,
-        *,
-        perplexity=30.0,
-        early_exaggeration=12.0,
-        learning_rate="auto",
-        max_iter=None,
-        n_iter_without_progress=300,
-        min_grad_norm=1e-7,
-        metric="euclidean",
-        init="pca",
-        verbose=0,
-        random_state=0,
-        method="auto",
-        angle=0.5,
-    ):
-        self.n_components = n_components
-        self.perplexity = perplexity
-        self.early_exaggeration = early_exaggeration
-        self.learning_rate = learning_rate
-        self.max_iter = max_iter
-        self.n_iter_without_progress = n_iter_without_progress
-        self.min_grad_norm = min_grad_norm
-        self.metric = metric
-        self.init = init
-        self.verbose = verbose
-        self.random_state = random_state
-        self.method = method
-        self.angle = angle
-        self._map = None  # the tensor that fit leaves for transform
+    n_components: int = 2
+    _: KW_ONLY
+    perplexity: float = 30.0
+    early_exaggeration: float = 12.0
+    learning_rate: float | str = "auto"
+    max_iter: int | None = None
+    n_iter_without_progress: int = 300
+    min_grad_norm: float = 1e-7
+    metric: str = "euclidean"
+    init: str | np.ndarray | torch.Tensor = "pca"
+    verbose: int = 0
+    random_state: int | np.random.RandomState | None = 0
+    method: str = "auto"
+    angle: float = 0.5
+    _map = None  # the tensor that fit leaves for transform
 
     def get_params(self, deep=True):
-        return {name: vars(self)[name] for name in inspect.signature(TSNE).parameters}
+        return {field.name: vars(self)[field.name] for field in fields(TSNE)}
 
     def set_params(self, **params):
         unknown = ", ".join(params.keys() - self.get_params().keys())
@@ -685,15 +671,21 @@ class TSNE:
         is_table = self.metric != "precomputed" or x.shape == (n, n)
         require(is_table, f"X has shape {list(x.shape)}: precomputed takes distances [n, n]")
         self._check_points(x, "X")
-        self._set_scale(x)
+
+        # the center is the median of some points: one far outlier does not move it, and so leaves the others
+        # their digits
+        self._center = x[:: 1 + n // 1000].median(0).values
+        offsets = x if self.metric == "precomputed" else x - self._center
+        self._scale = offsets.abs().max().item() or 1.0
+        require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
+        del offsets
         embedding = self._initial_map(x)
         forces = self._forces(x)
         last = self.max_iter or (500 if n >= 5000 else 700)
         self.n_iter_ = 0
         self._descend(embedding, forces, min(100, last // 5), float(self.early_exaggeration), momentum=0.8)
         self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
-        _, kl = kl_gradient(embedding, forces.attraction, forces.repulsion)
-        self.kl_divergence_ = (forces.negative_entropy + kl).item()
+        _, self.kl_divergence_ = kl_gradient(forces, embedding)
         self._map = embedding
         self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
@@ -711,7 +703,7 @@ class TSNE:
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
         self._check_points(x, "X_new")
-        neighbors, squares = self._neighbors(x, min(len(self._map), 30))
+        neighbors, squares = self._neighbors(self._scaled(x), min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
         places = (p * partners).sum(1, keepdim=True)
@@ -768,14 +760,6 @@ class TSNE:
             have_direction = bool(x.any(1).all())
             require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
 
-    def _set_scale(self, x):
-        """Sets the center and the scale that bring the points into the range of float32."""
-        # the median of some points: one far outlier does not move it, and leaves the others their digits
-        self._center = x[:: 1 + len(x) // 1000].median(0).values
-        offsets = x if self.metric == "precomputed" else x - self._center
-        self._scale = offsets.abs().max().item() or 1.0
-        require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
-
     def _initial_map(self, x):
         """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
         deviation of 1e-4."""
@@ -799,29 +783,26 @@ class TSNE:
         y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
-    def _neighbors(self, x, k, of_training=False):
-        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
-        them, both [m, k].
-
-        With of_training, x are the training points themselves: no point is its own neighbor, and they are
-        stored for later calls.
-        """
-        if self.metric == "precomputed":
-            x = x / self._scale
-        elif self.metric == "cosine":
+    def _scaled(self, x):
+        """Points [m, d] or distances [m, n] in the range of float32, as the neighbors are searched."""
+        if self.metric == "cosine":
             x = F.normalize(x / x.abs().amax(1, keepdim=True))
+        elif self.metric == "precomputed":
+            x = x / self._scale
         else:
             x = (x - self._center) / self._scale
         is_near = bool((x.abs() < LARGEST).all())
         require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
+        return x if self.metric == "precomputed" else x.float()
+
+    def _neighbors(self, x, k, of_training=False):
+        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
+        them, both [m, k]. With of_training, x are the training points, none of which is its own neighbor."""
         if self.metric == "precomputed":
             if of_training:
                 x.fill_diagonal_(math.inf)
             distances, neighbors = x.topk(k, largest=False)
             return neighbors, distances.square()
-        x = x.float()
-        if of_training:
-            self._points = x
         neighbors, squares = nearest_neighbors(x, self._points, k, first=0 if of_training else None)
         if self.metric == "cosine":
             squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
@@ -835,9 +816,12 @@ class TSNE:
         if method == "auto":
             method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
         k = n - 1 if method == "exact" else min(n - 1, int(3 * perplexity))
-        neighbors, squares = self._neighbors(x, k, of_training=True)
+        points = self._scaled(x)
+        if self.metric != "precomputed":
+            self._points = points
+        neighbors, squares = self._neighbors(points, k, of_training=True)
         p = conditional_affinities(squares.float(), perplexity)
-        del squares  # and neighbors below: memory that the largest allocations need
+        del points, squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
             p = joint_affinities(neighbors, p)
             attraction = functools.partial(exact_attraction, p)
@@ -855,6 +839,7 @@ class TSNE:
     def _descend(self, y, forces, last, exaggeration, momentum):
         """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
         a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
+        # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
         auto_rate = len(y) / 4 / exaggeration
         self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
         velocity = torch.zeros_like(y)
@@ -864,7 +849,7 @@ class TSNE:
         while self.n_iter_ < last:
             self.n_iter_ += 1
             is_check = self.n_iter_ % 50 == 0
-            gradient, kl = kl_gradient(y, forces.attraction, forces.repulsion, exaggeration, is_check)
+            gradient, kl = kl_gradient(forces, y, exaggeration, is_check)
             gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
             gradient.mul_(gain)
             velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
@@ -872,7 +857,6 @@ class TSNE:
             y += velocity.clamp_(-5, 5)
             if not is_check:
                 continue
-            kl = (forces.negative_entropy + kl).item()
             norm = gradient.norm().item()  # with the gains, as scikit-learn computes it
             if self.verbose:
                 print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
@@ -886,7 +870,8 @@ class TSNE:
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Our other files are imported by flags, command and main only: all else here works without
+# Command line. Our other files are imported by flags, main, command and open_source only: all else here
+# works without them
 
 TEMPLATE = Path(__file__).resolve().parent / "docs" / "map-template.html"
 # Okabe and Ito's colors and two more, as different as possible for color-blind readers; the 11th class has
@@ -932,48 +917,25 @@ def main(argv=None):
 
 def command(argv):
     import data
-    import sample
 
     args = flags().parse_args(argv)
     args.device = data.pick_device(args.device)
     if args.device.type == "mps":  # a Mac's GPU has no float64, which t-SNE needs
         args.device = torch.device("cpu")
-    path = Path(args.source)
-    is_run = (path / "config.json").exists()
-    is_array = path.suffix in (".npy", ".npz") and path.is_file()
-    check_flags(args, is_run, is_array)
-    for note in idle_flags(args, is_run):
-        data.note(note)
-    inputs = [TEMPLATE, data.BUILT_IN]  # of this call or of others
-    inputs += [Path(data.read_config(path)["flags"]["data"])] if is_run else [path]
-    if args.labels:
-        inputs.append(Path(args.labels))
-    picture_path, array_path, page_path = output_paths(args, is_run, inputs)
+    is_one_choice = not (args.train_and_test and args.split)
+    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+    source, inputs = open_source(args)
+    picture_path, array_path, page_path = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
-
-    arrays = data.open_arrays(path) if is_array else {}
-    if is_run:
-        run = sample.Run(path, args.data_dir)
-        run.model.to(args.device)
-        source = run_source(run, args.what or "latents")
-    elif is_array and ("x" in arrays or args.labels):
-        require("x" in arrays, f"{path} holds {', '.join(arrays)}: call the points x")
-        pictures = None
-        if may_be_pictures(arrays["x"]):
-            with contextlib.suppress(data.Mistake):  # then they are features
-                pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
-        if args.labels:
-            arrays["y"] = data.open_arrays(args.labels).get("x", np.empty(0))
-        source = array_source(path.name, arrays, args.labels or path, pictures)
-    else:  # pictures of a data set, of a folder, or of an .npz with x_train as train.py takes it
-        source = pixel_source(data.load(args.source, args.data_dir, args.image_size), "all")
+    for note in idle_flags(args):
+        data.note(note)
 
     source.name = data.visible(source.name)
     source.classes = [data.visible(name) for name in source.classes]
     try:
         tsne_map = compute_map(select(source, args), args)
     except TSNEError as error:
-        raise TSNEError(f"{path}: {error}") from None
+        raise TSNEError(f"{args.source}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
     data.write_file(array_path, lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
     figure = draw(tsne_map)
@@ -981,58 +943,87 @@ def command(argv):
     data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
     print(report(tsne_map), data.visible(f"{picture_path}"), data.visible(f"{array_path}"), sep="\n")
     if args.html:
-        thumbnails = None
-        pictures = tsne_map.points.pictures
-        if pictures is not None:
-            thumbnails = data.resize(pictures, thumbnail_side(pictures))
+        thumbnails = tsne_map.points.pictures
+        if thumbnails is not None:
+            thumbnails = data.resize(thumbnails, thumbnail_side(thumbnails))
         text = page(template, tsne_map, thumbnails).encode()
         data.write_file(page_path, lambda file: file.write(text))
         print(data.visible(f"{page_path}"))
 
 
-def check_flags(args, is_run, is_array):
-    source = args.source
-    require(is_run or args.what in (None, "pixels"), f"--what {args.what} is for runs, and {source} is none")
-    require(is_array or not args.labels, f"--labels is for arrays, and {source} is none")
-    takes_size = not (is_run or is_array)
-    require(takes_size or not args.image_size, f"--image-size is not for {source}: leave it out")
-    is_one_choice = not (args.train_and_test and args.split)
-    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+def is_run(args):
+    return (Path(args.source) / "config.json").exists()
 
 
-def idle_flags(args, is_run):
+def idle_flags(args):
     """A note for each flag that changes nothing."""
     notes = []
     if args.angle != 0.5 and args.method != "barnes_hut":
         notes.append(f"--angle does nothing with --method {args.method}")
     if args.pca != 50 and args.metric == "cosine":
         notes.append("--pca does nothing with --metric cosine")
-    if args.data_dir and not is_run and Path(args.source).exists():
+    if args.data_dir and not is_run(args) and Path(args.source).exists():
         notes.append(f"--data-dir does nothing for {args.source}")
     return notes
 
 
-def output_paths(args, is_run, inputs):
+def output_paths(args, inputs):
     """Where the picture, the arrays and the page go, in a folder that exists afterwards. None may be one of
     the input files, or lie in one of the input folders, but for the run's own."""
     name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
-    folder = Path(args.source) if is_run else Path()
+    folder = Path(args.source) if is_run(args) else Path()
     picture = Path(args.out) if args.out else folder / name
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
     paths = [picture, picture.with_suffix(".npz"), picture.with_suffix(".html")]
     for path in paths if args.html else paths[:2]:
         places = [place for place in (path, *path.resolve().parents) if place.exists()]
-        is_own = is_run and any(place.samefile(folder) for place in places)
+        is_in_run = is_run(args) and any(place.samefile(folder) for place in places)
         for source in inputs:
             is_input = source.exists() and any(place.samefile(source) for place in places)
             message = f"{path} is, or lies in, the input {source}: give another --out"
-            require(is_own or not is_input, message)
+            require(is_in_run or not is_input, message)
     picture.parent.mkdir(parents=True, exist_ok=True)
     return paths
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Sources: everything that can be mapped, and the points that the flags select from it
+
+
+def open_source(args):
+    """The Source that the flags name, and the paths that it is read from."""
+    import data
+    import sample
+
+    name = args.source
+    path = Path(name)
+    is_array = path.suffix in (".npy", ".npz") and path.is_file()
+    require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
+    require(is_array or not args.labels, f"--labels is for arrays: {name} is none")
+    has_own_size = is_array or is_run(args)
+    require(not (has_own_size and args.image_size), f"--image-size is not for {name}: leave it out")
+    if is_run(args):
+        run = sample.Run(path, args.data_dir)
+        run.model.to(args.device)
+        inputs = [Path(run.config["flags"].get("data", path))]
+        return run_source(run, args.what or "latents"), inputs
+
+    arrays = {}
+    if args.labels:
+        arrays["x"] = data.open_arrays(path, ["x"])["x"]
+        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
+    elif is_array:
+        with contextlib.suppress(data.Mistake):  # data.load, below, says what is wrong
+            arrays = data.open_arrays(path, ["x", "y"])
+    if "x" not in arrays:
+        # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
+        return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
+    pictures = None
+    if may_be_pictures(arrays["x"]):
+        with contextlib.suppress(data.Mistake):  # then they are features
+            pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
+    labels_path = Path(args.labels or path)
+    return array_source(path.name, arrays, labels_path, pictures), [path, labels_path]
 
 
 @dataclass
@@ -1119,24 +1110,30 @@ class Points:
 
     title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
     classes: list  # class names
-    x: torch.Tensor | None  # [n, d], until there is a map of them
+    x: torch.Tensor  # [n, d], which compute_map replaces by their principal components
     labels: np.ndarray  # class numbers [n]
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
 
 
+@torch.no_grad()
 def select(source, args):
     """The Points of a Source that the flags ask for: all, or -n random ones of train and of test each with
     --train-and-test, and of all splits together otherwise."""
     split = args.split or source.default_split
-    groups = {split: [split]}
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
     elif split == "all":
         groups = {"": list(source.splits)}
+    else:
+        groups = {split: [split]}
     sizes = []  # "300 of 1,000 train"
-    parts = []
+    x = []  # of each split, as are the lists below
+    pictures = []
+    labels = []
+    split_names = []
+    rows = []
     for group, names in groups.items():
         totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
         n = sum(totals)
@@ -1148,30 +1145,28 @@ def select(source, args):
         size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
         sizes.append(f"{size} {group}".strip())
         for name, mask in zip(names, is_selected.split(totals), strict=True):
-            if mask.any():
-                parts.append(read_points(source, name, mask.nonzero()[:, 0], args.seed))
-    has_pictures = parts[0].pictures is not None
+            selected = mask.nonzero()[:, 0]
+            if len(selected) == 0:
+                continue
+            # where dynamic binarization samples pixels each time they are read
+            torch.manual_seed(args.seed)
+            points = source.read(name, selected)
+            x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
+            split_pictures, split_labels = source.splits[name]
+            if split_pictures is not None:
+                pictures.append(split_pictures[selected])
+            labels.append(split_labels[selected])
+            split_names += [name] * len(selected)
+            rows.append(selected)
     return Points(
         title=f"{source.name}: {' and '.join(sizes)} points",
         classes=source.classes,
-        x=torch.cat([part.x for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        split=np.concatenate([part.split for part in parts]),
-        row=np.concatenate([part.row for part in parts]),
-        pictures=torch.cat([part.pictures for part in parts]) if has_pictures else None,
+        x=torch.cat(x),
+        labels=torch.cat(labels).numpy(),
+        split=np.array(split_names),
+        row=torch.cat(rows).numpy(),
+        pictures=torch.cat(pictures) if pictures else None,
     )
-
-
-@torch.no_grad()
-def read_points(source, split, rows, seed):
-    """The Points at these rows of one split."""
-    torch.manual_seed(seed)  # of the data, where dynamic binarization samples pixels each time they are read
-    x = source.read(split, rows)
-    x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
-    pictures, labels = source.splits[split]
-    pictures = None if pictures is None else pictures[rows]
-    name = np.repeat(split, len(rows))
-    return Points(source.name, source.classes, x, labels[rows].numpy(), name, rows.numpy(), pictures)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1188,7 +1183,7 @@ class Map:
     dimensions: list  # of the data, and after PCA if there was one
     perplexity: float
     kl: float  # nats
-    is_correct: np.ndarray  # float64 [n]: 1 if most of a point's 10 neighbors in the map are of its class
+    is_correct: np.ndarray  # bool [n]: is the most frequent class among a point's 10 neighbors its own?
 
     @property
     def n_fitted(self):
@@ -1223,16 +1218,16 @@ class Map:
 
 
 def compute_map(points, args):
-    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map."""
-    x = points.x
-    points.x = None  # the memory is needed, above all where PCA leaves far fewer dimensions
+    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map.
+
+    The points before PCA are freed at once: of 70,000 digits they take 220 MB."""
     n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
-    n = len(x) - n_placed
-    dimensions = [x.shape[1]]
-    if 0 < args.pca < x.shape[1] and args.metric == "euclidean":
-        x = x - x[:n].mean(0)
-        x = x @ principal_axes(x[:n], args.pca)
-        dimensions.append(x.shape[1])
+    n = len(points.x) - n_placed
+    dimensions = [points.x.shape[1]]
+    if 0 < args.pca < dimensions[0] and args.metric == "euclidean":
+        points.x = points.x - points.x[:n].mean(0)
+        points.x = points.x @ principal_axes(points.x[:n], args.pca)
+        dimensions.append(points.x.shape[1])
     tsne = TSNE(
         perplexity=args.perplexity,
         max_iter=args.max_iter,
@@ -1241,16 +1236,16 @@ def compute_map(points, args):
         method=args.method,
         angle=args.angle,
     )
-    embedding = tsne.fit_transform(x[:n].to(args.device))
+    embedding = tsne.fit_transform(points.x[:n].to(args.device))
     k = min(10, n - 1)
     neighbors, _ = nearest_neighbors(embedding, embedding, k, first=0)
     if n_placed:
-        placed = tsne.transform(x[n:].to(args.device))
+        placed = tsne.transform(points.x[n:].to(args.device))
         neighbors_of_placed, _ = nearest_neighbors(placed, embedding, k)
         embedding = torch.cat([embedding, placed])
         neighbors = torch.cat([neighbors, neighbors_of_placed])
     labels = torch.from_numpy(points.labels)
-    majority = labels[neighbors.cpu()].mode(1).values
+    most_frequent = labels[neighbors.cpu()].mode(1).values
     return Map(
         points=points,
         embedding=embedding.cpu().numpy(),
@@ -1258,7 +1253,7 @@ def compute_map(points, args):
         dimensions=dimensions,
         perplexity=args.perplexity,
         kl=tsne.kl_divergence_,
-        is_correct=(majority == labels).double().numpy(),
+        is_correct=(most_frequent == labels).numpy(),
     )
 
 

@@ -148,10 +148,14 @@ def test_exact_gradient_is_that_of_the_divergence(components):
     x = torch.randn(30, 5, dtype=torch.float64)
     y = torch.randn(30, components, dtype=torch.float64)
     p = dense(*sparse_affinities(x, 5), 30)
-    gradient, kl = tsne.kl_gradient(
-        y, lambda y, want: tsne.exact_attraction(p, y, want), tsne.exact_repulsion
+    forces = tsne.Forces(
+        attraction=lambda y, want_kl: tsne.exact_attraction(p, y, want_kl),
+        repulsion=tsne.exact_repulsion,
+        negative_entropy=torch.special.xlogy(p, p).sum(),
     )
-    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item())
+    gradient, kl = tsne.kl_gradient(forces, y)
+    assert kl == pytest.approx(divergence(p, y).item())
+    assert tsne.kl_gradient(forces, y, want_kl=False)[1] is None
     for i, c in itertools.product((0, 7, 29), range(components)):
         step = torch.zeros_like(y)
         step[i, c] = 1e-5
@@ -170,8 +174,9 @@ def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
     row, column, value = sparse_affinities(x, 5)
     p = dense(row, column, value, 200)
     attraction = tsne.SparseAttraction(row, column, value, 200)
-    gradient, kl = tsne.kl_gradient(y, attraction, repulsion)
-    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item(), rel=1e-4)
+    forces = tsne.Forces(attraction, repulsion, torch.special.xlogy(p, p).sum())
+    gradient, kl = tsne.kl_gradient(forces, y)
+    assert kl == pytest.approx(divergence(p, y).item(), rel=1e-4)
     for i, c in itertools.product((0, 50, 199), range(2)):
         step = torch.zeros_like(y)
         step[i, c] = 1e-4
@@ -183,14 +188,15 @@ def test_exaggeration_multiplies_the_attraction_only():
     y = torch.randn(20, 2)
     p = torch.rand(20, 20)
 
-    def attraction(y, want_log_term):
-        return tsne.exact_attraction(p, y, want_log_term)
+    def attraction(y, want_kl):
+        return tsne.exact_attraction(p, y, want_kl)
 
     def no_repulsion(y):
         return torch.zeros_like(y), torch.ones(())
 
-    plain, _ = tsne.kl_gradient(y, attraction, no_repulsion)
-    exaggerated, _ = tsne.kl_gradient(y, attraction, no_repulsion, 12.0)
+    forces = tsne.Forces(attraction, no_repulsion, torch.zeros(()))
+    plain, _ = tsne.kl_gradient(forces, y)
+    exaggerated, _ = tsne.kl_gradient(forces, y, 12.0)
     torch.testing.assert_close(exaggerated, 12 * plain)
 
 

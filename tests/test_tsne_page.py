@@ -212,7 +212,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
     "argv, message",
     [
         ("gone.npy", "there is no data set or file gone.npy"),
-        ("x.npy --labels gone.npy", "gone.npy is no whole .npy"),
+        ("x.npy --labels gone.npy", "gone.npy is not a file"),
         (
             "x.npy --labels short.npy",
             "labels of shape [119], <U3: give a whole number or a string to each of 120",
@@ -230,7 +230,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("x.npy --out map.gif", "--out map.gif: end it in .png, .pdf or .svg"),
         ("x.npy --out y.npy/map.png", "y.npy"),
         ("xy.npz --out xy.png", "xy.npz is, or lies in, the input xy.npz"),
-        ("x.npy --labels xy.npz --out xy.svg", "xy.npz is, or lies in, the input xy.npz"),
+        ("x.npy --labels named.npz --out named.svg", "named.npz is, or lies in, the input"),
         ("x.npy --labels broken.npy", "broken.npy is no whole .npy"),
         ("x.npy --labels bytes.npy", "labels of shape [120], |S3: give a whole number or a string"),
         ("line.npy", "X has shape [120]: give [points, features]"),
@@ -239,10 +239,11 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("one.npy", "1 points"),
         ("none.npy", "none.npy: there are no such points"),
         ("number.npy", "X has shape [1]: give [points, features]"),
-        ("x.npy --labels empty.npz", "empty.npz has labels of shape [0]"),
+        ("x.npy --labels empty.npz", "empty.npz holds nothing: it needs x"),
         ("empty.npz", "empty.npz"),
-        ("other.npz --labels y.npy", "other.npz holds a: call the points x"),
+        ("other.npz --labels y.npy", "other.npz holds a: it needs x"),
         ("other.npz", "other.npz holds a"),
+        ("broken.npy --labels y.npy", "broken.npy is no whole .npy"),
         ("broken.npy", "broken.npy is no whole .npy"),
         ("zero.npy --metric cosine", "a point at 0, which has no direction"),
         ("mnist10k --labels y.npy", "--labels is for arrays"),
@@ -264,7 +265,7 @@ def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, mon
     wrong["bytes"] = y.astype("S3")
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
         np.save(blobs / f"{name}.npy", array)
-    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x)
+    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x), np.savez(blobs / "named.npz", x=y)
     (blobs / "broken.npy").write_bytes((blobs / "x.npy").read_bytes()[:500])
     (blobs / "folder").mkdir()
     monkeypatch.chdir(blobs)
