@@ -31,7 +31,7 @@ import numbers
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -618,7 +618,7 @@ class TSNE:
     metric           "euclidean", "cosine", or "precomputed": then X is a matrix of distances [n, n]
     init             "pca", "random", or the map to start from, [n, n_components]
     verbose          1 prints the KL divergence every 50 iterations
-    random_state     the seed; None draws a new one each time
+    random_state     the seed, or a numpy RandomState that draws it; None takes a new one each time
     method           "exact", "barnes_hut", "fft", or "auto", the fastest
     angle            of barnes_hut: a smaller one is slower and more accurate
 
@@ -703,7 +703,10 @@ class TSNE:
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
         self._check_points(x, "X_new")
-        neighbors, squares = self._neighbors(self._scaled(x), min(len(self._map), 30))
+        x = self._scaled(x)
+        is_near = bool((x.abs() < LARGEST).all())
+        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
+        neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
         places = (p * partners).sum(1, keepdim=True)
@@ -791,8 +794,6 @@ class TSNE:
             x = x / self._scale
         else:
             x = (x - self._center) / self._scale
-        is_near = bool((x.abs() < LARGEST).all())
-        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
         return x if self.metric == "precomputed" else x.float()
 
     def _neighbors(self, x, k, of_training=False):
@@ -1050,22 +1051,22 @@ def pixel_source(dataset, default_split):
 
 def run_source(run, what):
     """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
-    if what == "pixels":
-        return pixel_source(run.dataset, "test")
     model = run.model
     has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
     message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
-    require(has_latents, message)
+    require(what == "pixels" or has_latents, message)
+    pixels = pixel_source(run.dataset, "test")
+    if what == "pixels":
+        return pixels
     prefix = "refined latents" if what == "refined" else "latents"
     name = f"{prefix} of {run.folder.resolve().name}"
-    splits = {"train": run.dataset.train, "valid": run.dataset.valid, "test": run.dataset.test}
 
     def encode(split, rows):
         batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
         return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
 
     if not model.has_free_latents:
-        return Source(name, run.classes, "test", splits, encode)
+        return replace(pixels, name=name, read=encode)
 
     tables = {"train": model.latents.weight, "test": model.test_latents}
     if what == "refined":
@@ -1073,7 +1074,8 @@ def run_source(run, what):
     if what == "test":
         del tables["train"]
     # a table holds NaN until its latents are learned
-    splits = {split: splits[split] for split, table in tables.items() if not table.isnan().any()}
+    learned = [split for split, table in tables.items() if not table.isnan().any()]
+    splits = {split: pixels.splits[split] for split in learned}
 
     def look_up(split, rows):
         return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
@@ -1117,10 +1119,11 @@ class Points:
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
 
 
-@torch.no_grad()
-def select(source, args):
-    """The Points of a Source that the flags ask for: all, or -n random ones of train and of test each with
-    --train-and-test, and of all splits together otherwise."""
+def select_rows(source, args):
+    """Which points the flags ask for: all, or -n random ones, of train and of test each with
+    --train-and-test, and of all splits together otherwise.
+
+    Returns [(split, rows)], and how many these are, in words."""
     split = args.split or source.default_split
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
@@ -1128,12 +1131,8 @@ def select(source, args):
         groups = {"": list(source.splits)}
     else:
         groups = {split: [split]}
+    selection = []
     sizes = []  # "300 of 1,000 train"
-    x = []  # of each split, as are the lists below
-    pictures = []
-    labels = []
-    split_names = []
-    rows = []
     for group, names in groups.items():
         totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
         n = sum(totals)
@@ -1141,30 +1140,38 @@ def select(source, args):
         is_selected = torch.zeros(n, dtype=torch.bool)
         random = torch.Generator().manual_seed(args.seed)
         is_selected[torch.randperm(n, generator=random)[: args.n]] = True
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
+            if mask.any():
+                selection.append((name, mask.nonzero()[:, 0]))
         n_selected = int(is_selected.sum())
         size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
         sizes.append(f"{size} {group}".strip())
-        for name, mask in zip(names, is_selected.split(totals), strict=True):
-            selected = mask.nonzero()[:, 0]
-            if len(selected) == 0:
-                continue
-            # where dynamic binarization samples pixels each time they are read
-            torch.manual_seed(args.seed)
-            points = source.read(name, selected)
-            x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
-            split_pictures, split_labels = source.splits[name]
-            if split_pictures is not None:
-                pictures.append(split_pictures[selected])
-            labels.append(split_labels[selected])
-            split_names += [name] * len(selected)
-            rows.append(selected)
+    return selection, " and ".join(sizes)
+
+
+@torch.no_grad()
+def select(source, args):
+    """The Points of a Source that the flags ask for."""
+    selection, sizes = select_rows(source, args)
+    x = []
+    pictures = []
+    labels = []
+    for split, rows in selection:
+        # of the data, where dynamic binarization samples pixels each time they are read
+        torch.manual_seed(args.seed)
+        points = source.read(split, rows)
+        x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
+        split_pictures, split_labels = source.splits[split]
+        labels.append(split_labels[rows])
+        if split_pictures is not None:
+            pictures.append(split_pictures[rows])
     return Points(
-        title=f"{source.name}: {' and '.join(sizes)} points",
+        title=f"{source.name}: {sizes} points",
         classes=source.classes,
         x=torch.cat(x),
         labels=torch.cat(labels).numpy(),
-        split=np.array(split_names),
-        row=torch.cat(rows).numpy(),
+        split=np.concatenate([np.repeat(split, len(rows)) for split, rows in selection]),
+        row=torch.cat([rows for _, rows in selection]).numpy(),
         pictures=torch.cat(pictures) if pictures else None,
     )
 
@@ -1220,7 +1227,8 @@ class Map:
 def compute_map(points, args):
     """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map.
 
-    The points before PCA are freed at once: of 70,000 digits they take 220 MB."""
+    The points before PCA are freed at once: of 70,000 digits they take 220 MB.
+    """
     n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
     n = len(points.x) - n_placed
     dimensions = [points.x.shape[1]]
@@ -1269,7 +1277,7 @@ def as_arrays(tsne_map):
         "split": points.split,
         "row": points.row,
         "classes": points.classes,
-        "title": tsne_map.points.title,
+        "title": points.title,
         "caption": "; ".join(tsne_map.caption_lines),
     }
 
