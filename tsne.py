@@ -1307,17 +1307,17 @@ def draw(tsne_map):
 
     map_height = np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
     legend_height = 0 if has_few_classes else 0.02 * min(len(classes), 100)
-    figure = Figure(figsize=(6.7, 0.8 + map_height + legend_height), layout="constrained")
-    axis = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    colors = np.array(COLORS)[labels % len(COLORS)]
-    size = np.clip(20000 / len(x), 0.7, 25)
-    alpha = 0.4 if tsne_map.n_placed else 0.8
-    smooth = len(x) < 5000  # many points with smooth edges make a large file
-    axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
-    axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
-
-    with rc_context({"text.parse_math": False, "text.usetex": False}):  # a class name may hold a $
+    # a class name may hold a $, whatever the user's matplotlibrc says
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure = Figure(figsize=(6.7, 0.8 + map_height + legend_height), layout="constrained")
+        axis = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        colors = np.array(COLORS)[labels % len(COLORS)]
+        size = np.clip(20000 / len(x), 0.7, 25)
+        alpha = 0.4 if tsne_map.n_placed else 0.8
+        smooth = len(x) < 5000  # many points with smooth edges make a large file
+        axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
+        axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
         figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
         caption = "\n".join(tsne_map.caption_lines)
         if has_classes:
@@ -1360,13 +1360,12 @@ def add_legend(figure, tsne_map, classes, has_few_classes):
         marker_size = 6 if has_few_classes else 3
         style = dict(marker="o", markersize=marker_size, linestyle="")
         keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
-    widest = max(
-        (TextPath((0, 0), key.get_label(), size=5.5).get_extents().width for key in keys), default=0
-    )
-    columns = int(np.clip(480 // (widest + 18), 1, 5))  # the picture is 482 points wide
-    style = dict(loc="outside lower center", fontsize=5.5, ncols=columns, columnspacing=0.5)
     if has_few_classes:
         style = dict(loc="outside right center", fontsize=8)
+    else:
+        widths = [TextPath((0, 0), key.get_label(), size=5.5).get_extents().width for key in keys]
+        columns = int(min(5, 480 // (max(widths) + 18)))  # the picture is 482 points wide
+        style = dict(loc="outside lower center", fontsize=5.5, ncols=columns, columnspacing=0.5)
     figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
 
 
