@@ -158,6 +158,7 @@ def kl_gradient(forces, y, exaggeration=1.0, want_kl=True):
     sum_ij p_ij log p_ij + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
     attractive, log_term = forces.attraction(y, want_kl)
     repulsive, z = forces.repulsion(y)
+    z = z.clamp(min=1e-12)  # 0 by rounding where all points are far apart
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
     kl = (forces.negative_entropy + (log_term + z.log())).item() if want_kl else None
     return gradient, kl
@@ -568,7 +569,9 @@ def as_points(X, name="X"):
         advice = "give real numbers, and X.toarray() for a sparse matrix X"
         require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
-        x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
+        with np.errstate(over="ignore"):  # of long doubles, which are infinite then
+            X = np.array(X, np.float32 if fits_float32 else np.float64, order="C")
+        x = torch.from_numpy(X)
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
     require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
     return x

@@ -683,6 +683,7 @@ def test_new_points_without_distances_are_refused(metric, value, message):
         (np.zeros((50, 3), "M8[s]"), {}, "X holds datetime64"),
         (np.zeros((50, 3), "i4,f4"), {}, "real numbers"),
         (None, {}, "X holds object"),
+        (np.full((50, 3), np.longdouble("1e4000")), {}, "NaN or infinite"),
         ([[1.0, 2.0], [3.0]], {}, "X is no array"),
         (np.array([[-1.7e308], [1.7e308]] * 25), {}, "too far apart"),
         (np.zeros((50, 3)), dict(init=None), "init holds object"),
@@ -770,6 +771,14 @@ def test_an_outlier_in_the_first_map(method, far):
     keep = np.arange(300) != 17
     assert np.isfinite(embedding).all()
     assert trustworthiness(x[keep], embedding[keep], n_neighbors=5) > 0.85
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("extent", [1e5, 1e10, 9e14])
+def test_a_first_map_of_points_far_apart(method, extent):
+    start = np.linspace(-extent, extent, 100).reshape(50, 2)
+    model = TSNE(method=method, init=start, max_iter=60, perplexity=5).fit(blobs(50))
+    assert np.isfinite(model.embedding_).all() and math.isfinite(model.kl_divergence_)
 
 
 @pytest.mark.parametrize("method", METHODS)
