@@ -24,15 +24,14 @@ over the cells of a tree (barnes_hut), or over the nodes of a mesh (fft).
 import base64
 import contextlib
 import functools
-import inspect
 import io
 import json
 import math
+import numbers
 import sys
 import textwrap
-from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +42,7 @@ METRICS = ("euclidean", "cosine", "precomputed")
 METHODS = ("auto", "exact", "barnes_hut", "fft")
 EXACT_LIMIT = 10_000  # points, for which the exact method takes 3 GB
 EXACT_IS_FASTEST = 700  # below this number of points, no method is faster than the exact one
+LARGEST = 1e15  # its square fits float32
 
 
 class TSNEError(ValueError):
@@ -64,8 +64,12 @@ def require(condition, message):
 def squared_distances(a, b):
     """|a_i - b_j|^2 [n, m] of points a [n, c] and b [m, c], from the differences of their coordinates:
     |a|^2 - 2ab + |b|^2 would lose the digits that tell near points apart."""
-    coordinates = zip(a.T.contiguous(), b.T.contiguous(), strict=True)
-    return functools.reduce(torch.Tensor.add_, ((p[:, None] - q).square_() for p, q in coordinates))
+    a = a.T.contiguous()
+    b = b.T.contiguous()
+    squares = (a[0][:, None] - b[0]).square_()
+    for p, q in zip(a[1:], b[1:], strict=True):
+        squares += (p[:, None] - q).square_()
+    return squares
 
 
 def conditional_affinities(squares, perplexity):
@@ -77,10 +81,11 @@ def conditional_affinities(squares, perplexity):
     parts = []
     rows_in_cache = 1 + (1 << 17) // squares.shape[1]
     for rows in squares.split(rows_in_cache):
-        # p does not change if a constant is subtracted, and this way not every exp() can underflow
+        # p does not change if a constant is subtracted, and this way not every exp() can underflow; in units
+        # of their mean, all rows can begin with the same precision
         rows = rows.double() - rows.amin(1, keepdim=True)
         rows = rows / rows.mean(1, keepdim=True).clamp(min=1e-300)
-        beta = torch.ones_like(rows[:, :1])  # 1 / (2 sigma^2)
+        beta = torch.ones_like(rows[:, :1])  # the precision 1 / (2 sigma^2), in these units
         low = torch.zeros_like(beta)
         high = torch.full_like(beta, math.inf)
         for _ in range(64):
@@ -88,7 +93,7 @@ def conditional_affinities(squares, perplexity):
             total = p.sum(1, keepdim=True)
             entropy = total.log() + beta * (p * rows).sum(1, keepdim=True) / total
             excess = entropy - math.log(perplexity)
-            if excess.abs().max() < 1e-6:
+            if (excess.abs() < 1e-6).all():
                 break
             low = torch.where(excess > 0, beta, low)
             high = torch.where(excess > 0, high, beta)
@@ -104,16 +109,16 @@ def joint_affinities(neighbors, p):
     return (p + p.T).div_(2 * len(p))
 
 
-def exact_attraction(p, y, want_log_term=True):
-    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and, if wanted, a term of the KL
-    divergence, sum_ij p_ij log(1 + |y_i - y_j|^2)."""
+def exact_attraction(p, y, want_kl=True):
+    """The attraction sum_j p_ij k_ij (y_i - y_j) [n, c] in a map y [n, c], and a term of the KL divergence,
+    sum_ij p_ij log(1 + |y_i - y_j|^2), or 0 if it is not wanted."""
     attraction = torch.empty_like(y)
     log_term = 0.0
     for i in range(0, len(y), 128):
         rows = y[i : i + 128]
         p_rows = p[i : i + 128]
         denominator = squared_distances(rows, y).add_(1)  # (128, n)
-        if want_log_term:
+        if want_kl:
             log_term += (p_rows * denominator.log()).sum(dtype=torch.float64)
         attraction[i : i + 128] = weighted_differences(p_rows / denominator, rows, y)
     return attraction, log_term
@@ -138,16 +143,25 @@ def weighted_differences(weights, y, partners):
     return y * sums[:1].T - sums[1:].T
 
 
-def kl_gradient(y, attraction, repulsion, exaggeration=1.0, want_kl=True):
-    """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration.
+@dataclass
+class Forces:
+    """What moves the points of a map y [n, c]."""
 
-    attraction and repulsion are functions of the map. Also returns, if wanted, the KL divergence without the
-    constant sum_ij p_ij log p_ij: it is sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
-    """
-    attractive, log_term = attraction(y, want_kl)
-    repulsive, z = repulsion(y)
+    attraction: Callable  # attraction(y, want_kl) and repulsion(y) return what exact_attraction and
+    repulsion: Callable  # exact_repulsion do
+    negative_entropy: torch.Tensor  # sum_ij p_ij log p_ij, the part of the KL divergence that no map changes
+
+
+def kl_gradient(forces, y, exaggeration=1.0, want_kl=True):
+    """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration, and the
+    KL divergence in nats, or None if it is not wanted. It is that of P without exaggeration:
+    sum_ij p_ij log p_ij + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
+    attractive, log_term = forces.attraction(y, want_kl)
+    repulsive, z = forces.repulsion(y)
+    z = z.clamp(min=1e-12)  # 0 by rounding where all points are far apart
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
-    return gradient, log_term + z.log()
+    kl = (forces.negative_entropy + (log_term + z.log())).item() if want_kl else None
+    return gradient, kl
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -261,7 +275,7 @@ class SparseAttraction:
             self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
             self.max_size = max(self.max_size, partners.numel())
 
-    def __call__(self, y, want_log_term=True):
+    def __call__(self, y, want_kl=True):
         y = y.T.contiguous()  # (2, n)
         attraction = torch.zeros_like(y)
         log_term = 0.0
@@ -275,7 +289,7 @@ class SparseAttraction:
             torch.sub(y[:, rows, None], difference, out=difference)  # y_i - y_j, (2, points, neighbors)
             torch.mul(difference[0], difference[0], out=denominator)
             denominator.addcmul_(difference[1], difference[1]).add_(1)
-            if want_log_term:
+            if want_kl:
                 log_term += (p * denominator.log()).sum(dtype=torch.float64)
             weight = torch.div(p, denominator, out=denominator)
             attraction[:, rows] = difference.mul_(weight).sum(2)
@@ -301,8 +315,9 @@ def morton_order(y):
     code = ((y - low) / extent * 2**MAX_LEVEL).long()
     # to interleave the bits of x and y, a 0 is put between any two bits of each coordinate
     for shift in (16, 8, 4, 2, 1):
+        # the upper half of every 2 * shift bits moves up; the mask is 1 at the `shift` lowest of them
         mask = sum((1 << shift) - 1 << place for place in range(0, 64, 2 * shift))
-        code = (code | code << shift) & mask  # the upper half of every 2 * shift bits moves up
+        code = (code | code << shift) & mask
     code, order = (code[:, 0] | code[:, 1] << 1).sort()
     return code, order, extent
 
@@ -435,17 +450,9 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
 
 # A cubic B-spline at t in [0, 1) between the second and the third of four nodes: the weight of each node and
 # then the derivative of each weight, as the coefficients of 1, t, t^2 and t^3
-SPLINE = [
-    [1, -3, 3, -1],
-    [4, 0, -6, 3],
-    [1, 3, 3, -3],
-    [0, 0, 0, 1],
-    [-3, 6, -3, 0],
-    [0, -12, 9, 0],
-    [3, 6, -9, 0],
-    [0, 0, 3, 0],
-]
-SPLINE = torch.tensor(SPLINE) / 6
+WEIGHTS = [[1, -3, 3, -1], [4, 0, -6, 3], [1, 3, 3, -3], [0, 0, 0, 1]]
+DERIVATIVES = [[-3, 6, -3, 0], [0, -12, 9, 0], [3, 6, -9, 0], [0, 0, 3, 0]]
+SPLINE = torch.tensor(WEIGHTS + DERIVATIVES) / 6
 
 
 def round_up_by_6_percent(value):
@@ -456,7 +463,7 @@ def round_up_by_6_percent(value):
 def fast_fft_size(size):
     """The first whole number from `size` on of the form 2^a 3^b 5^c, which FFTs handle fast."""
     size = math.ceil(size)
-    while 60**size % size:
+    while 60**size % size:  # size divides a power of 60 only if it has no prime factor but 2, 3 and 5
         size += 1
     return size
 
@@ -477,7 +484,8 @@ def kernel_transform(size, h, offset, like):
 class MeshRepulsion:
     """exact_repulsion for maps [n, 2], by a mesh whose nodes are `spacing` apart, or less in a small map.
 
-    A far outlier would make the mesh too large; where the tree is faster, Barnes-Hut takes over.
+    For few points the sum over all pairs is faster, and in a map with a far outlier, whose mesh would be
+    large, the tree: then these are used instead.
     """
 
     def __init__(self, spacing=0.35):
@@ -500,8 +508,9 @@ class MeshRepulsion:
         # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
         # map, or 32, a distance at which the kernel is weak enough to be ignored
         size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map the kernel is near 1 everywhere: float32 keeps more digits of kernel - 1
-        offset = float(max(extent) < 1)
+        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
+        # takes n from the potential of each point, which is added to Z below
+        offset = 1.0 if max(extent) < 1 else 0.0
         if self.transform_key != (size, h, offset):
             self.transform_key = (size, h, offset)
             self.transform = kernel_transform(size, h, offset, y)
@@ -540,18 +549,41 @@ class MeshRepulsion:
 
 
 def as_points(X, name="X"):
-    """Real numbers [n, d] of any type as a tensor: float32, or float64 where float32 would lose digits."""
-    if not isinstance(X, torch.Tensor):
-        X = np.asarray(X)
-        require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: give real numbers")
+    """Real numbers [n, d] of any type as a tensor: float32, or float64 where float32 would lose digits.
+
+    A tensor stays on its device, unless that is a Mac's GPU ("mps"): it has no float64, the CPU has.
+    """
+    if isinstance(X, torch.Tensor):
+        is_dense = X.layout == torch.strided and not (X.is_meta or X.is_nested)
+        require(is_dense, f"{name} is a sparse, nested or meta tensor: give a dense one")
+        x = X.detach().cpu() if X.device.type == "mps" else X.detach()
+        require(not x.is_complex(), f"{name} holds complex numbers: give real ones")
+        fits_float32 = x.element_size() < 4 or x.dtype == torch.float32
+        x = x.to(torch.float32 if fits_float32 else torch.float64)
+    else:
+        require(not np.ma.is_masked(X), f"{name} has masked values: remove or replace them")
+        try:
+            X = np.asarray(X)
+        except (TypeError, ValueError, RuntimeError) as error:  # a list of rows of many lengths
+            raise TSNEError(f"{name} is no array: {str(error).splitlines()[0]}") from None
+        advice = "give real numbers, and X.toarray() for a sparse matrix X"
+        require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
-        X = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
-    require(not X.is_complex(), f"{name} holds complex numbers: give real ones")
-    fits_float32 = X.element_size() < 4 or X.dtype == torch.float32
-    x = X.detach().to(torch.float32 if fits_float32 else torch.float64)
+        with np.errstate(over="ignore"):  # of long doubles, which are infinite then
+            X = np.array(X, np.float32 if fits_float32 else np.float64, order="C")
+        x = torch.from_numpy(X)
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
     require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
     return x
+
+
+def is_one_of(value, choices):
+    return isinstance(value, str) and value in choices
+
+
+def in_short(value):
+    """A value of any type in one line, for an error message."""
+    return " ".join(repr(value).split())[:60]
 
 
 def principal_axes(x, n_components):
@@ -572,11 +604,7 @@ def pca(x, n_components):
     return F.pad(scores, (0, n_components - scores.shape[1]))
 
 
-# What moves the points of a map y [n, c]: attraction(y, want_log_term) and repulsion(y) return what
-# exact_attraction and exact_repulsion do; sum_ij p_ij log p_ij is the part of the KL that no map changes
-Forces = namedtuple("Forces", "attraction repulsion negative_entropy")
-
-
+@dataclass(eq=False)
 class TSNE:
     """A map of points by t-SNE, with the parameter names and the interface of scikit-learn.
 
@@ -593,7 +621,7 @@ class TSNE:
     metric           "euclidean", "cosine", or "precomputed": then X is a matrix of distances [n, n]
     init             "pca", "random", or the map to start from, [n, n_components]
     verbose          1 prints the KL divergence every 50 iterations
-    random_state     the seed; None draws a new one each time
+    random_state     the seed, or a numpy RandomState that draws it; None takes a new one each time
     method           "exact", "barnes_hut", "fft", or "auto", the fastest
     angle            of barnes_hut: a smaller one is slower and more accurate
 
@@ -602,40 +630,24 @@ class TSNE:
     raises TSNEError, a ValueError.
     """
 
-    def __init__(
-        self,
-        n_components=2,
-        *,
-        perplexity=30.0,
-        early_exaggeration=12.0,
-        learning_rate="auto",
-        max_iter=None,
-        n_iter_without_progress=300,
-        min_grad_norm=1e-7,
-        metric="euclidean",
-        init="pca",
-        verbose=0,
-        random_state=0,
-        method="auto",
-        angle=0.5,
-    ):
-        self.n_components = n_components
-        self.perplexity = perplexity
-        self.early_exaggeration = early_exaggeration
-        self.learning_rate = learning_rate
-        self.max_iter = max_iter
-        self.n_iter_without_progress = n_iter_without_progress
-        self.min_grad_norm = min_grad_norm
-        self.metric = metric
-        self.init = init
-        self.verbose = verbose
-        self.random_state = random_state
-        self.method = method
-        self.angle = angle
-        self._map = None  # the tensor that fit leaves for transform
+    n_components: int = 2
+    _: KW_ONLY
+    perplexity: float = 30.0
+    early_exaggeration: float = 12.0
+    learning_rate: float | str = "auto"
+    max_iter: int | None = None
+    n_iter_without_progress: int = 300
+    min_grad_norm: float = 1e-7
+    metric: str = "euclidean"
+    init: str | np.ndarray | torch.Tensor = "pca"
+    verbose: int = 0
+    random_state: int | np.random.RandomState | None = 0
+    method: str = "auto"
+    angle: float = 0.5
+    _map = None  # the tensor that fit leaves for transform
 
     def get_params(self, deep=True):
-        return {name: vars(self)[name] for name in inspect.signature(TSNE).parameters}
+        return {field.name: vars(self)[field.name] for field in fields(TSNE)}
 
     def set_params(self, **params):
         unknown = ", ".join(params.keys() - self.get_params().keys())
@@ -644,24 +656,41 @@ class TSNE:
             setattr(self, name, value)
         return self
 
+    def __sklearn_tags__(self):
+        """What a Pipeline of scikit-learn asks for, which is there then."""
+        from sklearn.base import BaseEstimator
+
+        return BaseEstimator.__sklearn_tags__(self)
+
     def fit_transform(self, X, y=None):
         """The map [n, n_components] of points X [n, d]; y is ignored."""
         return self.fit(X).embedding_
 
     def fit(self, X, y=None):
         x = as_points(X)
-        self._check(x)
-        self._set_scale(x)
+        n = len(x)
+        require(n > 1, f"X has {n} points: a map takes two or more")
+        self._check_parameters(n)
+        is_table = self.metric != "precomputed" or x.shape == (n, n)
+        require(is_table, f"X has shape {list(x.shape)}: precomputed takes distances [n, n]")
+        self._check_points(x, "X")
+
+        # the center is the median of some points: one far outlier does not move it, and so leaves the others
+        # their digits
+        self._center = x[:: 1 + n // 1000].median(0).values
+        offsets = x if self.metric == "precomputed" else x - self._center
+        self._scale = offsets.abs().max().item() or 1.0
+        require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
+        del offsets
         embedding = self._initial_map(x)
         forces = self._forces(x)
-        last = self.max_iter or (500 if len(x) >= 5000 else 700)
+        last = self.max_iter or (500 if n >= 5000 else 700)
         self.n_iter_ = 0
-        self._descend(embedding, forces, min(100, last // 5), self.early_exaggeration, momentum=0.8)
+        self._descend(embedding, forces, min(100, last // 5), float(self.early_exaggeration), momentum=0.8)
         self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
-        _, kl = kl_gradient(embedding, forces.attraction, forces.repulsion)
-        self.kl_divergence_ = (forces.negative_entropy + kl).item()
+        _, self.kl_divergence_ = kl_gradient(forces, embedding)
         self._map = embedding
-        self.embedding_ = embedding if isinstance(X, torch.Tensor) else embedding.cpu().numpy()
+        self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
 
     def transform(self, X_new):
@@ -676,6 +705,10 @@ class TSNE:
         x = as_points(X_new, "X_new").to(self._map.device)
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
+        self._check_points(x, "X_new")
+        x = self._scaled(x)
+        is_near = bool((x.abs() < LARGEST).all())
+        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
         neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
@@ -684,90 +717,96 @@ class TSNE:
             weights = p / (1 + (places - partners).square().sum(2, keepdim=True))
             places = (weights * partners).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
         places = places[:, 0]
-        return places if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
+        return places.to(X_new.device) if isinstance(X_new, torch.Tensor) else places.cpu().numpy()
 
-    def _check(self, x):
-        n = len(x)
+    def _check_parameters(self, n):
+        check = self._check_number
+        whole = numbers.Integral
+        real = numbers.Real
+        check("n_components", whole, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
+        check("perplexity", real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
+        check("early_exaggeration", real, 1, LARGEST, f"1 to {LARGEST:g}")
+        if not is_one_of(self.learning_rate, ["auto"]):
+            check("learning_rate", real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
+        if self.max_iter is not None:
+            check("max_iter", whole, 1, math.inf, "a whole number from 1, or None")
+        check("n_iter_without_progress", real, -math.inf, math.inf, "a number of iterations")
+        check("min_grad_norm", real, -math.inf, math.inf, "a number")
+        check("verbose", real, 0, math.inf, "0 or 1")
+        if self.random_state is not None and not isinstance(self.random_state, np.random.RandomState):
+            check("random_state", whole, 0, 2**64 - 1, "a whole number from 0, a RandomState or None")
+        check("angle", real, 0, 1, "0 to 1")
+        for name, choices in (("metric", METRICS), ("method", METHODS)):
+            value = vars(self)[name]
+            require(is_one_of(value, choices), f"{name} {in_short(value)}: give {' or '.join(choices)}")
+
         limit = f"for up to {EXACT_LIMIT:,} points"
-        require(n > 1, f"X has {n} points: a map takes two or more")
-
+        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
         c = self.n_components
-        require(isinstance(c, int) and c > 0, f"n_components {c!r}: give a whole number from 1")
         is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
         require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
-        perplexity = self.perplexity
-        fits = 1 <= perplexity < n
-        require(fits, f"perplexity {perplexity!r}: give 1 or more, but less than the {n} points")
-        exaggeration = self.early_exaggeration
-        require(exaggeration >= 1, f"early_exaggeration {exaggeration!r}: give 1 or more")
-        rate = self.learning_rate
-        require(rate == "auto" or rate > 0, f"learning_rate {rate!r}: give auto, or more than 0")
-        last = self.max_iter
-        require(last is None or last > 0, f"max_iter {last!r}: give 1 or more, or None")
-        require(0 <= self.angle <= 1, f"angle {self.angle!r}: give 0 to 1")
-        require(self.metric in METRICS, f"metric {self.metric!r}: give {' or '.join(METRICS)}")
-        require(self.method in METHODS, f"method {self.method!r}: give {' or '.join(METHODS)}")
-        require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
-
         if isinstance(self.init, str):
-            require(self.init in ("pca", "random"), f"init {self.init!r}: give pca, random or a map")
+            is_known = self.init in ("pca", "random")
+            require(is_known, f"init {in_short(self.init)}: give pca, random or a map")
             can_start = self.init == "random" or self.metric != "precomputed"
             require(can_start, "init 'pca': give random or a map: distances have no PCA")
+
+    def _check_number(self, name, kind, low, high, wanted):
+        value = vars(self)[name]
+        if isinstance(value, np.generic):
+            value = value.item()
+        fits = isinstance(value, kind) and low <= value <= high
+        require(fits, f"{name} {in_short(value)}: give {wanted}")
+
+    def _check_points(self, x, name):
         if self.metric == "precomputed":
-            are_distances = x.shape == (n, n) and bool((x >= 0).all())
-            require(are_distances, f"X is {list(x.shape)}: precomputed takes distances [n, n], from 0 up")
+            are_distances = bool((x >= 0).all())
+            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
         if self.metric == "cosine":
             have_direction = bool(x.any(1).all())
-            require(have_direction, "X has a point at 0, which has no direction for metric='cosine'")
-
-    def _set_scale(self, x):
-        """Sets the center and the scale that bring the points into the range of float32."""
-        # the median of some points: one far outlier does not move it, and leaves the others their digits
-        self._center = x[:: 1 + len(x) // 1000].median(0).values
-        offsets = x if self.metric == "precomputed" else x - self._center
-        self._scale = offsets.abs().max().item() or 1.0
+            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
 
     def _initial_map(self, x):
         """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
         deviation of 1e-4."""
         random = torch.Generator()
-        if self.random_state is None:
+        seed = self.random_state
+        if isinstance(seed, np.random.RandomState):
+            seed = seed.randint(2**31)
+        if seed is None:
             random.seed()
         else:
-            random.manual_seed(self.random_state)
-        noise = torch.randn(len(x), self.n_components, generator=random).to(x.device)
+            random.manual_seed(int(seed))
+        noise = torch.randn(len(x), int(self.n_components), generator=random).to(x.device)
         if not isinstance(self.init, str):
             y = as_points(self.init, "init").to(x.device, torch.float32, copy=True)
             require(y.shape == noise.shape, f"init has shape {list(y.shape)}: give {list(noise.shape)}")
-            fits = y.abs().max().item() < 1e15
-            require(fits, "init reaches 1e15, whose squares overflow in float32: scale it")
+            require(y.abs().max().item() < LARGEST, f"init reaches {LARGEST:g}: scale it")
             return y
         if self.init == "random":
             return 1e-4 * noise
-        y = pca((x - self._center) / self._scale, self.n_components)
+        y = pca((x - self._center) / self._scale, noise.shape[1])
         y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
-    def _neighbors(self, x, k, of_training=False):
-        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
-        them, both [m, k].
-
-        With of_training, x are the training points themselves: no point is its own neighbor, and they are
-        stored for later calls.
-        """
-        if self.metric == "precomputed":
-            distances = x / self._scale
-            if of_training:
-                distances.fill_diagonal_(math.inf)
-            distances, neighbors = distances.topk(k, largest=False)
-            return neighbors, distances.square()
+    def _scaled(self, x):
+        """Points [m, d] or distances [m, n] in the range of float32, as the neighbors are searched."""
         if self.metric == "cosine":
             x = F.normalize(x / x.abs().amax(1, keepdim=True))
+        elif self.metric == "precomputed":
+            x = x / self._scale
         else:
             x = (x - self._center) / self._scale
-        x = x.float()
-        if of_training:
-            self._points = x
+        return x if self.metric == "precomputed" else x.float()
+
+    def _neighbors(self, x, k, of_training=False):
+        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
+        them, both [m, k]. With of_training, x are the training points, none of which is its own neighbor."""
+        if self.metric == "precomputed":
+            if of_training:
+                x.fill_diagonal_(math.inf)
+            distances, neighbors = x.topk(k, largest=False)
+            return neighbors, distances.square()
         neighbors, squares = nearest_neighbors(x, self._points, k, first=0 if of_training else None)
         if self.metric == "cosine":
             squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
@@ -776,13 +815,17 @@ class TSNE:
     def _forces(self, x):
         """The Forces between training points x [n, d], as the chosen method computes them."""
         n = len(x)
+        perplexity = float(self.perplexity)
         method = self.method
         if method == "auto":
             method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
-        k = n - 1 if method == "exact" else min(n - 1, int(3 * self.perplexity))
-        neighbors, squares = self._neighbors(x, k, of_training=True)
-        p = conditional_affinities(squares.float(), self.perplexity)
-        del squares  # and neighbors below: memory that the largest allocations need
+        k = n - 1 if method == "exact" else min(n - 1, int(3 * perplexity))
+        points = self._scaled(x)
+        if self.metric != "precomputed":
+            self._points = points
+        neighbors, squares = self._neighbors(points, k, of_training=True)
+        p = conditional_affinities(squares.float(), perplexity)
+        del points, squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
             p = joint_affinities(neighbors, p)
             attraction = functools.partial(exact_attraction, p)
@@ -792,7 +835,7 @@ class TSNE:
             del neighbors
             attraction = SparseAttraction(row, column, p, n)
             if method == "barnes_hut":
-                repulsion = functools.partial(barnes_hut_repulsion, angle=self.angle)
+                repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
             else:
                 repulsion = MeshRepulsion(0.3 if n < 20_000 else 0.35)
         return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
@@ -800,6 +843,7 @@ class TSNE:
     def _descend(self, y, forces, last, exaggeration, momentum):
         """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
         a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
+        # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
         auto_rate = len(y) / 4 / exaggeration
         self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
         velocity = torch.zeros_like(y)
@@ -809,7 +853,7 @@ class TSNE:
         while self.n_iter_ < last:
             self.n_iter_ += 1
             is_check = self.n_iter_ % 50 == 0
-            gradient, kl = kl_gradient(y, forces.attraction, forces.repulsion, exaggeration, is_check)
+            gradient, kl = kl_gradient(forces, y, exaggeration, is_check)
             gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
             gradient.mul_(gain)
             velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
@@ -817,7 +861,6 @@ class TSNE:
             y += velocity.clamp_(-5, 5)
             if not is_check:
                 continue
-            kl = (forces.negative_entropy + kl).item()
             norm = gradient.norm().item()  # with the gains, as scikit-learn computes it
             if self.verbose:
                 print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
@@ -831,7 +874,8 @@ class TSNE:
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Command line. Our other files are imported by flags, command and main only: all else here works without
+# Command line. Our other files are imported by flags, main, command and open_source only: all else here
+# works without them
 
 TEMPLATE = Path(__file__).resolve().parent / "docs" / "map-template.html"
 # Okabe and Ito's colors and two more, as different as possible for color-blind readers; the 11th class has
@@ -877,79 +921,113 @@ def main(argv=None):
 
 def command(argv):
     import data
-    import sample
 
     args = flags().parse_args(argv)
     args.device = data.pick_device(args.device)
-    path = Path(args.source)
-    is_run = (path / "config.json").exists()
-    is_array = path.suffix in (".npy", ".npz") and path.is_file()
-    check_flags(args, is_run, is_array)
-    picture_path, array_path, page_path = output_paths(args, is_run)
+    if args.device.type == "mps":  # a Mac's GPU has no float64, which t-SNE needs
+        args.device = torch.device("cpu")
+    is_one_choice = not (args.train_and_test and args.split)
+    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+    source, inputs = open_source(args)
+    picture_path, array_path, page_path = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
+    for note in idle_flags(args):
+        data.note(note)
 
-    arrays = data.open_arrays(path) if is_array else {}
-    if is_run:
-        run = sample.Run(path, args.data_dir)
-        run.model.to(args.device)
-        source = run_source(run, args.what or "latents")
-    elif is_array and ("x" in arrays or args.labels):
-        require("x" in arrays, f"{path} holds {', '.join(arrays)}: call the points x")
-        pictures = None
-        if may_be_pictures(arrays["x"]):
-            with contextlib.suppress(data.Mistake):  # then they are features
-                pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
-        if args.labels:
-            arrays["y"] = data.open_arrays(args.labels).get("x", np.empty(0))
-        source = array_source(path.name, arrays, args.labels or path, pictures)
-    else:  # pictures of a data set, of a folder, or of an .npz with x_train as train.py takes it
-        source = pixel_source(data.load(args.source, args.data_dir, args.image_size), "all")
-
+    source.name = data.visible(source.name)
+    source.classes = [data.visible(name) for name in source.classes]
     try:
-        points = select(source, args)
-        tsne_map = compute_map(points, args)
+        tsne_map = compute_map(select(source, args), args)
     except TSNEError as error:
-        raise TSNEError(f"{path}: {error}") from None
+        raise TSNEError(f"{args.source}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
     data.write_file(array_path, lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
     figure = draw(tsne_map)
     file_format = picture_path.suffix[1:]
     data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
-    print(report(tsne_map), picture_path, array_path, sep="\n")
+    print(report(tsne_map), data.visible(f"{picture_path}"), data.visible(f"{array_path}"), sep="\n")
     if args.html:
-        thumbnails = None
-        if points.pictures is not None:
-            thumbnails = data.resize(points.pictures, thumbnail_side(points.pictures))
+        thumbnails = tsne_map.points.pictures
+        if thumbnails is not None:
+            thumbnails = data.resize(thumbnails, thumbnail_side(thumbnails))
         text = page(template, tsne_map, thumbnails).encode()
         data.write_file(page_path, lambda file: file.write(text))
-        print(page_path)
+        print(data.visible(f"{page_path}"))
 
 
-def check_flags(args, is_run, is_array):
-    source = args.source
-    require(is_run or args.what in (None, "pixels"), f"--what {args.what} is for runs, and {source} is none")
-    require(is_array or not args.labels, f"--labels is for arrays, and {source} is none")
-    takes_size = not (is_run or is_array)
-    require(takes_size or not args.image_size, f"--image-size is not for {source}: leave it out")
-    is_one_choice = not (args.train_and_test and args.split)
-    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+def is_run(args):
+    return (Path(args.source) / "config.json").exists()
 
 
-def output_paths(args, is_run):
-    """Where the picture, the arrays and the page go, in a folder that exists afterwards."""
+def idle_flags(args):
+    """A note for each flag that changes nothing."""
+    notes = []
+    if args.angle != 0.5 and args.method != "barnes_hut":
+        notes.append(f"--angle does nothing with --method {args.method}")
+    if args.pca != 50 and args.metric == "cosine":
+        notes.append("--pca does nothing with --metric cosine")
+    if args.data_dir and not is_run(args) and Path(args.source).exists():
+        notes.append(f"--data-dir does nothing for {args.source}")
+    return notes
+
+
+def output_paths(args, inputs):
+    """Where the picture, the arrays and the page go, in a folder that exists afterwards. None may be one of
+    the input files, or lie in one of the input folders, but for the run's own."""
     name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
-    folder = Path(args.source) if is_run else Path()
+    folder = Path(args.source) if is_run(args) else Path()
     picture = Path(args.out) if args.out else folder / name
-    arrays = picture.with_suffix(".npz")
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
-    inputs = [Path(args.source).resolve(), Path(args.labels or "").resolve()]
-    require(arrays.resolve() not in inputs, f"{arrays} would be overwritten: give another --out")
+    paths = [picture, picture.with_suffix(".npz"), picture.with_suffix(".html")]
+    for path in paths if args.html else paths[:2]:
+        places = [place for place in (path, *path.resolve().parents) if place.exists()]
+        is_in_run = is_run(args) and any(place.samefile(folder) for place in places)
+        for source in inputs:
+            is_input = source.exists() and any(place.samefile(source) for place in places)
+            message = f"{path} is, or lies in, the input {source}: give another --out"
+            require(is_in_run or not is_input, message)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    return picture, arrays, picture.with_suffix(".html")
+    return paths
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Sources: everything that can be mapped, and the points that the flags select from it
+
+
+def open_source(args):
+    """The Source that the flags name, and the paths that it is read from."""
+    import data
+    import sample
+
+    name = args.source
+    path = Path(name)
+    is_array = path.suffix in (".npy", ".npz") and path.is_file()
+    require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
+    require(is_array or not args.labels, f"--labels is for arrays: {name} is none")
+    has_own_size = is_array or is_run(args)
+    require(not (has_own_size and args.image_size), f"--image-size is not for {name}: leave it out")
+    if is_run(args):
+        run = sample.Run(path, args.data_dir)
+        run.model.to(args.device)
+        inputs = [Path(run.config["flags"].get("data", path))]
+        return run_source(run, args.what or "latents"), inputs
+
+    arrays = {}
+    if args.labels:
+        arrays["x"] = data.open_arrays(path, ["x"])["x"]
+        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
+    elif is_array:
+        with contextlib.suppress(data.Mistake):  # data.load, below, says what is wrong
+            arrays = data.open_arrays(path, ["x", "y"])
+    if "x" not in arrays:
+        # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
+        return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
+    pictures = None
+    if may_be_pictures(arrays["x"]):
+        with contextlib.suppress(data.Mistake):  # then they are features
+            pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
+    labels_path = Path(args.labels or path)
+    return array_source(path.name, arrays, labels_path, pictures), [path, labels_path]
 
 
 @dataclass
@@ -976,22 +1054,22 @@ def pixel_source(dataset, default_split):
 
 def run_source(run, what):
     """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
-    if what == "pixels":
-        return pixel_source(run.dataset, "test")
     model = run.model
     has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
     message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
-    require(has_latents, message)
+    require(what == "pixels" or has_latents, message)
+    pixels = pixel_source(run.dataset, "test")
+    if what == "pixels":
+        return pixels
     prefix = "refined latents" if what == "refined" else "latents"
     name = f"{prefix} of {run.folder.resolve().name}"
-    splits = {"train": run.dataset.train, "valid": run.dataset.valid, "test": run.dataset.test}
 
     def encode(split, rows):
         batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
         return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
 
     if not model.has_free_latents:
-        return Source(name, run.classes, "test", splits, encode)
+        return replace(pixels, name=name, read=encode)
 
     tables = {"train": model.latents.weight, "test": model.test_latents}
     if what == "refined":
@@ -999,7 +1077,8 @@ def run_source(run, what):
     if what == "test":
         del tables["train"]
     # a table holds NaN until its latents are learned
-    splits = {split: splits[split] for split, table in tables.items() if not table.isnan().any()}
+    learned = [split for split, table in tables.items() if not table.isnan().any()]
+    splits = {split: pixels.splits[split] for split in learned}
 
     def look_up(split, rows):
         return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
@@ -1036,24 +1115,27 @@ class Points:
 
     title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
     classes: list  # class names
-    x: torch.Tensor  # [n, d]
+    x: torch.Tensor  # [n, d], which compute_map replaces by their principal components
     labels: np.ndarray  # class numbers [n]
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
 
 
-def select(source, args):
-    """The Points of a Source that the flags ask for: all, or -n random ones of train and of test each with
-    --train-and-test, and of all splits together otherwise."""
+def select_rows(source, args):
+    """Which points the flags ask for: all, or -n random ones, of train and of test each with
+    --train-and-test, and of all splits together otherwise.
+
+    Returns [(split, rows)], and how many these are, in words."""
     split = args.split or source.default_split
-    groups = {split: [split]}
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
     elif split == "all":
         groups = {"": list(source.splits)}
+    else:
+        groups = {split: [split]}
+    selection = []
     sizes = []  # "300 of 1,000 train"
-    parts = []
     for group, names in groups.items():
         totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
         n = sum(totals)
@@ -1061,34 +1143,40 @@ def select(source, args):
         is_selected = torch.zeros(n, dtype=torch.bool)
         random = torch.Generator().manual_seed(args.seed)
         is_selected[torch.randperm(n, generator=random)[: args.n]] = True
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
+            if mask.any():
+                selection.append((name, mask.nonzero()[:, 0]))
         n_selected = int(is_selected.sum())
         size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
         sizes.append(f"{size} {group}".strip())
-        for name, mask in zip(names, is_selected.split(totals), strict=True):
-            if mask.any():
-                parts.append(read_points(source, name, mask.nonzero()[:, 0], args.seed))
-    has_pictures = parts[0].pictures is not None
-    return Points(
-        title=f"{source.name}: {' and '.join(sizes)} points",
-        classes=source.classes,
-        x=torch.cat([part.x for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        split=np.concatenate([part.split for part in parts]),
-        row=np.concatenate([part.row for part in parts]),
-        pictures=torch.cat([part.pictures for part in parts]) if has_pictures else None,
-    )
+    return selection, " and ".join(sizes)
 
 
 @torch.no_grad()
-def read_points(source, split, rows, seed):
-    """The Points at these rows of one split."""
-    torch.manual_seed(seed)  # of the data, where dynamic binarization samples pixels each time they are read
-    x = source.read(split, rows)
-    x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
-    pictures, labels = source.splits[split]
-    pictures = None if pictures is None else pictures[rows]
-    name = np.repeat(split, len(rows))
-    return Points(source.name, source.classes, x, labels[rows].numpy(), name, rows.numpy(), pictures)
+def select(source, args):
+    """The Points of a Source that the flags ask for."""
+    selection, sizes = select_rows(source, args)
+    x = []
+    pictures = []
+    labels = []
+    for split, rows in selection:
+        # of the data, where dynamic binarization samples pixels each time they are read
+        torch.manual_seed(args.seed)
+        points = source.read(split, rows)
+        x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
+        split_pictures, split_labels = source.splits[split]
+        labels.append(split_labels[rows])
+        if split_pictures is not None:
+            pictures.append(split_pictures[rows])
+    return Points(
+        title=f"{source.name}: {sizes} points",
+        classes=source.classes,
+        x=torch.cat(x),
+        labels=torch.cat(labels).numpy(),
+        split=np.concatenate([np.repeat(split, len(rows)) for split, rows in selection]),
+        row=torch.cat([rows for _, rows in selection]).numpy(),
+        pictures=torch.cat(pictures) if pictures else None,
+    )
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1105,7 +1193,7 @@ class Map:
     dimensions: list  # of the data, and after PCA if there was one
     perplexity: float
     kl: float  # nats
-    is_correct: np.ndarray  # float64 [n]: 1 if most of a point's 10 neighbors in the map are of its class
+    is_correct: np.ndarray  # bool [n]: is the most frequent class among a point's 10 neighbors its own?
 
     @property
     def n_fitted(self):
@@ -1140,15 +1228,17 @@ class Map:
 
 
 def compute_map(points, args):
-    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map."""
-    x = points.x
+    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map.
+
+    The points before PCA are freed at once: of 70,000 digits they take 220 MB.
+    """
     n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
-    n = len(x) - n_placed
-    dimensions = [x.shape[1]]
-    if 0 < args.pca < x.shape[1] and args.metric == "euclidean":
-        x = x - x[:n].mean(0)
-        x = x @ principal_axes(x[:n], args.pca)
-        dimensions.append(x.shape[1])
+    n = len(points.x) - n_placed
+    dimensions = [points.x.shape[1]]
+    if 0 < args.pca < dimensions[0] and args.metric == "euclidean":
+        points.x = points.x - points.x[:n].mean(0)
+        points.x = points.x @ principal_axes(points.x[:n], args.pca)
+        dimensions.append(points.x.shape[1])
     tsne = TSNE(
         perplexity=args.perplexity,
         max_iter=args.max_iter,
@@ -1157,16 +1247,16 @@ def compute_map(points, args):
         method=args.method,
         angle=args.angle,
     )
-    embedding = tsne.fit_transform(x[:n].to(args.device))
+    embedding = tsne.fit_transform(points.x[:n].to(args.device))
     k = min(10, n - 1)
     neighbors, _ = nearest_neighbors(embedding, embedding, k, first=0)
     if n_placed:
-        placed = tsne.transform(x[n:].to(args.device))
+        placed = tsne.transform(points.x[n:].to(args.device))
         neighbors_of_placed, _ = nearest_neighbors(placed, embedding, k)
         embedding = torch.cat([embedding, placed])
         neighbors = torch.cat([neighbors, neighbors_of_placed])
     labels = torch.from_numpy(points.labels)
-    majority = labels[neighbors.cpu()].mode(1).values
+    most_frequent = labels[neighbors.cpu()].mode(1).values
     return Map(
         points=points,
         embedding=embedding.cpu().numpy(),
@@ -1174,7 +1264,7 @@ def compute_map(points, args):
         dimensions=dimensions,
         perplexity=args.perplexity,
         kl=tsne.kl_divergence_,
-        is_correct=(majority == labels).double().numpy(),
+        is_correct=(most_frequent == labels).numpy(),
     )
 
 
@@ -1190,7 +1280,7 @@ def as_arrays(tsne_map):
         "split": points.split,
         "row": points.row,
         "classes": points.classes,
-        "title": tsne_map.points.title,
+        "title": points.title,
         "caption": "; ".join(tsne_map.caption_lines),
     }
 
@@ -1220,17 +1310,17 @@ def draw(tsne_map):
 
     map_height = np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
     legend_height = 0 if has_few_classes else 0.02 * min(len(classes), 100)
-    figure = Figure(figsize=(6.7, 0.8 + map_height + legend_height), layout="constrained")
-    axis = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    colors = np.array(COLORS)[labels % len(COLORS)]
-    size = np.clip(20000 / len(x), 0.7, 25)
-    alpha = 0.4 if tsne_map.n_placed else 0.8
-    smooth = len(x) < 5000  # many points with smooth edges make a large file
-    axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
-    axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
-
-    with rc_context({"text.parse_math": False}):  # the name of a class may hold a $
+    # a class name may hold a $, whatever the user's matplotlibrc says
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        figure = Figure(figsize=(6.7, 0.8 + map_height + legend_height), layout="constrained")
+        axis = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+        colors = np.array(COLORS)[labels % len(COLORS)]
+        size = np.clip(20000 / len(x), 0.7, 25)
+        alpha = 0.4 if tsne_map.n_placed else 0.8
+        smooth = len(x) < 5000  # many points with smooth edges make a large file
+        axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
+        axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
         figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
         caption = "\n".join(tsne_map.caption_lines)
         if has_classes:
@@ -1264,6 +1354,7 @@ def name_regions(axis, tsne_map, classes):
 def add_legend(figure, tsne_map, classes, has_few_classes):
     """The legend: few classes at the right of the map, the first 100 of many below it."""
     from matplotlib.lines import Line2D
+    from matplotlib.textpath import TextPath
 
     accuracy = tsne_map.class_accuracy
     keys = []
@@ -1272,9 +1363,12 @@ def add_legend(figure, tsne_map, classes, has_few_classes):
         marker_size = 6 if has_few_classes else 3
         style = dict(marker="o", markersize=marker_size, linestyle="")
         keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
-    style = dict(loc="outside lower center", fontsize=5.5, ncols=5, columnspacing=0.5)
     if has_few_classes:
         style = dict(loc="outside right center", fontsize=8)
+    else:
+        widths = [TextPath((0, 0), key.get_label(), size=5.5).get_extents().width for key in keys]
+        columns = int(min(5, 480 // (max(widths) + 18)))  # the picture is 482 points wide
+        style = dict(loc="outside lower center", fontsize=5.5, ncols=columns, columnspacing=0.5)
     figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
 
 

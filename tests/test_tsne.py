@@ -15,6 +15,8 @@ from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.manifold import _t_sne, trustworthiness
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import data
 import tsne
@@ -146,10 +148,14 @@ def test_exact_gradient_is_that_of_the_divergence(components):
     x = torch.randn(30, 5, dtype=torch.float64)
     y = torch.randn(30, components, dtype=torch.float64)
     p = dense(*sparse_affinities(x, 5), 30)
-    gradient, kl = tsne.kl_gradient(
-        y, lambda y, want: tsne.exact_attraction(p, y, want), tsne.exact_repulsion
+    forces = tsne.Forces(
+        attraction=lambda y, want_kl: tsne.exact_attraction(p, y, want_kl),
+        repulsion=tsne.exact_repulsion,
+        negative_entropy=torch.special.xlogy(p, p).sum(),
     )
-    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item())
+    gradient, kl = tsne.kl_gradient(forces, y)
+    assert kl == pytest.approx(divergence(p, y).item())
+    assert tsne.kl_gradient(forces, y, want_kl=False)[1] is None
     for i, c in itertools.product((0, 7, 29), range(components)):
         step = torch.zeros_like(y)
         step[i, c] = 1e-5
@@ -168,8 +174,9 @@ def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
     row, column, value = sparse_affinities(x, 5)
     p = dense(row, column, value, 200)
     attraction = tsne.SparseAttraction(row, column, value, 200)
-    gradient, kl = tsne.kl_gradient(y, attraction, repulsion)
-    assert (kl + torch.special.xlogy(p, p).sum()).item() == pytest.approx(divergence(p, y).item(), rel=1e-4)
+    forces = tsne.Forces(attraction, repulsion, torch.special.xlogy(p, p).sum())
+    gradient, kl = tsne.kl_gradient(forces, y)
+    assert kl == pytest.approx(divergence(p, y).item(), rel=1e-4)
     for i, c in itertools.product((0, 50, 199), range(2)):
         step = torch.zeros_like(y)
         step[i, c] = 1e-4
@@ -181,14 +188,15 @@ def test_exaggeration_multiplies_the_attraction_only():
     y = torch.randn(20, 2)
     p = torch.rand(20, 20)
 
-    def attraction(y, want_log_term):
-        return tsne.exact_attraction(p, y, want_log_term)
+    def attraction(y, want_kl):
+        return tsne.exact_attraction(p, y, want_kl)
 
     def no_repulsion(y):
         return torch.zeros_like(y), torch.ones(())
 
-    plain, _ = tsne.kl_gradient(y, attraction, no_repulsion)
-    exaggerated, _ = tsne.kl_gradient(y, attraction, no_repulsion, 12.0)
+    forces = tsne.Forces(attraction, no_repulsion, torch.zeros(()))
+    plain, _ = tsne.kl_gradient(forces, y)
+    exaggerated, _ = tsne.kl_gradient(forces, y, 12.0)
     torch.testing.assert_close(exaggerated, 12 * plain)
 
 
@@ -403,6 +411,37 @@ def test_arrays_give_arrays_and_tensors_give_tensors():
     assert isinstance(model.transform(x), np.ndarray)
 
 
+class OnMac(torch.Tensor):
+    """A tensor that says it is on a Mac's GPU, on which no result may be float64."""
+
+    device = torch.device("mps")
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        result = super().__torch_function__(function, types, args, kwargs)
+        if isinstance(result, cls) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_on_a_mac_all_is_computed_on_the_cpu(method, dtype, monkeypatch):
+    x = (100 * torch.randn(800, 5)).to(dtype)
+    to = torch.Tensor.to
+
+    def to_mac(tensor, *args, **options):
+        return tensor.as_subclass(OnMac) if args == (OnMac.device,) else to(tensor, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to_mac)
+    model = TSNE(method=method, max_iter=3)
+    embedding, placed = model.fit_transform(x.as_subclass(OnMac)), model.transform(x[:5].as_subclass(OnMac))
+    assert isinstance(embedding, OnMac) and isinstance(placed, OnMac)
+    assert torch.equal(embedding.cpu(), TSNE(method=method, max_iter=3).fit_transform(x))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("method", METHODS)
 def test_on_a_gpu(method, digits):
@@ -430,6 +469,60 @@ def test_parameters_as_in_scikit_learn():
             assert theirs[name] == value, name
     with pytest.raises(ValueError, match="no parameter perplexty"):
         model.set_params(perplexty=3)
+
+
+def test_in_a_pipeline_of_scikit_learn():
+    x = blobs(60)
+    pipeline = make_pipeline(StandardScaler(), TSNE(max_iter=3))
+    places = clone(pipeline).fit(x).transform(x[:7])
+    scaler = StandardScaler().fit(x)
+    expected = TSNE(max_iter=3).fit(scaler.transform(x)).transform(scaler.transform(x[:7]))
+    np.testing.assert_allclose(places, expected)
+    assert "tsne" in pipeline._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "name, number, other",
+    [
+        ("n_components", 2, np.int64(2)),
+        ("perplexity", 5.0, np.float32(5)),
+        ("perplexity", 5.0, np.int16(5)),
+        ("early_exaggeration", 4.0, np.float16(4)),
+        ("learning_rate", 20.0, np.float32(20)),
+        ("max_iter", 7, np.uint8(7)),
+        ("n_iter_without_progress", 3, np.int64(3)),
+        ("min_grad_norm", 0.5, np.longdouble(0.5)),
+        ("verbose", 0, np.float64(0)),
+        ("random_state", 3, np.int32(3)),
+        ("angle", 0.25, np.float16(0.25)),
+    ],
+)
+def test_numbers_of_numpy_are_as_good_as_those_of_python(name, number, other):
+    parameters = dict(max_iter=5, perplexity=9, method="barnes_hut", init="random")
+    ours, theirs = (TSNE(**parameters | {name: value}).fit_transform(blobs(50)) for value in (number, other))
+    assert np.array_equal(ours, theirs)
+
+
+def test_a_random_state_is_drawn_from_as_in_scikit_learn():
+    x = blobs(50)
+    model = TSNE(init="random", max_iter=2, random_state=np.random.RandomState(3))
+    again = clone(model)
+    first, second = model.fit_transform(x), model.fit_transform(x)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(again.fit_transform(x), first)
+
+
+ILL_TYPED = [None, "x", b"auto", [1], {}, (2,), 1j, math.nan, np.ones(2), np.ones((2, 2)), np.str_("x")]
+ILL_TYPED += [torch.ones(()), torch.ones(3), object(), dict, len]
+TAKE_NONE = ("max_iter", "random_state")
+
+
+@pytest.mark.parametrize("name", TSNE().get_params())
+def test_a_parameter_of_another_type_is_refused_in_one_line(name):
+    for value in ILL_TYPED[1 if name in TAKE_NONE else 0 :]:
+        with pytest.raises(tsne.TSNEError, match=name) as caught:
+            TSNE(**dict(perplexity=5) | {name: value}).fit(blobs(20))
+        assert "\n" not in str(caught.value), value
 
 
 def test_a_number_of_iterations_is_obeyed():
@@ -504,6 +597,44 @@ def test_transform_refuses():
         TSNE(max_iter=1).fit(blobs(50)).transform(blobs(9, d=3))
 
 
+def fitted(metric):
+    """A map of 40 points, whose distances to themselves are as many features as points have."""
+    x = blobs(40, d=40)
+    distances = np.linalg.norm(x[:, None] - x, axis=2)
+    parameters = dict(metric=metric, max_iter=2, init="random", perplexity=5)
+    return TSNE(**parameters).fit(distances if metric == "precomputed" else x)
+
+
+@pytest.mark.parametrize("metric", tsne.METRICS)
+def test_no_new_points_have_an_empty_map(metric):
+    assert fitted(metric).transform(np.zeros((0, 40))).shape == (0, 2)
+    assert fitted(metric).transform(torch.zeros(0, 40)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e14, 1e20, 1e38, 1e300])
+@pytest.mark.parametrize("metric", tsne.METRICS)
+def test_new_points_far_away_have_a_finite_place_or_none(metric, far):
+    x = np.abs(random(3, 40)) * far
+    for points in [x, x.astype(np.float32)] if far < 1e38 else [x]:
+        try:
+            assert np.isfinite(fitted(metric).transform(points)).all()
+        except tsne.TSNEError as error:
+            assert far > 1e14 and "times as far out as the points of the map" in str(error)
+
+
+@pytest.mark.parametrize(
+    "metric, value, message",
+    [
+        ("euclidean", math.nan, "X_new holds NaN"),
+        ("cosine", 0, "X_new has a point at 0, which has no direction"),
+        ("precomputed", -1, "X_new holds numbers below 0"),
+    ],
+)
+def test_new_points_without_distances_are_refused(metric, value, message):
+    with pytest.raises(tsne.TSNEError, match=message):
+        fitted(metric).transform(np.full((2, 40), value))
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Bad input
 
@@ -528,8 +659,14 @@ def test_transform_refuses():
         (np.zeros((50, 3)), dict(angle=2), "angle"),
         (np.zeros((50, 3)), dict(n_components=0), "n_components"),
         (np.zeros((50, 3)), dict(n_components=2.5), "n_components"),
+        (np.zeros((50, 3)), dict(n_components=10**20), "n_components"),
         (np.zeros((50, 3)), dict(early_exaggeration=0.5), "early_exaggeration"),
+        (np.zeros((50, 3)), dict(early_exaggeration=math.inf), "early_exaggeration"),
+        (np.zeros((50, 3)), dict(early_exaggeration=1e308), "early_exaggeration"),
         (np.zeros((50, 3)), dict(learning_rate=-1), "learning_rate"),
+        (np.zeros((50, 3)), dict(learning_rate=math.inf), "learning_rate"),
+        (np.zeros((50, 3)), dict(learning_rate=1e308), "learning_rate"),
+        (np.zeros((50, 3)), dict(random_state=-1), "random_state"),
         (np.zeros((50, 3)), dict(max_iter=0), "max_iter"),
         (np.zeros((50, 3)), dict(metric="hamming"), "euclidean or cosine or precomputed"),
         (np.zeros((50, 3)), dict(method="tree"), "auto or exact or barnes_hut or fft"),
@@ -537,6 +674,19 @@ def test_transform_refuses():
         (np.zeros((50, 3)), dict(init=np.zeros((50, 3))), "init has shape"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), np.nan)), "init holds NaN"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), 1e30)), "init reaches"),
+        (scipy.sparse.eye(50).tocsr(), {}, "X.toarray\\(\\) for a sparse matrix"),
+        (torch.eye(50).to_sparse(), {}, "X is a sparse, nested"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), {}, "X is a sparse, nested"),
+        (torch.zeros(50, 3, device="meta"), {}, "meta tensor: give a dense one"),
+        (np.ma.masked_less(np.arange(150.0).reshape(50, 3), 5), {}, "X has masked values"),
+        (np.full((50, 3), None), {}, "X holds object"),
+        (np.zeros((50, 3), "M8[s]"), {}, "X holds datetime64"),
+        (np.zeros((50, 3), "i4,f4"), {}, "real numbers"),
+        (None, {}, "X holds object"),
+        (np.full((50, 3), np.longdouble("1e4000")), {}, "NaN or infinite"),
+        ([[1.0, 2.0], [3.0]], {}, "X is no array"),
+        (np.array([[-1.7e308], [1.7e308]] * 25), {}, "too far apart"),
+        (np.zeros((50, 3)), dict(init=None), "init holds object"),
         (np.zeros((50, 3)), dict(metric="precomputed", init="random"), "precomputed takes distances"),
         (np.full((50, 50), -1.0), dict(metric="precomputed", init="random"), "precomputed takes distances"),
         (np.zeros((50, 50)), dict(metric="precomputed"), "no PCA"),
@@ -579,6 +729,8 @@ HARD = {
     "fortran order": lambda: np.asfortranarray(random(200, 3)),
     "backwards": lambda: random(200, 6)[::-1, ::-2],
     "read only": lambda: np.broadcast_to(random(1, 3), (100, 3)),
+    "longdouble": lambda: random(200, 3).astype(np.longdouble),
+    "a masked array without a mask": lambda: np.ma.masked_invalid(random(200, 3)),
     "a list": lambda: random(100, 3).tolist(),
     "bfloat16 tensor": lambda: torch.randn(100, 3).bfloat16(),
     "tensor with a gradient": lambda: torch.randn(100, 3, requires_grad=True),
@@ -619,6 +771,14 @@ def test_an_outlier_in_the_first_map(method, far):
     keep = np.arange(300) != 17
     assert np.isfinite(embedding).all()
     assert trustworthiness(x[keep], embedding[keep], n_neighbors=5) > 0.85
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("extent", [1e5, 1e10, 9e14])
+def test_a_first_map_of_points_far_apart(method, extent):
+    start = np.linspace(-extent, extent, 100).reshape(50, 2)
+    model = TSNE(method=method, init=start, max_iter=60, perplexity=5).fit(blobs(50))
+    assert np.isfinite(model.embedding_).all() and math.isfinite(model.kl_divergence_)
 
 
 @pytest.mark.parametrize("method", METHODS)

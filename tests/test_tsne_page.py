@@ -3,9 +3,12 @@
 import html
 import inspect
 import json
+import re
 import shutil
 import subprocess
+import weakref
 
+import matplotlib
 import numpy as np
 import pytest
 import scipy.spatial
@@ -210,7 +213,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
     "argv, message",
     [
         ("gone.npy", "there is no data set or file gone.npy"),
-        ("x.npy --labels gone.npy", "gone.npy is no whole .npy"),
+        ("x.npy --labels gone.npy", "gone.npy is not a file"),
         (
             "x.npy --labels short.npy",
             "labels of shape [119], <U3: give a whole number or a string to each of 120",
@@ -227,17 +230,21 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("x.npy --device tpu", "--device tpu cannot be used here"),
         ("x.npy --out map.gif", "--out map.gif: end it in .png, .pdf or .svg"),
         ("x.npy --out y.npy/map.png", "y.npy"),
-        ("xy.npz --out xy.png", "xy.npz would be overwritten"),
+        ("xy.npz --out xy.png", "xy.npz is, or lies in, the input xy.npz"),
+        ("x.npy --labels named.npz --out named.svg", "named.npz is, or lies in, the input"),
+        ("x.npy --labels broken.npy", "broken.npy is no whole .npy"),
+        ("x.npy --labels bytes.npy", "labels of shape [120], |S3: give a whole number or a string"),
         ("line.npy", "X has shape [120]: give [points, features]"),
         ("nan.npy", "X holds NaN or infinite values"),
         ("text.npy", "text.npy"),
         ("one.npy", "1 points"),
         ("none.npy", "none.npy: there are no such points"),
         ("number.npy", "X has shape [1]: give [points, features]"),
-        ("x.npy --labels empty.npz", "empty.npz has labels of shape [0]"),
+        ("x.npy --labels empty.npz", "empty.npz holds nothing: it needs x"),
         ("empty.npz", "empty.npz"),
-        ("other.npz --labels y.npy", "other.npz holds a: call the points x"),
+        ("other.npz --labels y.npy", "other.npz holds a: it needs x"),
         ("other.npz", "other.npz holds a"),
+        ("broken.npy --labels y.npy", "broken.npy is no whole .npy"),
         ("broken.npy", "broken.npy is no whole .npy"),
         ("zero.npy --metric cosine", "a point at 0, which has no direction"),
         ("mnist10k --labels y.npy", "--labels is for arrays"),
@@ -256,9 +263,10 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
 def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, monkeypatch):
     x, y = np.load(blobs / "x.npy"), np.load(blobs / "y.npy")
     wrong = dict(short=y[1:], float=np.ones(120), line=x[:, 0], nan=x + np.inf, one=x[:1], zero=0 * x)
+    wrong["bytes"] = y.astype("S3")
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
         np.save(blobs / f"{name}.npy", array)
-    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x)
+    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x), np.savez(blobs / "named.npz", x=y)
     (blobs / "broken.npy").write_bytes((blobs / "x.npy").read_bytes()[:500])
     (blobs / "folder").mkdir()
     monkeypatch.chdir(blobs)
@@ -266,6 +274,135 @@ def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, mon
     kinds = {kind: run(kind) for kind in ("vae", "vad", "gan", "text2text") if f"{{{kind}}}" in argv}
     assert message in refused(tsne.main, argv.format(**kinds).split())
     assert {path: path.stat().st_mtime_ns for path in blobs.rglob("*")} == before
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """photographs(*names) is a folder of 8 pictures in each of the classes of these names."""
+
+    def write(*names):
+        folder = tmp_path / "photographs"
+        for name in names:
+            (folder / name).mkdir(parents=True)
+            for k in range(8):
+                pixels = np.random.RandomState(k).randint(0, 256, (12, 10, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{k}.png")
+        return folder
+
+    return write
+
+
+FOLDER_FLAGS = ["--image-size", "8", "--perplexity", "3", "--max-iter", "5"]
+
+
+def test_no_output_is_an_input(photographs, copied_run, refused, monkeypatch):
+    folder = photographs("ant", "bee")
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    for out in ("photographs/ant/0.png", "photographs/new/map.png", "link/map.svg", "link/ant/0.png"):
+        assert "lies in, the input" in refused(tsne.main, [folder, *FOLDER_FLAGS, "--out", out])
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    monkeypatch.chdir(folder)
+    assert "tsne.png is, or lies in, the input" in refused(tsne.main, [".", *FOLDER_FLAGS])
+    built_in = folder.parent / "datasets"
+    built_in.mkdir()
+    for path in (tsne.TEMPLATE, data.BUILT_IN / "fashion2k.npz"):
+        shutil.copy(path, built_in)
+    monkeypatch.setattr(tsne, "TEMPLATE", built_in / tsne.TEMPLATE.name)
+    out = tsne.TEMPLATE.with_suffix(".png")
+    assert "the input" in refused(tsne.main, [folder, *FOLDER_FLAGS, "--html", "--out", out])
+    monkeypatch.setattr(data, "BUILT_IN", built_in)
+    out = built_in / "fashion2k.png"
+    assert "the input" in refused(tsne.main, ["fashion2k", "-n", "9", *SHORT, "--out", out])
+    run, pictures = copied_run("vae"), folder / "pictures.npz"
+    config = json.loads((run / "config.json").read_text())
+    shutil.copy(config["flags"]["data"], pictures)
+    config["flags"]["data"] = str(pictures)
+    (run / "config.json").write_text(json.dumps(config))
+    out = pictures.with_suffix(".png")
+    assert "pictures.npz is, or lies in, the input" in refused(tsne.main, [run, *SHORT, "--out", out])
+
+
+def test_a_run_within_the_folder_of_its_data_keeps_its_map(copied_run, monkeypatch, capsys):
+    run = copied_run("vae")
+    dataset = data.load_for_run(data.read_config(run))
+    config = json.loads((run / "config.json").read_text())
+    config["flags"]["data"] = str(run.parent)
+    (run / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(data, "load", lambda **flags: dataset)
+    mapped(capsys, run, *SHORT)
+    assert (run / "tsne.png").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, note",
+    [
+        ("--angle 0.2", "--angle does nothing with --method auto"),
+        ("--pca 3 --metric cosine", "--pca does nothing with --metric cosine"),
+        ("--data-dir .", "--data-dir does nothing for "),
+        ("--angle 0.2 --method barnes_hut --pca 3", ""),
+    ],
+)
+def test_flags_that_do_nothing_are_noted(flags, note, blobs, capsys):
+    assert tsne.main([str(blobs / "x.npy"), *flags.split(), *SHORT, "--out", str(blobs / "a.png")]) == 0
+    assert capsys.readouterr().err.startswith(f"note: {note}" if note else "")
+
+
+NAMES = ["$\\frac$", "tab\there", "\x1b[2J\x1b]0;owned\x07", "\udcff\udc80", "名", "_", "$"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has none of Chinese
+def test_names_of_any_characters_are_shown_and_not_obeyed(photographs, capsys, monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    folder = photographs(*NAMES)
+    out = folder.parent / "map.png"
+    arrays, printed = mapped(capsys, folder, *FOLDER_FLAGS, "--html", "--out", out)
+    assert printed.replace("\n", "").isprintable()
+    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    content = json.loads(re.search(r"const data = (.*);", page).group(1))
+    assert content["classes"] == arrays["classes"].tolist()
+    assert all(name.isprintable() for name in content["classes"]) and len(set(content["classes"])) == len(
+        NAMES
+    )
+    assert {"$\\frac$", "名", "_", "$"} < set(content["classes"])
+
+
+def test_labels_and_files_of_any_characters(blobs, capsys):
+    np.save(blobs / "y.npy", np.array(["\x1b[2J", "$a_{$"])[np.arange(120) % 2])
+    shutil.copy(blobs / "x.npy", blobs / "\x07$x_{$.npy")
+    flags = ["--labels", blobs / "y.npy", "--out", blobs / "a.pdf", *SHORT]
+    _, printed = mapped(capsys, blobs / "\x07$x_{$.npy", *flags)
+    assert printed.startswith("\\x07$x_{$.npy: 120 points\n") and printed.replace("\n", "").isprintable()
+
+
+def test_a_mac_computes_on_the_cpu(blobs, capsys, copied_run, monkeypatch):
+    expected, _ = mapped(capsys, blobs / "x.npy", *SHORT, "--out", blobs / "a.png")
+    latents, _ = mapped(capsys, copied_run("vae"), *SHORT)
+    monkeypatch.setattr(data, "pick_device", lambda name: torch.device("mps"))
+    arrays, _ = mapped(capsys, blobs / "x.npy", *SHORT, "--out", blobs / "a.png")
+    assert np.array_equal(arrays["embedding"], expected["embedding"])
+    assert np.array_equal(mapped(capsys, copied_run("vae"), *SHORT)[0]["embedding"], latents["embedding"])
+
+
+def test_the_points_before_pca_are_freed(digits, capsys, tmp_path, monkeypatch):
+    references = []
+    select = tsne.select
+
+    def remember(*args):
+        points = select(*args)
+        references.append(weakref.ref(points.x))
+        return points
+
+    class Spy(tsne.TSNE):
+        def fit_transform(self, X, y=None):
+            references.append(references[0]())
+            return super().fit_transform(X)
+
+    monkeypatch.setattr(tsne, "select", remember)
+    monkeypatch.setattr(tsne, "TSNE", Spy)
+    mapped(capsys, digits, "--pca", "7", *SHORT, "--out", tmp_path / "a.png")
+    assert references[1] is None
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -288,10 +425,11 @@ def map_of(embedding, labels, classes, n_placed=0, **fields):
     return tsne.Map(points, embedding, n_placed, **settings)
 
 
+@pytest.mark.parametrize("long_name", ["AFRICAN GIANT SWALLOWTAIL", "W" * 30])
 @pytest.mark.parametrize("n_classes, n_placed", [(1, 0), (3, 30), (10, 0), (20, 0), (100, 0), (300, 0)])
-def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed):
+def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed, long_name):
     random = np.random.RandomState(0)
-    names = [*HOSTILE, *[f"AFRICAN GIANT SWALLOWTAIL {k}" for k in range(300)]][:n_classes]
+    names = [*HOSTILE, *[f"{long_name} {k}" for k in range(300)]][:n_classes]
     labels = np.arange(600) % n_classes
     rank = np.arange(600) // n_classes  # of a point in its class
     share = labels / max(n_classes - 1, 1)  # from 0% of the first class to 100% of the last
