@@ -9,7 +9,9 @@ another. In this file: a run (`Run`), a grid of images (`image_grid`), one funct
 table `PICTURES`, which says what each picture needs of a model.
 """
 
+import argparse
 import csv
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable
@@ -40,6 +42,7 @@ STYLE = {
     "legend.frameon": False,
     "savefig.dpi": 120,
 }
+FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "gif", "pdf", "svg", "svgz", "eps", "ps")
 CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the text, and its color
     True: ("✓ ", "#00795A"),
     False: ("✗ ", "#C24A00"),
@@ -122,26 +125,7 @@ def read_log(folder):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Options, and what they say
-
-
-@dataclass
-class Options:
-    """The flags of the command line with their defaults. What None means depends on the picture."""
-
-    runs: tuple = ()
-    what: str | None = None
-    n: int | None = None
-    rows: int | None = None
-    query: str = "12+34"
-    classes: str | None = None
-    judge: str | None = None
-    split: str = "test"
-    scale: float = 1.0
-    truncate: float | None = None
-    seed: int = 0
-    data_dir: str | None = None
-    out: str | None = None
+# What options say
 
 
 def pick_classes(run, text):
@@ -167,9 +151,9 @@ def describe_latents(scale, truncate):
     return f"latents {', '.join(changes)}" if changes else ""
 
 
-def add_latents(title, options):
+def add_latents(title, scale, truncate):
     """The title, followed by how the latents were drawn if that is unusual."""
-    description = describe_latents(options.scale, options.truncate)
+    description = describe_latents(scale, truncate)
     return f"{title}, {description}" if description else title
 
 
@@ -266,8 +250,8 @@ def in_rows(items, n):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Curves. From here on each function makes one kind of picture and returns its figure. It takes a run, the
-# options, and the run of a classifier or None; where several runs share a picture, the runs and the options.
+# Curves. From here on each function makes one kind of picture and returns its figure. It takes a run, or the
+# runs that share a picture, and the options that the picture has: the flags of the command line.
 
 LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
     "train": ("--", "train"),
@@ -277,13 +261,9 @@ LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
 }
 
 
-def curves(run, options, judge):
-    """A panel for each logged term, with dashed lines for training and solid ones for validation."""
-    return compare_curves([run], options)
-
-
-def compare_curves(runs, options):
-    """The same for several runs, each in its own color."""
+def draw_curves(*runs):
+    """A panel for each logged term, with dashed lines for training and solid ones for validation; each of
+    several runs has its own color."""
     logs = [read_log(run.folder) for run in runs]
     not_terms = ("epoch", "step", "split", "seconds [s]")
     train_row = next(row for row in logs[0] if row["split"] == "train")
@@ -330,20 +310,19 @@ def plot_term(panel, log, term, color, prefix):
 # Pictures of data and samples
 
 
-def real_pictures(run, options, judge):
+def draw_real(run, n=8, split="test", seed=0, judge=None):
     """A square of images from the run's data, with their classes or what the judge says. A classifier is its
     own judge."""
     if judge is None and run.model.task == "classification":
         judge = run
-    n = options.n or 8
-    index = run.random_index(options.split, n * n, options.seed)
-    x, y = run.batch(options.split, index)
+    index = run.random_index(split, n * n, seed)
+    x, y = run.batch(split, index)
     n = min(n, len(x))
     n_shown = len(x) // n * n  # whole rows
     images = x[:n_shown].unflatten(0, (-1, n))
     labels = y[:n_shown].unflatten(0, (-1, n))
     captions, correct = judge_images(images, labels, judge)
-    title = f"{run.dataset.name}, {options.split} pictures"
+    title = f"{run.dataset.name}, {split} pictures"
     if judge:
         title += f", named by {judge.folder.name}"
     else:
@@ -351,30 +330,29 @@ def real_pictures(run, options, judge):
     return image_grid(images, title, captions=captions, correct=correct)
 
 
-def prior_samples(run, options, judge):
-    """Images decoded from samples of the prior."""
-    n = options.n or 8
-    n_rows = options.rows or n
-    images = run.model.sample(n_rows * n, scale=options.scale, truncate=options.truncate)
-    images = images.unflatten(0, (n_rows, n))
+def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, seed=0, judge=None):
+    """Samples of the model, n in a row; a square of them without `rows`."""
+    torch.manual_seed(seed)
+    rows = rows or n
+    images = run.model.sample(rows * n, scale=scale, truncate=truncate).unflatten(0, (rows, n))
     captions, _ = judge_images(images, None, judge)
-    return image_grid(images, add_latents(f"samples of {run.folder.name}", options), captions=captions)
+    title = add_latents(f"samples of {run.folder.name}", scale, truncate)
+    return image_grid(images, title, captions=captions)
 
 
-def class_samples(run, options, judge):
+def draw_class(run, n=10, classes=None, scale=1.0, truncate=None, seed=0, judge=None):
     """A row of samples of each class, with what the judge says of each."""
-    n = options.n or 10
-    classes = pick_classes(run, options.classes) or list(range(len(run.classes)))
+    torch.manual_seed(seed)
+    classes = pick_classes(run, classes) or list(range(len(run.classes)))
     labels = torch.tensor(classes).repeat_interleave(n)
-    images = run.model.sample(len(labels), labels, options.scale, options.truncate)
-    images = images.unflatten(0, (-1, n))
+    images = run.model.sample(len(labels), labels, scale, truncate).unflatten(0, (-1, n))
     captions, correct = judge_images(images, labels.unflatten(0, (-1, n)), judge)
-    title = add_latents(f"samples of {run.folder.name} by class", options)
+    title = add_latents(f"samples of {run.folder.name} by class", scale, truncate)
     if judge:
         share = torch.tensor(correct).float().mean()
         title += f": {share:.0%} named as their class by {judge.folder.name}"
-    rows = [run.classes[c] for c in classes]
-    return image_grid(images, title, rows, captions=captions, correct=correct)
+    names = [run.classes[c] for c in classes]
+    return image_grid(images, title, names, captions=captions, correct=correct)
 
 
 def snapshot(folder, model, epoch):
@@ -389,74 +367,74 @@ def snapshot(folder, model, epoch):
     write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
 
 
-def epoch_samples(run, options, judge):
-    """A row for each epoch's snapshot, or of more than 10 (--rows) for evenly spaced ones, ends included."""
+def draw_epochs(run, rows=10):
+    """A row for each epoch's snapshot, or of more than `rows` for evenly spaced ones, ends included."""
     paths = sorted(run.folder.glob("epochs/*.png"))
     require(len(paths) > 0, f"{run.folder} holds no snapshots of its epochs")
-    n = min(options.rows or 10, len(paths))
+    n = min(rows, len(paths))
     paths = [paths[round(place)] for place in torch.linspace(0, len(paths) - 1, n).tolist()]
-    rows = []
+    images = []
     for path in paths:
         pixels = torch.from_numpy(np.array(Image.open(path))) / 255
         if pixels.dim() == 2:  # gray
             pixels = pixels[:, :, None]
-        images = pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1))  # (3 * H, 3 * W, C) -> (3, H, 3, W, C)
-        rows.append(images.permute(0, 2, 4, 1, 3).flatten(0, 1))  # (9, C, H, W)
+        nine = pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1))  # (3 * H, 3 * W, C) -> (3, H, 3, W, C)
+        images.append(nine.permute(0, 2, 4, 1, 3).flatten(0, 1))  # (9, C, H, W)
     names = [f"epoch {int(path.stem)}" for path in paths]
-    return image_grid(torch.stack(rows), f"the same nine latents, {run.folder.name}", names)
+    return image_grid(torch.stack(images), f"the same nine latents, {run.folder.name}", names)
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Pictures of reconstructions
 
 
-def reconstructions(run, options, judge):
+def draw_reconstruct(run, n=10, seed=0):
     """Originals above their reconstructions, of each split."""
     sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
     if run.model.has_free_latents:
         sizes["valid"] = 0  # such a model learns no latents for them
     splits = [split for split in data.SPLITS if sizes[split] > 0]
-    n = min([options.n or 10, *(sizes[split] for split in splits)])
+    n = min([n, *(sizes[split] for split in splits)])
     rows = []
     names = []
     for split in splits:
-        index = run.random_index(split, n, options.seed)
+        index = run.random_index(split, n, seed)
         x, _ = run.batch(split, index)
         rows += [x, run.reconstructions(split, index)]
         names += [f"{split}: original", "reconstruction"]
     return image_grid(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
 
 
-def compare_reconstructions(runs, options):
+def compare_reconstructions(*runs, n=10, split="test", seed=0):
     """The same pictures as several runs reconstruct them, a row for each run."""
     first = runs[0]
-    index = first.random_index(options.split, options.n or 10, options.seed)
-    x, _ = first.batch(options.split, index)
+    index = first.random_index(split, n, seed)
+    x, _ = first.batch(split, index)
     rows = [x]
     for run in runs:
         same_size = run.config["image_shape"] == first.config["image_shape"]
         require(same_size, f"{run.folder} has pictures of another size than {first.folder}")
-        rows.append(run.reconstructions(options.split, index))
+        rows.append(run.reconstructions(split, index))
     names = ["original"] + [run.folder.name for run in runs]
     return image_grid(torch.stack(rows), "reconstructions", names)
 
 
-def untrained_reconstructions(run, options, judge):
+def draw_untrained(run, n=10, split="test", seed=0):
     """Pictures, and their reconstructions by the model before and after training."""
-    index = run.random_index(options.split, options.n or 10, options.seed)
-    x, y = run.batch(options.split, index)
+    index = run.random_index(split, n, seed)
+    x, y = run.batch(split, index)
     torch.manual_seed(run.config["flags"]["seed"])  # the weights that training began with
     initial = models.build(run.kind, **run.model.recipe["arguments"]).eval()
-    z = run.latents(options.split, index) if initial.has_free_latents else initial.encode(x, y)
-    rows = torch.stack([x, initial.decode(z, y), run.reconstructions(options.split, index)])
+    z = run.latents(split, index) if initial.has_free_latents else initial.encode(x, y)
+    rows = torch.stack([x, initial.decode(z, y), run.reconstructions(split, index)])
     return image_grid(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
 
 
-def amortization_gap(run, options, judge):
+def draw_amortization(run, n=8, split="test", seed=0):
     """The encoder's posteriors against Gaussians fitted to each picture for the same decoder. The difference
     of their ELBOs is the amortization gap (Cremer et al. 2018)."""
-    index = run.random_index(options.split, options.n or 8, options.seed)
-    x, y = run.batch(options.split, index)
+    index = run.random_index(split, n, seed)
+    x, y = run.batch(split, index)
     with torch.random.fork_rng():
         encoded, fitted = models.amortization(run.model, x, y)  # each: parameters [B, 2 * D], −ELBO [B]
     rows = [x]
@@ -474,9 +452,9 @@ def amortization_gap(run, options, judge):
 # Pictures of the latent space
 
 
-def scaled_latents(run, options, judge):
+def draw_scale(run, n=5, seed=0):
     """Test pictures, and what their latents times 0.5, 1 and 1.5 decode to."""
-    index = run.random_index("test", options.n or 5, options.seed)
+    index = run.random_index("test", n, seed)
     z = run.latents("test", index)
     x, y = run.batch("test", index)
     factors = (0.5, 1.0, 1.5)
@@ -485,10 +463,10 @@ def scaled_latents(run, options, judge):
     return image_grid(torch.stack(rows), f"scaled latents of {run.folder.name}", names)
 
 
-def constant_latents(run, options, judge):
+def draw_constant(run, classes=None):
     """What z = 0 and z = 1 in every dimension decode to, for each class if the model is conditional."""
     n_columns = len(run.classes) if run.model.conditional else 1
-    classes = pick_classes(run, options.classes) or list(range(n_columns))
+    classes = pick_classes(run, classes) or list(range(n_columns))
     labels = torch.tensor(classes)
     zeros = run.model.decode(torch.zeros(len(classes), run.model.latent_dim), labels)
     ones = run.model.decode(torch.ones(len(classes), run.model.latent_dim), labels)
@@ -497,42 +475,37 @@ def constant_latents(run, options, judge):
     return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
 
 
-def interpolations(run, options, judge):
+def draw_interpolate(run, n=9, rows=5, classes=None, seed=0):
     """Images along a straight line between the latents of two test pictures, which stand at its ends.
 
-    The two are of --classes A,B; without it, of different classes, or of the same class for a conditional
-    model, so that the label does not change halfway. A model without an encoder has samples at the ends.
+    The two are of `classes` "A,B"; without it, of different classes, or of the same class for a conditional
+    model, so that the label does not change halfway.
     """
-    if not run.model.has_encoder:
-        return sample_interpolations(run, options)
-    n = options.n or 9
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
-    rows = []
-    for index in choose_pairs(run, options):
+    lines = []
+    for index in choose_pairs(run, rows, classes, seed):
         x, y = run.batch("test", index)
         z = run.latents("test", index)  # (2, D)
         labels = torch.where(t[:, 0] < 0.5, y[0], y[1])
         between = run.model.decode((1 - t) * z[0] + t * z[1], labels)
-        rows.append(torch.cat([x[:1], between, x[1:]]))
+        lines.append(torch.cat([x[:1], between, x[1:]]))
     columns = ["original", *[""] * n, "original"]
-    return image_grid(torch.stack(rows), f"interpolations of {run.folder.name}", columns=columns)
+    return image_grid(torch.stack(lines), f"interpolations of {run.folder.name}", columns=columns)
 
 
-def choose_pairs(run, options):
-    """Pairs of test pictures for `interpolations`, each as the two places [2] in the split."""
+def choose_pairs(run, n, text, seed):
+    """n pairs of test pictures for `draw_interpolate`, each as the two places [2] in the split."""
     y = run.dataset.test.y
-    classes = pick_classes(run, options.classes)
-    if classes and len(classes) != 2:
-        wanted = "--what interpolate takes two classes, --classes A,B"
-        require(options.what is None, f"{wanted}, not {options.classes}")
-        classes = None  # they were meant for the other pictures that are drawn
-    for c in classes or []:
-        require((y == c).any(), f"{run.folder}: no test picture is of class {run.classes[c]}")
     require(len(y) > 0, f"{run.folder} has no test pictures")
+    classes = pick_classes(run, text)
+    if classes:
+        require(len(classes) == 2, f"--what interpolate takes two classes, --classes A,B, not {text}")
+        for c in classes:
+            require((y == c).any(), f"{run.folder}: no test picture is of class {run.classes[c]}")
 
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(seed)
     firsts = (y == classes[0]).nonzero()[:, 0] if classes else torch.arange(len(y))
-    firsts = firsts[torch.randperm(len(firsts), generator=generator)][: options.rows or 5]
+    firsts = firsts[torch.randperm(len(firsts), generator=generator)][:n]
     pairs = []
     for first in firsts:
         if classes:
@@ -547,28 +520,27 @@ def choose_pairs(run, options):
     return pairs
 
 
-def sample_interpolations(run, options):
-    """Images along a straight line between two samples of the prior."""
-    n = options.n or 5
+def interpolate_samples(run, n=5, rows=5, scale=1.0, truncate=None, seed=0):
+    """Images along a straight line between two samples of the prior, for a model without an encoder."""
+    torch.manual_seed(seed)
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
-    rows = []
-    for _ in range(options.rows or 5):
-        z = options.scale * run.model.distribution.prior(2, run.model.latent_dim, options.truncate)  # (2, D)
-        rows.append(run.model.decode((1 - t) * z[0] + t * z[1]))
+    lines = []
+    for _ in range(rows):
+        z = scale * run.model.distribution.prior(2, run.model.latent_dim, truncate)  # (2, D)
+        lines.append(run.model.decode((1 - t) * z[0] + t * z[1]))
     title = f"{n} steps between latents of {run.folder.name}"
-    return image_grid(torch.stack(rows), add_latents(title, options))
+    return image_grid(torch.stack(lines), add_latents(title, scale, truncate))
 
 
-def latent_plane(run, options, judge):
-    """What a grid over two latents decodes to, each from −2 to 2 times --scale; under N(0, 1) 95% of the
-    values lie within ±2. A conditional model is asked for the first of --classes."""
-    n = options.n or 11
-    line = torch.linspace(-2 * options.scale, 2 * options.scale, n)
+def draw_manifold(run, n=11, scale=1.0, classes=None):
+    """What a grid over two latents decodes to, each from −2 to 2 times `scale`; under N(0, 1) 95% of the
+    values lie within ±2. A conditional model is asked for the first of `classes`."""
+    line = torch.linspace(-2 * scale, 2 * scale, n)
     z = torch.cartesian_prod(line.flip(0), line).flip(1)  # z[0] grows to the right, z[1] upwards
     title = f"latent space of {run.folder.name}"
     labels = None
     if run.model.conditional:
-        classes = pick_classes(run, options.classes) or [0]
+        classes = pick_classes(run, classes) or [0]
         labels = torch.full((n * n,), classes[0])
         title += f", class {run.classes[classes[0]]}"
     images = run.model.decode(z, labels).unflatten(0, (n, n))
@@ -581,32 +553,33 @@ def latent_plane(run, options, judge):
 # Pictures of arithmetic: cards of queries and answers, as text and, where they are drawn, as pictures
 
 
-def random_answers(run, options, judge):
+def draw_answers(run, n=5, rows=6, split="test", seed=0):
     """Random queries of a split and their answers."""
-    n_columns = options.n or 5
-    index = run.random_index(options.split, (options.rows or 6) * n_columns, options.seed)
-    examples = subset(run.dataset.split(options.split), index)
-    return answer_cards(run, examples, examples.batch(slice(None)), n_columns, "answers")
+    torch.manual_seed(seed)
+    index = run.random_index(split, rows * n, seed)
+    examples = subset(run.dataset.split(split), index)
+    return answer_cards(run, examples, examples.batch(slice(None)), n, "answers")
 
 
-def wrong_answers(run, options, judge):
+def draw_errors(run, n=5, rows=6, split="test", seed=0):
     """Random queries of a split whose answers are wrong."""
-    split = run.dataset.split(options.split)
-    batches = list(models.batches(split))
-    predicted = torch.cat([answer_tokens(run.model, split, run.model.predict(x)) for x, _ in batches])
-    wrong = (predicted != split.y).any(1).nonzero()[:, 0]
-    require(len(wrong) > 0, f"{run.folder} answers every {options.split} query correctly: no error to show")
-    n_columns = options.n or 5
-    index = wrong[torch.randperm(len(wrong))[: (options.rows or 6) * n_columns]]
+    torch.manual_seed(seed)
+    queries = run.dataset.split(split)
+    batches = list(models.batches(queries))
+    predicted = torch.cat([answer_tokens(run.model, queries, run.model.predict(x)) for x, _ in batches])
+    wrong = (predicted != queries.y).any(1).nonzero()[:, 0]
+    require(len(wrong) > 0, f"{run.folder} answers every {split} query correctly: no error to show")
+    index = wrong[torch.randperm(len(wrong))[: rows * n]]
     x = torch.cat([x for x, _ in batches])[index]  # in the very handwriting that was misread
     y = torch.cat([y for _, y in batches])[index]
-    title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
-    return answer_cards(run, subset(split, index), (x, y), n_columns, title)
+    title = f"{len(wrong):,} of {len(queries.x):,} answers are wrong"
+    return answer_cards(run, subset(queries, index), (x, y), n, title)
 
 
-def query_answers(run, options, judge):
-    """The answer to --query; five answers where the query is drawn, each time in other handwriting."""
-    tokens = data.encode_text(options.query)[None]  # (1, 5)
+def draw_query(run, query="12+34", seed=0):
+    """The answer to a query; five answers where the query is drawn, each time in other handwriting."""
+    torch.manual_seed(seed)
+    tokens = data.encode_text(query)[None]  # (1, 5)
     solution = models.solve_queries(tokens)  # (1, 3)
     n = 5 if run.dataset.test.drawn == "query" else 1
     examples = run.dataset.test._replace(x=tokens.repeat(n, 1), y=solution.repeat(n, 1))
@@ -685,66 +658,99 @@ ARITHMETIC = Requirement(lambda model: model.task == "arithmetic", "a model of a
 
 @dataclass
 class Picture:
-    """One choice of --what."""
+    """One choice of --what. Its functions take the options that they name as arguments."""
 
-    draw: Callable  # (run, options, judge) -> figure
+    draw: Callable  # (run, **options) -> figure
     filename: str
     needs: Requirement
     after_training: bool = True  # train.py draws it when a run ends
-    compare: Callable | None = None  # (runs, options) -> figure of several runs
+    compare: Callable | None = None  # (*runs, **options) -> figure of several runs
+    without_encoder: Callable | None = None  # for models without one, in place of `draw`
+
+    def function(self, runs):
+        """The function that draws these runs."""
+        if len(runs) > 1:
+            return self.compare
+        if self.without_encoder and not runs[0].model.has_encoder:
+            return self.without_encoder
+        return self.draw
 
 
 PICTURES = {
-    "curves": Picture(curves, "loss.png", ANY_MODEL, compare=compare_curves),
-    "real": Picture(real_pictures, "real.png", IMAGE_MODEL),
-    "prior": Picture(prior_samples, "samples.png", SAMPLES),
-    "class": Picture(class_samples, "classes.png", CONDITIONAL),
-    "epochs": Picture(epoch_samples, "epochs.png", SAMPLES),
-    "reconstruct": Picture(reconstructions, "reconstructions.png", ENCODER, compare=compare_reconstructions),
-    "untrained": Picture(untrained_reconstructions, "untrained.png", ENCODER, after_training=False),
-    "interpolate": Picture(interpolations, "interpolation.png", DECODER),
-    "scale": Picture(scaled_latents, "scaled.png", ENCODER, after_training=False),
-    "constant": Picture(constant_latents, "constant.png", DECODER, after_training=False),
-    "amortization": Picture(amortization_gap, "amortization.png", POSTERIOR, after_training=False),
-    "manifold": Picture(latent_plane, "manifold.png", TWO_LATENTS),
-    "answers": Picture(random_answers, "answers.png", ARITHMETIC),
-    "errors": Picture(wrong_answers, "errors.png", ARITHMETIC),
-    "query": Picture(query_answers, "query.png", ARITHMETIC, after_training=False),
+    "curves": Picture(draw_curves, "loss.png", ANY_MODEL, compare=draw_curves),
+    "real": Picture(draw_real, "real.png", IMAGE_MODEL),
+    "prior": Picture(draw_prior, "samples.png", SAMPLES),
+    "class": Picture(draw_class, "classes.png", CONDITIONAL),
+    "epochs": Picture(draw_epochs, "epochs.png", SAMPLES),
+    "reconstruct": Picture(
+        draw_reconstruct, "reconstructions.png", ENCODER, compare=compare_reconstructions
+    ),
+    "untrained": Picture(draw_untrained, "untrained.png", ENCODER, after_training=False),
+    "interpolate": Picture(
+        draw_interpolate, "interpolation.png", DECODER, without_encoder=interpolate_samples
+    ),
+    "scale": Picture(draw_scale, "scaled.png", ENCODER, after_training=False),
+    "constant": Picture(draw_constant, "constant.png", DECODER, after_training=False),
+    "amortization": Picture(draw_amortization, "amortization.png", POSTERIOR, after_training=False),
+    "manifold": Picture(draw_manifold, "manifold.png", TWO_LATENTS),
+    "answers": Picture(draw_answers, "answers.png", ARITHMETIC),
+    "errors": Picture(draw_errors, "errors.png", ARITHMETIC),
+    "query": Picture(draw_query, "query.png", ARITHMETIC, after_training=False),
 }
 
 
-def draw(what, runs, options, judge=None):
-    """Draw one picture of a run, or of several, into its file; returns the path."""
+def draw(what, runs, out=None, **options):
+    """Draw one picture of a run, or of several, into the file `out`; returns the path.
+
+    Without `out` the file lies in the (first) run folder. A picture ignores options that it does not have.
+    """
     picture = PICTURES[what]
     for run in runs:
         refusal = f"{run.folder} holds a {run.kind}, which cannot draw --what {what}"
         require(picture.needs.is_met(run.model), f"{refusal}: that needs {picture.needs.text}")
     filename = picture.filename if len(runs) == 1 else "comparison.png"
-    path = Path(options.out) if options.out else runs[0].folder / filename
-    torch.manual_seed(options.seed)
+    path = Path(out) if out else runs[0].folder / filename
+    ending = path.suffix[1:].lower() or "png"
+    require(ending in FORMATS, f"--out {path}: {ending} is no picture format here: {', '.join(FORMATS)}")
+    function = picture.function(runs)
+    options = {name: value for name, value in options.items() if name in options_of(function)}
+    torch.manual_seed(options.get("seed", 0))  # dynamic binarization draws from torch's own generator
     with plt.rc_context(STYLE), torch.inference_mode():
-        several = len(runs) > 1
-        figure = picture.compare(runs, options) if several else picture.draw(runs[0], options, judge)
-        ending = path.suffix[1:].lower() or "png"
-        known = ending in figure.canvas.get_supported_filetypes()
-        require(known, f"--out {path}: no picture format has the ending .{ending}; write .png or .pdf")
+        figure = function(*runs, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, lambda file: figure.savefig(file, format=ending))
         plt.close(figure)
     return path
 
 
+def options_of(function):
+    """The names of the options that a picture has."""
+    return inspect.signature(function).parameters.keys() - {"run", "runs"}
+
+
+def draw_each(names, run, **options):
+    """Draw several pictures of a run; yields their paths. One that cannot be drawn becomes a note and costs
+    no other: of a defect too, whose traceback is seen when that picture is drawn alone."""
+    for what in names:
+        try:
+            path = draw(what, [run], **options)
+        except Exception as error:
+            is_foreseen = isinstance(error, (Mistake, models.ModelError, OSError))
+            reason = error if is_foreseen else f"{type(error).__name__}: {error}"
+            data.note(f"no picture of --what {what}: {reason}")
+        else:
+            yield path
+
+
+def possible_pictures(run):
+    """The names of the pictures that the model of a run can draw."""
+    return [what for what, picture in PICTURES.items() if picture.needs.is_met(run.model)]
+
+
 def draw_run(folder, model, dataset):
     """Draw the pictures of a run whose training has just ended; returns their paths."""
     run = Run(folder, model=model, dataset=dataset)
-    paths = []
-    for what, picture in PICTURES.items():
-        if picture.after_training and picture.needs.is_met(model):
-            try:
-                paths.append(draw(what, [run], Options()))
-            except Mistake as mistake:  # no test pictures, for example; the run itself is complete
-                print(f"note: no picture of --what {what}: {mistake}", file=sys.stderr)
-    return paths
+    return list(draw_each([name for name in possible_pictures(run) if PICTURES[name].after_training], run))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -752,37 +758,48 @@ def draw_run(folder, model, dataset):
 
 
 def flags():
-    """The parser of the command line. It fills an `Options`, which has the defaults."""
-    parser = data.Parser(prog="sample.py", description=__doc__)
+    """The parser of the command line. It returns only the flags that are set: a picture has the defaults."""
+    parser = data.Parser(prog="sample.py", description=__doc__, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders; more than one for curves and reconstruct")
     add("--what", choices=PICTURES, help="which picture (default: all that the model can draw)")
     add("-n", type=number(int, 1, 100), help="images in a row")
     add("--rows", type=number(int, 1, 100), help="rows of images")
-    add("--query", metavar="TEXT", help=f'of --what query (default "{Options.query}")')
+    add("--query", metavar="TEXT", help='of --what query (default "12+34")')
     add("--classes", metavar="A,B", help="which classes, by name or number")
     add("--judge", metavar="RUN", help="a classifier's run, which names the images")
-    add("--split", choices=data.SPLITS, help=f"of real pictures (default {Options.split})")
-    add("--scale", type=number(float, 0), help=f"factor of the latents (default {Options.scale:g})")
+    add("--split", choices=data.SPLITS, help="of real pictures (default test)")
+    add("--scale", type=number(float, 0), help="factor of the latents (default 1)")
     limit = "largest size of a latent drawn from the prior, in standard deviations (default: no limit)"
     add("--truncate", type=number(float, 0, above=True), help=limit)
-    add("--seed", type=number(int, 0, 2**31), help=f"of latents and choices (default {Options.seed})")
+    add("--seed", type=number(int, 0, 2**31), help="of latents and choices (default 0)")
     add("--data-dir", metavar="DIR", help="where whole data sets are (default: where training found them)")
     add("--out", metavar="FILE", help="picture file (default: in the run folder, named after --what)")
     return parser
 
 
 def command(argv):
-    options = flags().parse_args(argv, Options())
-    runs = [Run(folder, options.data_dir) for folder in options.runs]
-    comparable = [what for what, picture in PICTURES.items() if picture.compare]
-    fits = len(runs) == 1 or options.what in comparable
+    options = vars(flags().parse_args(argv))
+    folders = options.pop("runs")
+    what = options.pop("what", None)
+    out = options.pop("out", None)
+    data_dir = options.pop("data_dir", None)
+    runs = [Run(folder, data_dir) for folder in folders]
+    comparable = [name for name, picture in PICTURES.items() if picture.compare]
+    fits = len(runs) == 1 or what in comparable
     require(fits, f"several runs share a picture only with --what {' or '.join(comparable)}")
-    require(options.what or not options.out, "--out names one file: say which picture with --what")
-    judge = open_judge(options.judge, runs[0]) if options.judge else None
-    possible = [what for what, picture in PICTURES.items() if picture.needs.is_met(runs[0].model)]
-    for what in [options.what] if options.what else possible:
-        print(draw(what, runs, options, judge))
+    require(what or not out, "--out names one file: say which picture with --what")
+    if "judge" in options:
+        options["judge"] = open_judge(options["judge"], runs[0])
+    if what:
+        print(draw(what, runs, out, **options))
+        return 0
+    names = possible_pictures(runs[0])
+    paths = []
+    for path in draw_each(names, runs[0], **options):
+        print(path)
+        paths.append(path)
+    return 0 if len(paths) == len(names) else 1
 
 
 def main(argv=None):

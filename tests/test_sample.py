@@ -97,9 +97,12 @@ def test_latents_are_described_where_they_are_not_plain_samples(scale, truncate,
     assert sample.describe_latents(scale, truncate) == text
 
 
-def test_the_command_line_and_training_draw_with_the_same_defaults():
-    parsed = sample.flags().parse_args(["folder"], sample.Options())
-    assert parsed == sample.Options(runs=["folder"])
+def test_every_option_of_a_picture_is_a_flag():
+    flags = sample.flags().names
+    for picture in sample.PICTURES.values():
+        for function in (picture.draw, picture.compare, picture.without_encoder):
+            if function:
+                assert sample.options_of(function) <= flags
 
 
 LATENT = {"loss", "real", "samples", "epochs", "reconstructions", "interpolation"}
