@@ -491,10 +491,10 @@ def draw_untrained(run, n=10, split="test", seed=0):
     index = run.random_index(split, n, seed)
     x, y = run.batch(split, index)
     trained = run.reconstructions(split, index, (x, y))
-    seed = run.config["flags"].get("seed")
-    is_seed = isinstance(seed, int) and 0 <= seed <= 2**31
-    require(is_seed, f"{run.folder}/config.json is damaged: its seed is {seed!r}")
-    torch.manual_seed(seed)  # the weights that training began with
+    training_seed = run.config["flags"].get("seed")
+    is_seed = isinstance(training_seed, int) and 0 <= training_seed <= 2**31
+    require(is_seed, f"{run.folder}/config.json is damaged: its seed is {training_seed!r}")
+    torch.manual_seed(training_seed)  # the weights that training began with
     initial = models.build(run.kind, **run.model.recipe["arguments"]).eval()
     z = run.latents(split, index) if initial.has_free_latents else initial.encode(x, y)
     rows = torch.stack([x, initial.decode(z, y), trained])
@@ -567,11 +567,12 @@ def choose_pairs(run, n, text, seed):
     """n pairs of test images for `draw_interpolate`, each as the two places [2] in the split."""
     y = run.dataset.test.y
     require(len(y) > 0, f"{run.folder} has no test images")
-    classes = pick_classes(run, text)
-    if classes:
-        require(len(classes) == 2, f"--what interpolate takes two classes, --classes A,B, not {text}")
-        for c in classes:
-            require((y == c).any(), f"{run.folder}: no test image is of class {run.classes[c]}")
+    classes = pick_classes(run, text) or []
+    if len(classes) not in (0, 2):  # they may be meant for other pictures of the same command
+        data.note(f"--classes {text} does nothing for --what interpolate, which takes two")
+        classes = []
+    for c in classes:
+        require((y == c).any(), f"{run.folder}: no test image is of class {run.classes[c]}")
 
     generator = torch.Generator().manual_seed(seed)
     firsts = (y == classes[0]).nonzero()[:, 0] if classes else torch.arange(len(y))
@@ -606,7 +607,8 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
     """What a grid over two latents decodes to, each from −2 to 2 times `scale`; under N(0, 1) 95% of the
     values lie within ±2. A conditional model is asked for the first of `classes`."""
     line = torch.linspace(-2 * scale, 2 * scale, n)
-    z = torch.cartesian_prod(line.flip(0), line).flip(1)  # z[0] grows to the right, z[1] upwards
+    upwards, rightwards = torch.meshgrid(line.flip(0), line, indexing="ij")
+    z = torch.stack([rightwards, upwards], 2).flatten(0, 1)  # (n * n, 2)
     title = f"latent space of {run.name}"
     first, *_ = classes_to_decode(run, classes)
     if run.model.conditional:
