@@ -1,4 +1,4 @@
-"""Every picture made from a run.
+"""Every picture made from a run. Here an image is one of the data or of a model, a picture what shows them.
 
     python sample.py runs/cvae-mnist10k --what class --classes 3,5,8 -n 5 --judge runs/classifier-mnist10k
     python sample.py runs/vae-mnist10k runs/cvae-mnist10k --what curves
@@ -9,11 +9,14 @@ another. In this file: a run (`Run`), a grid of images (`image_grid`), one funct
 table `PICTURES`, which says what each picture needs of a model.
 """
 
+import argparse
 import csv
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from data import Mistake, number, require, write_file
 
 matplotlib.use("Agg")  # writes files and opens no window, so that it works over ssh and in tests
 import matplotlib.pyplot as plt
+from matplotlib.text import Text
 
 # Okabe and Ito's colors, which color-blind readers can tell apart
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -39,7 +43,15 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "legend.frameon": False,
     "savefig.dpi": 120,
+    # what our pictures need, whatever the user's matplotlibrc says: names with a $ in them are no formulas
+    "image.origin": "upper",
+    "text.usetex": False,
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
 }
+FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "gif", "pdf", "svg", "svgz", "eps", "ps")
 CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the text, and its color
     True: ("✓ ", "#00795A"),
     False: ("✗ ", "#C24A00"),
@@ -54,23 +66,36 @@ CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the te
 class Run:
     """A run folder and its model in eval mode; the data set is read when it is first asked for.
 
-    `config` is what config.json holds, `kind` the model's name in models.MODELS, `classes` the class names.
+    `name` is the folder's, `config` what config.json holds, `kind` the model's name in models.MODELS and
+    `classes` the class names.
     """
 
     def __init__(self, folder, data_dir=None, model=None, dataset=None):
         self.folder = Path(folder)
+        self.name = self.folder.absolute().name
         self.data_dir = data_dir  # where to look for the data set, if not where training found it
         self.config = data.read_config(folder)
         self.kind = self.config["flags"]["model"]
         self.classes = self.config["classes"]
         self.model = model or models.load(self.folder / "best.pt")
-        self._dataset = dataset
+        if dataset:
+            self.dataset = dataset
 
-    @property
+        image_shape = tuple(self.config["image_shape"])
+        in_config = (self.kind, len(self.classes), image_shape)
+        defaults = dict(n_classes=len(self.classes), image_shape=image_shape)  # not every model has both
+        recipe = defaults | self.model.recipe["arguments"]
+        in_checkpoint = (self.model.recipe["model"], recipe["n_classes"], tuple(recipe["image_shape"]))
+        facts = f"model, classes and image shape are {in_config} in config.json, {in_checkpoint} in best.pt"
+        require(in_config == in_checkpoint, f"{folder} is damaged: its {facts}")
+
+    @cached_property
     def dataset(self):
-        if self._dataset is None:
-            self._dataset = data.load_for_run(self.config, self.data_dir)
-        return self._dataset
+        dataset = data.load_for_run(self.config, self.data_dir)
+        expected = self.config.get("data_digest")  # older versions kept none
+        if expected and data.digest(dataset) != expected:
+            data.note(f"the data are not those that {self.folder} was trained on")
+        return dataset
 
     def batch(self, split, index):
         """Images x [B, C, H, W] in [0, 1] and labels y [B] at the places `index` [B] of a split."""
@@ -79,21 +104,25 @@ class Run:
     def random_index(self, split, n, seed):
         """Places of n random examples of a split, or of all if it has fewer; the same for the same seed."""
         size = len(self.dataset.split(split).x)
-        require(size > 0, f"{self.folder} has no {split} pictures")
+        require(size > 0, f"{self.folder} has no {split} images")
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(size, generator=generator)[:n]
 
-    def latents(self, split, index):
-        """Latents [B, latent_dim] of the images at these places: learned ones, else the encoder's."""
+    def latents(self, split, index, batch=None):
+        """Latents [B, latent_dim] of the images at these places: learned ones, else the encoder's.
+
+        `batch` is what the encoder reads. Give the one that is shown: with dynamic binarization, another
+        batch of the same places differs.
+        """
         if self.model.has_free_latents:
             return self.model.learned_latents(split)[index]
-        x, y = self.batch(split, index)
+        x, y = batch or self.batch(split, index)
         return self.model.encode(x, y)
 
-    def reconstructions(self, split, index):
+    def reconstructions(self, split, index, batch):
         """The images decoded from `latents`, [B, C, H, W] in [0, 1]."""
-        _, y = self.batch(split, index)
-        return self.model.decode(self.latents(split, index), y)
+        _, y = batch
+        return self.model.decode(self.latents(split, index, batch), y)
 
 
 def open_judge(folder, run):
@@ -109,39 +138,37 @@ def open_judge(folder, run):
 
 
 def read_log(folder):
-    """The rows of log.csv as dicts of strings. Mistake if no epoch of training has ended yet.
+    """The rows of log.csv as dicts of strings. Mistake if it is damaged or holds no finished epoch.
 
     Epoch 0, the model before training, has no row of split "train".
     """
     path = Path(folder) / "log.csv"
-    require(path.exists(), f"{folder} holds no log.csv: is it a run folder?")
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    require(path.is_file(), f"{folder} holds no log.csv: is it a run folder?")
+    try:
+        titles, *table = csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        rows = [dict(zip(titles, cells, strict=True)) for cells in table]
+        for row in rows:
+            check_log_row(row)
+    except (ValueError, csv.Error) as error:
+        raise Mistake(f"{path} is damaged: {error}") from None
     has_epoch = any(row["split"] == "train" for row in rows)
     require(has_epoch, f"{path} holds no finished epoch yet: nothing to draw")
     return rows
 
 
+def check_log_row(row):
+    """ValueError unless a row of log.csv has an epoch, a known split, and numbers in all other cells."""
+    int(row.get("epoch", ""))
+    if row.get("split") not in LINE_STYLES:
+        raise ValueError(f"a row has the split {row.get('split')!r}")
+    for title, cell in row.items():
+        numbers = [] if title == "split" else [float(word) for word in cell.split()]
+        if len(numbers) > 1 and not title.startswith("kl_per_dimension"):
+            raise ValueError(f"{cell!r} is no number")
+
+
 # -----------------------------------------------------------------------------------------------------------
-# Options, and what they say
-
-
-@dataclass
-class Options:
-    """The flags of the command line with their defaults. What None means depends on the picture."""
-
-    runs: tuple = ()
-    what: str | None = None
-    n: int | None = None
-    rows: int | None = None
-    query: str = "12+34"
-    classes: str | None = None
-    judge: str | None = None
-    split: str = "test"
-    scale: float = 1.0
-    truncate: float | None = None
-    seed: int = 0
-    data_dir: str | None = None
-    out: str | None = None
+# What options say
 
 
 def pick_classes(run, text):
@@ -157,6 +184,15 @@ def pick_classes(run, text):
     return [known[name] for name in names]
 
 
+def classes_to_decode(run, text):
+    """Class numbers of the text, without it of all classes; [0] for a model that is not conditional."""
+    if run.model.conditional:
+        return pick_classes(run, text) or list(range(len(run.classes)))
+    if text:
+        data.note(f"--classes does nothing here: {run.folder} holds a {run.kind}, which is not conditional")
+    return [0]
+
+
 def describe_latents(scale, truncate):
     """How latents were drawn, as in "latents x 0.5, cut off at ±1"; "" for plain samples of the prior."""
     changes = []
@@ -167,9 +203,9 @@ def describe_latents(scale, truncate):
     return f"latents {', '.join(changes)}" if changes else ""
 
 
-def add_latents(title, options):
+def add_latents(title, scale, truncate):
     """The title, followed by how the latents were drawn if that is unusual."""
-    description = describe_latents(options.scale, options.truncate)
+    description = describe_latents(scale, truncate)
     return f"{title}, {description}" if description else title
 
 
@@ -204,6 +240,9 @@ def image_grid(images, title, rows=None, columns=None, captions=None, correct=No
     if columns:
         top += 0.2
     figure_height = top + n_rows * image_width * y_step + 0.1
+    pixels = STYLE["savefig.dpi"] * max(figure_width, figure_height)
+    fits = pixels < 2**16  # the most that matplotlib can draw
+    require(fits, f"{n_rows} rows of {n_columns} images are too many for one picture")
 
     figure = plt.figure(figsize=(figure_width, figure_height))
     figure.text(0.5, 1 - 0.05 / figure_height, "\n".join(title_lines), ha="center", va="top", fontsize=10)
@@ -227,13 +266,10 @@ def image_grid(images, title, rows=None, columns=None, captions=None, correct=No
 
 def show_image(axes, image, x, y):
     """Draw an image [C, H, W], one unit wide, with its upper left corner at (x, y)."""
-    channels, height, width = image.shape
+    _, height, width = image.shape
     extent = (x, x + 1, y - height / width, y)
-    pixels = image.permute(1, 2, 0).cpu().numpy()  # (H, W, C)
-    if channels == 1:
-        axes.imshow(pixels.squeeze(2), extent=extent, cmap="gray", vmin=0, vmax=1)
-    else:
-        axes.imshow(pixels, extent=extent)
+    pixels = image.permute(1, 2, 0).squeeze(2)  # (H, W, 3), or (H, W) of a gray image
+    axes.imshow(pixels.cpu().numpy(), extent=extent, cmap="gray", vmin=0, vmax=1)  # the last three: of gray
 
 
 def show_caption(axes, caption, is_correct, x, y):
@@ -244,7 +280,9 @@ def show_caption(axes, caption, is_correct, x, y):
 
 def judge_images(images, labels, judge):
     """Captions and `correct` of `image_grid` for images [R, K, C, H, W]: which class the judge names and how
-    confident it is, and whether that agrees with labels [R, K]. Each is None where the judge or labels are.
+    confident it is, and whether that agrees with labels [R, K].
+
+    Without a judge both are None; without labels `correct` is.
     """
     if judge is None:
         return None, None
@@ -266,8 +304,8 @@ def in_rows(items, n):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Curves. From here on each function makes one kind of picture and returns its figure. It takes a run, the
-# options, and the run of a classifier or None; where several runs share a picture, the runs and the options.
+# Curves. From here on each function makes one kind of picture and returns its figure. It takes a run, or the
+# runs that share a picture, and the options that the picture has: the flags of the command line.
 
 LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
     "train": ("--", "train"),
@@ -277,24 +315,21 @@ LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
 }
 
 
-def curves(run, options, judge):
-    """A panel for each logged term, with dashed lines for training and solid ones for validation."""
-    return compare_curves([run], options)
-
-
-def compare_curves(runs, options):
-    """The same for several runs, each in its own color."""
+def draw_curves(*runs):
+    """A panel for each logged term, with dashed lines for training and solid ones for validation; each of
+    several runs has its own color."""
     logs = [read_log(run.folder) for run in runs]
     not_terms = ("epoch", "step", "split", "seconds [s]")
     train_row = next(row for row in logs[0] if row["split"] == "train")
     terms = [name for name, value in train_row.items() if value and name not in not_terms]
+    require(len(terms) > 0, f"{runs[0].folder} has no loss in its log.csv")
 
     height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below
     size = (0.4 + 3.2 * len(terms), height)
     figure, axes = plt.subplots(1, len(terms), figsize=size, layout="constrained", squeeze=False)
     for panel, term in zip(axes[0], terms, strict=True):
         for run, log, color in zip(runs, logs, cycle(COLORS), strict=False):
-            prefix = f"{run.folder.name}, " if len(runs) > 1 else ""
+            prefix = f"{run.name}, " if len(runs) > 1 else ""
             plot_term(panel, log, term, color, prefix)
         name, _, unit = term.partition(" [")  # a column is called "loss [nats/image]"
         panel.set_title("KL divergence" if name == "kl" else name)
@@ -304,9 +339,9 @@ def compare_curves(runs, options):
 
     if len(runs) == 1:
         axes[0, 0].legend()
-        figure.suptitle(runs[0].folder.name, fontsize=10)
+        figure.suptitle(runs[0].name, fontsize=10)
     else:  # one entry for each run, below the panels so that it covers no curve
-        names = [run.folder.name for run in runs]
+        names = [run.name for run in runs]
         handles = [plt.Line2D([], [], color=color) for _, color in zip(runs, cycle(COLORS), strict=False)]
         figure.legend(handles, names, loc="outside lower center", ncols=4)
         figure.suptitle("train dashed, validation solid", fontsize=10)
@@ -330,51 +365,49 @@ def plot_term(panel, log, term, color, prefix):
 # Pictures of data and samples
 
 
-def real_pictures(run, options, judge):
+def draw_real(run, n=8, split="test", seed=0, judge=None):
     """A square of images from the run's data, with their classes or what the judge says. A classifier is its
     own judge."""
     if judge is None and run.model.task == "classification":
         judge = run
-    n = options.n or 8
-    index = run.random_index(options.split, n * n, options.seed)
-    x, y = run.batch(options.split, index)
+    index = run.random_index(split, n * n, seed)
+    x, y = run.batch(split, index)
     n = min(n, len(x))
     n_shown = len(x) // n * n  # whole rows
     images = x[:n_shown].unflatten(0, (-1, n))
     labels = y[:n_shown].unflatten(0, (-1, n))
     captions, correct = judge_images(images, labels, judge)
-    title = f"{run.dataset.name}, {options.split} pictures"
+    title = f"{run.dataset.name}, {split} images"
     if judge:
-        title += f", named by {judge.folder.name}"
+        title += f", named by {judge.name}"
     else:
         captions = [[run.classes[c][:12] for c in row] for row in labels.tolist()]
     return image_grid(images, title, captions=captions, correct=correct)
 
 
-def prior_samples(run, options, judge):
-    """Images decoded from samples of the prior."""
-    n = options.n or 8
-    n_rows = options.rows or n
-    images = run.model.sample(n_rows * n, scale=options.scale, truncate=options.truncate)
-    images = images.unflatten(0, (n_rows, n))
+def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, seed=0, judge=None):
+    """Samples of the model, n in a row; a square of them without `rows`."""
+    torch.manual_seed(seed)
+    rows = rows or n
+    images = run.model.sample(rows * n, scale=scale, truncate=truncate).unflatten(0, (rows, n))
     captions, _ = judge_images(images, None, judge)
-    return image_grid(images, add_latents(f"samples of {run.folder.name}", options), captions=captions)
+    title = add_latents(f"samples of {run.name}", scale, truncate)
+    return image_grid(images, title, captions=captions)
 
 
-def class_samples(run, options, judge):
+def draw_class(run, n=10, classes=None, scale=1.0, truncate=None, seed=0, judge=None):
     """A row of samples of each class, with what the judge says of each."""
-    n = options.n or 10
-    classes = pick_classes(run, options.classes) or list(range(len(run.classes)))
+    torch.manual_seed(seed)
+    classes = classes_to_decode(run, classes)
     labels = torch.tensor(classes).repeat_interleave(n)
-    images = run.model.sample(len(labels), labels, options.scale, options.truncate)
-    images = images.unflatten(0, (-1, n))
+    images = run.model.sample(len(labels), labels, scale, truncate).unflatten(0, (-1, n))
     captions, correct = judge_images(images, labels.unflatten(0, (-1, n)), judge)
-    title = add_latents(f"samples of {run.folder.name} by class", options)
+    title = add_latents(f"samples of {run.name} by class", scale, truncate)
     if judge:
         share = torch.tensor(correct).float().mean()
-        title += f": {share:.0%} named as their class by {judge.folder.name}"
-    rows = [run.classes[c] for c in classes]
-    return image_grid(images, title, rows, captions=captions, correct=correct)
+        title += f": {share:.0%} named as their class by {judge.name}"
+    names = [run.classes[c] for c in classes]
+    return image_grid(images, title, names, captions=captions, correct=correct)
 
 
 def snapshot(folder, model, epoch):
@@ -385,78 +418,94 @@ def snapshot(folder, model, epoch):
     pixels = (255 * images).byte().unflatten(0, (3, 3))  # (3, 3, C, H, W)
     pixels = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (3 * H, 3 * W, C)
     path = Path(folder) / "epochs" / f"{epoch:04d}.png"
+    require(not path.parent.is_symlink(), f"{path.parent} is a link to another folder: remove the link")
     path.parent.mkdir(exist_ok=True)
     write_file(path, lambda file: Image.fromarray(pixels.squeeze(2).numpy()).save(file, "png"))
 
 
-def epoch_samples(run, options, judge):
-    """A row for each epoch's snapshot, or of more than 10 (--rows) for evenly spaced ones, ends included."""
-    paths = sorted(run.folder.glob("epochs/*.png"))
+def read_snapshot(path, image_shape):
+    """The nine images [9, C, H, W] of a snapshot. Mistake if it is damaged or has another size."""
+    channels, height, width = image_shape
+    try:
+        pixels = torch.from_numpy(np.array(data.read_picture(path, None)))
+    except MemoryError:
+        raise
+    except Exception as error:  # the errors of Pillow for broken files have no class in common
+        raise Mistake(f"{path} is damaged: {error}") from None
+    fits = pixels.shape == (3 * height, 3 * width, 3)
+    require(fits, f"{path} is no snapshot of this run, which has {3 * height} x {3 * width} pixels")
+    images = pixels[:, :, :channels] / 255  # of gray images the three channels are alike
+    images = images.unflatten(0, (3, height)).unflatten(2, (3, width))  # (3, H, 3, W, C)
+    return images.permute(0, 2, 4, 1, 3).flatten(0, 1)
+
+
+def draw_epochs(run, rows=10):
+    """A row for each epoch's snapshot, or of more than `rows` for evenly spaced ones, ends included."""
+    paths = sorted(path for path in run.folder.glob("epochs/*.png") if path.stem.isdecimal())
     require(len(paths) > 0, f"{run.folder} holds no snapshots of its epochs")
-    n = min(options.rows or 10, len(paths))
+    n = min(rows, len(paths))
     paths = [paths[round(place)] for place in torch.linspace(0, len(paths) - 1, n).tolist()]
-    rows = []
-    for path in paths:
-        pixels = torch.from_numpy(np.array(Image.open(path))) / 255
-        if pixels.dim() == 2:  # gray
-            pixels = pixels[:, :, None]
-        images = pixels.unflatten(0, (3, -1)).unflatten(2, (3, -1))  # (3 * H, 3 * W, C) -> (3, H, 3, W, C)
-        rows.append(images.permute(0, 2, 4, 1, 3).flatten(0, 1))  # (9, C, H, W)
+    images = torch.stack([read_snapshot(path, run.config["image_shape"]) for path in paths])
     names = [f"epoch {int(path.stem)}" for path in paths]
-    return image_grid(torch.stack(rows), f"the same nine latents, {run.folder.name}", names)
+    return image_grid(images, f"the same nine latents, {run.name}", names)
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Pictures of reconstructions
 
 
-def reconstructions(run, options, judge):
+def draw_reconstruct(run, n=10, seed=0):
     """Originals above their reconstructions, of each split."""
     sizes = {split: len(run.dataset.split(split).x) for split in data.SPLITS}
     if run.model.has_free_latents:
         sizes["valid"] = 0  # such a model learns no latents for them
     splits = [split for split in data.SPLITS if sizes[split] > 0]
-    n = min([options.n or 10, *(sizes[split] for split in splits)])
+    n = min([n, *(sizes[split] for split in splits)])
     rows = []
     names = []
     for split in splits:
-        index = run.random_index(split, n, options.seed)
-        x, _ = run.batch(split, index)
-        rows += [x, run.reconstructions(split, index)]
+        index = run.random_index(split, n, seed)
+        batch = run.batch(split, index)
+        rows += [batch[0], run.reconstructions(split, index, batch)]
         names += [f"{split}: original", "reconstruction"]
-    return image_grid(torch.stack(rows), f"reconstructions of {run.folder.name}", names)
+    return image_grid(torch.stack(rows), f"reconstructions of {run.name}", names)
 
 
-def compare_reconstructions(runs, options):
-    """The same pictures as several runs reconstruct them, a row for each run."""
+def compare_reconstructions(*runs, n=10, split="test", seed=0):
+    """The same images as several runs reconstruct them, a row for each run."""
     first = runs[0]
-    index = first.random_index(options.split, options.n or 10, options.seed)
-    x, _ = first.batch(options.split, index)
+    index = first.random_index(split, n, seed)
+    x, _ = first.batch(split, index)
     rows = [x]
     for run in runs:
-        same_size = run.config["image_shape"] == first.config["image_shape"]
-        require(same_size, f"{run.folder} has pictures of another size than {first.folder}")
-        rows.append(run.reconstructions(options.split, index))
-    names = ["original"] + [run.folder.name for run in runs]
+        same = torch.equal(run.dataset.split(split).x, first.dataset.split(split).x)
+        require(same, f"{run.folder} has other {split} images than {first.folder}")
+        _, y = run.batch(split, index)  # each run may number the classes in its own way
+        rows.append(run.reconstructions(split, index, (x, y)))
+    names = ["original"] + [run.name for run in runs]
     return image_grid(torch.stack(rows), "reconstructions", names)
 
 
-def untrained_reconstructions(run, options, judge):
-    """Pictures, and their reconstructions by the model before and after training."""
-    index = run.random_index(options.split, options.n or 10, options.seed)
-    x, y = run.batch(options.split, index)
-    torch.manual_seed(run.config["flags"]["seed"])  # the weights that training began with
+def draw_untrained(run, n=10, split="test", seed=0):
+    """Images, and their reconstructions by the model before and after training."""
+    index = run.random_index(split, n, seed)
+    x, y = run.batch(split, index)
+    trained = run.reconstructions(split, index, (x, y))
+    training_seed = run.config["flags"].get("seed")
+    is_seed = isinstance(training_seed, int) and 0 <= training_seed <= 2**31
+    require(is_seed, f"{run.folder}/config.json is damaged: its seed is {training_seed!r}")
+    torch.manual_seed(training_seed)  # the weights that training began with
     initial = models.build(run.kind, **run.model.recipe["arguments"]).eval()
-    z = run.latents(options.split, index) if initial.has_free_latents else initial.encode(x, y)
-    rows = torch.stack([x, initial.decode(z, y), run.reconstructions(options.split, index)])
-    return image_grid(rows, f"what training did for {run.folder.name}", ["original", "untrained", "trained"])
+    z = run.latents(split, index) if initial.has_free_latents else initial.encode(x, y)
+    rows = torch.stack([x, initial.decode(z, y), trained])
+    return image_grid(rows, f"what training did for {run.name}", ["original", "untrained", "trained"])
 
 
-def amortization_gap(run, options, judge):
-    """The encoder's posteriors against Gaussians fitted to each picture for the same decoder. The difference
+def draw_amortization(run, n=8, split="test", seed=0):
+    """The encoder's posteriors against Gaussians fitted to each image for the same decoder. The difference
     of their ELBOs is the amortization gap (Cremer et al. 2018)."""
-    index = run.random_index(options.split, options.n or 8, options.seed)
-    x, y = run.batch(options.split, index)
+    index = run.random_index(split, n, seed)
+    x, y = run.batch(split, index)
     with torch.random.fork_rng():
         encoded, fitted = models.amortization(run.model, x, y)  # each: parameters [B, 2 * D], −ELBO [B]
     rows = [x]
@@ -465,7 +514,7 @@ def amortization_gap(run, options, judge):
         rows.append(run.model.decode(models.Gaussian.from_params(params).mean, y))
         captions.append([f"{value:.1f}" for value in negative_elbo.tolist()])
     gap = (encoded[1] - fitted[1]).mean()
-    title = f"amortization gap of {run.folder.name}: {gap:.2f} nats/image; below each its −ELBO"
+    title = f"amortization gap of {run.name}: {gap:.2f} nats/image; below each its −ELBO"
     names = ["original", "by the encoder", "fitted"]
     return image_grid(torch.stack(rows), title, names, captions=captions)
 
@@ -474,65 +523,60 @@ def amortization_gap(run, options, judge):
 # Pictures of the latent space
 
 
-def scaled_latents(run, options, judge):
-    """Test pictures, and what their latents times 0.5, 1 and 1.5 decode to."""
-    index = run.random_index("test", options.n or 5, options.seed)
-    z = run.latents("test", index)
+def draw_scale(run, n=5, seed=0):
+    """Test images, and what their latents times 0.5, 1 and 1.5 decode to."""
+    index = run.random_index("test", n, seed)
     x, y = run.batch("test", index)
+    z = run.latents("test", index, (x, y))
     factors = (0.5, 1.0, 1.5)
     rows = [x] + [run.model.decode(factor * z, y) for factor in factors]
     names = ["original"] + [f"z x {factor:g}" for factor in factors]
-    return image_grid(torch.stack(rows), f"scaled latents of {run.folder.name}", names)
+    return image_grid(torch.stack(rows), f"scaled latents of {run.name}", names)
 
 
-def constant_latents(run, options, judge):
+def draw_constant(run, classes=None):
     """What z = 0 and z = 1 in every dimension decode to, for each class if the model is conditional."""
-    n_columns = len(run.classes) if run.model.conditional else 1
-    classes = pick_classes(run, options.classes) or list(range(n_columns))
+    classes = classes_to_decode(run, classes)
     labels = torch.tensor(classes)
     zeros = run.model.decode(torch.zeros(len(classes), run.model.latent_dim), labels)
     ones = run.model.decode(torch.ones(len(classes), run.model.latent_dim), labels)
     columns = [run.classes[c] for c in classes] if run.model.conditional else None
-    title = f"constant latents of {run.folder.name}"
+    title = f"constant latents of {run.name}"
     return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
 
 
-def interpolations(run, options, judge):
-    """Images along a straight line between the latents of two test pictures, which stand at its ends.
+def draw_interpolate(run, n=9, rows=5, classes=None, seed=0):
+    """Images along a straight line between the latents of two test images, which stand at its ends.
 
-    The two are of --classes A,B; without it, of different classes, or of the same class for a conditional
-    model, so that the label does not change halfway. A model without an encoder has samples at the ends.
+    The two are of `classes` "A,B"; without it, of different classes, or of the same class for a conditional
+    model, so that the label does not change halfway.
     """
-    if not run.model.has_encoder:
-        return sample_interpolations(run, options)
-    n = options.n or 9
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
-    rows = []
-    for index in choose_pairs(run, options):
+    lines = []
+    for index in choose_pairs(run, rows, classes, seed):
         x, y = run.batch("test", index)
-        z = run.latents("test", index)  # (2, D)
+        z = run.latents("test", index, (x, y))  # (2, D)
         labels = torch.where(t[:, 0] < 0.5, y[0], y[1])
         between = run.model.decode((1 - t) * z[0] + t * z[1], labels)
-        rows.append(torch.cat([x[:1], between, x[1:]]))
+        lines.append(torch.cat([x[:1], between, x[1:]]))
     columns = ["original", *[""] * n, "original"]
-    return image_grid(torch.stack(rows), f"interpolations of {run.folder.name}", columns=columns)
+    return image_grid(torch.stack(lines), f"interpolations of {run.name}", columns=columns)
 
 
-def choose_pairs(run, options):
-    """Pairs of test pictures for `interpolations`, each as the two places [2] in the split."""
+def choose_pairs(run, n, text, seed):
+    """n pairs of test images for `draw_interpolate`, each as the two places [2] in the split."""
     y = run.dataset.test.y
-    classes = pick_classes(run, options.classes)
-    if classes and len(classes) != 2:
-        wanted = "--what interpolate takes two classes, --classes A,B"
-        require(options.what is None, f"{wanted}, not {options.classes}")
-        classes = None  # they were meant for the other pictures that are drawn
-    for c in classes or []:
-        require((y == c).any(), f"{run.folder}: no test picture is of class {run.classes[c]}")
-    require(len(y) > 0, f"{run.folder} has no test pictures")
+    require(len(y) > 0, f"{run.folder} has no test images")
+    classes = pick_classes(run, text) or []
+    if len(classes) not in (0, 2):  # they may be meant for other pictures of the same command
+        data.note(f"--classes {text} does nothing for --what interpolate, which takes two")
+        classes = []
+    for c in classes:
+        require((y == c).any(), f"{run.folder}: no test image is of class {run.classes[c]}")
 
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(seed)
     firsts = (y == classes[0]).nonzero()[:, 0] if classes else torch.arange(len(y))
-    firsts = firsts[torch.randperm(len(firsts), generator=generator)][: options.rows or 5]
+    firsts = firsts[torch.randperm(len(firsts), generator=generator)][:n]
     pairs = []
     for first in firsts:
         if classes:
@@ -547,66 +591,65 @@ def choose_pairs(run, options):
     return pairs
 
 
-def sample_interpolations(run, options):
-    """Images along a straight line between two samples of the prior."""
-    n = options.n or 5
+def interpolate_samples(run, n=5, rows=5, scale=1.0, truncate=None, seed=0):
+    """Images along a straight line between two samples of the prior, for a model without an encoder."""
+    torch.manual_seed(seed)
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
-    rows = []
-    for _ in range(options.rows or 5):
-        z = options.scale * run.model.distribution.prior(2, run.model.latent_dim, options.truncate)  # (2, D)
-        rows.append(run.model.decode((1 - t) * z[0] + t * z[1]))
-    title = f"{n} steps between latents of {run.folder.name}"
-    return image_grid(torch.stack(rows), add_latents(title, options))
+    lines = []
+    for _ in range(rows):
+        z = scale * run.model.distribution.prior(2, run.model.latent_dim, truncate)  # (2, D)
+        lines.append(run.model.decode((1 - t) * z[0] + t * z[1]))
+    title = f"{n} steps between latents of {run.name}"
+    return image_grid(torch.stack(lines), add_latents(title, scale, truncate))
 
 
-def latent_plane(run, options, judge):
-    """What a grid over two latents decodes to, each from −2 to 2 times --scale; under N(0, 1) 95% of the
-    values lie within ±2. A conditional model is asked for the first of --classes."""
-    n = options.n or 11
-    line = torch.linspace(-2 * options.scale, 2 * options.scale, n)
-    z = torch.cartesian_prod(line.flip(0), line).flip(1)  # z[0] grows to the right, z[1] upwards
-    title = f"latent space of {run.folder.name}"
-    labels = None
+def draw_manifold(run, n=11, scale=1.0, classes=None):
+    """What a grid over two latents decodes to, each from −2 to 2 times `scale`; under N(0, 1) 95% of the
+    values lie within ±2. A conditional model is asked for the first of `classes`."""
+    line = torch.linspace(-2 * scale, 2 * scale, n)
+    upwards, rightwards = torch.meshgrid(line.flip(0), line, indexing="ij")
+    z = torch.stack([rightwards, upwards], 2).flatten(0, 1)  # (n * n, 2)
+    title = f"latent space of {run.name}"
+    first, *_ = classes_to_decode(run, classes)
     if run.model.conditional:
-        classes = pick_classes(run, options.classes) or [0]
-        labels = torch.full((n * n,), classes[0])
-        title += f", class {run.classes[classes[0]]}"
-    images = run.model.decode(z, labels).unflatten(0, (n, n))
+        title += f", class {run.classes[first]}"
+    images = run.model.decode(z, torch.full((n * n,), first)).unflatten(0, (n, n))
     columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # label every other
     rows = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line.flip(0))]
     return image_grid(images, title, rows, columns)
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Pictures of arithmetic: cards of queries and answers, as text and, where they are drawn, as pictures
+# Pictures of arithmetic: cards of queries and answers, as text and, where a model draws them, as images
 
 
-def random_answers(run, options, judge):
+def draw_answers(run, n=5, rows=6, split="test", seed=0):
     """Random queries of a split and their answers."""
-    n_columns = options.n or 5
-    index = run.random_index(options.split, (options.rows or 6) * n_columns, options.seed)
-    examples = subset(run.dataset.split(options.split), index)
-    return answer_cards(run, examples, examples.batch(slice(None)), n_columns, "answers")
+    torch.manual_seed(seed)
+    index = run.random_index(split, rows * n, seed)
+    examples = subset(run.dataset.split(split), index)
+    return answer_cards(run, examples, examples.batch(slice(None)), n, "answers")
 
 
-def wrong_answers(run, options, judge):
+def draw_errors(run, n=5, rows=6, split="test", seed=0):
     """Random queries of a split whose answers are wrong."""
-    split = run.dataset.split(options.split)
-    batches = list(models.batches(split))
-    predicted = torch.cat([answer_tokens(run.model, split, run.model.predict(x)) for x, _ in batches])
-    wrong = (predicted != split.y).any(1).nonzero()[:, 0]
-    require(len(wrong) > 0, f"{run.folder} answers every {options.split} query correctly: no error to show")
-    n_columns = options.n or 5
-    index = wrong[torch.randperm(len(wrong))[: (options.rows or 6) * n_columns]]
+    torch.manual_seed(seed)
+    queries = run.dataset.split(split)
+    batches = list(models.batches(queries))
+    predicted = torch.cat([answer_tokens(run.model, queries, run.model.predict(x)) for x, _ in batches])
+    wrong = (predicted != queries.y).any(1).nonzero()[:, 0]
+    require(len(wrong) > 0, f"{run.folder} answers every {split} query correctly: no error to show")
+    index = wrong[torch.randperm(len(wrong))[: rows * n]]
     x = torch.cat([x for x, _ in batches])[index]  # in the very handwriting that was misread
     y = torch.cat([y for _, y in batches])[index]
-    title = f"{len(wrong):,} of {len(split.x):,} answers are wrong"
-    return answer_cards(run, subset(split, index), (x, y), n_columns, title)
+    title = f"{len(wrong):,} of {len(queries.x):,} answers are wrong"
+    return answer_cards(run, subset(queries, index), (x, y), n, title)
 
 
-def query_answers(run, options, judge):
-    """The answer to --query; five answers where the query is drawn, each time in other handwriting."""
-    tokens = data.encode_text(options.query)[None]  # (1, 5)
+def draw_query(run, query="12+34", seed=0):
+    """The answer to a query; five answers where the query is drawn, each time in other handwriting."""
+    torch.manual_seed(seed)
+    tokens = data.encode_text(query)[None]  # (1, 5)
     solution = models.solve_queries(tokens)  # (1, 3)
     n = 5 if run.dataset.test.drawn == "query" else 1
     examples = run.dataset.test._replace(x=tokens.repeat(n, 1), y=solution.repeat(n, 1))
@@ -615,7 +658,7 @@ def query_answers(run, options, judge):
 
 def answer_cards(run, examples, batch, n_columns, title):
     """A card for each query with the model's answer. `examples` is a split of the queries and true answers;
-    `batch` holds both as the model meets them: tokens, or pictures where they are drawn."""
+    `batch` holds both as the model meets them: tokens, or images of characters."""
     x, y = batch
     prediction = run.model.predict(x)
     predicted = answer_tokens(run.model, examples, prediction)
@@ -634,7 +677,7 @@ def answer_cards(run, examples, batch, n_columns, title):
     captions = in_rows(captions + [""] * n_blanks, n_columns)
     correct = in_rows(correct + [None] * n_blanks, n_columns)
     images = images.unflatten(0, (-1, n_columns))
-    return image_grid(images, f"{run.folder.name}: {title}", captions=captions, correct=correct)
+    return image_grid(images, f"{run.name}: {title}", captions=captions, correct=correct)
 
 
 def answer_caption(query, predicted, solution):
@@ -656,7 +699,7 @@ def answer_tokens(model, split, prediction):
 
 
 def side_by_side(characters):
-    """Pictures of characters [B, n, C, H, W] as strips [B, C, H, n * W]."""
+    """Images of characters [B, n, C, H, W] as strips [B, C, H, n * W]."""
     return characters.movedim(1, 3).flatten(3)
 
 
@@ -685,66 +728,114 @@ ARITHMETIC = Requirement(lambda model: model.task == "arithmetic", "a model of a
 
 @dataclass
 class Picture:
-    """One choice of --what."""
+    """One choice of --what. Its functions take the options that they name as arguments."""
 
-    draw: Callable  # (run, options, judge) -> figure
+    draw: Callable  # (run, **options) -> figure
     filename: str
     needs: Requirement
     after_training: bool = True  # train.py draws it when a run ends
-    compare: Callable | None = None  # (runs, options) -> figure of several runs
+    compare: Callable | None = None  # (*runs, **options) -> figure of several runs
+    without_encoder: Callable | None = None  # for models without one, in place of `draw`
+
+    def function(self, runs):
+        """The function that draws these runs."""
+        if len(runs) > 1:
+            return self.compare
+        if self.without_encoder and not runs[0].model.has_encoder:
+            return self.without_encoder
+        return self.draw
 
 
 PICTURES = {
-    "curves": Picture(curves, "loss.png", ANY_MODEL, compare=compare_curves),
-    "real": Picture(real_pictures, "real.png", IMAGE_MODEL),
-    "prior": Picture(prior_samples, "samples.png", SAMPLES),
-    "class": Picture(class_samples, "classes.png", CONDITIONAL),
-    "epochs": Picture(epoch_samples, "epochs.png", SAMPLES),
-    "reconstruct": Picture(reconstructions, "reconstructions.png", ENCODER, compare=compare_reconstructions),
-    "untrained": Picture(untrained_reconstructions, "untrained.png", ENCODER, after_training=False),
-    "interpolate": Picture(interpolations, "interpolation.png", DECODER),
-    "scale": Picture(scaled_latents, "scaled.png", ENCODER, after_training=False),
-    "constant": Picture(constant_latents, "constant.png", DECODER, after_training=False),
-    "amortization": Picture(amortization_gap, "amortization.png", POSTERIOR, after_training=False),
-    "manifold": Picture(latent_plane, "manifold.png", TWO_LATENTS),
-    "answers": Picture(random_answers, "answers.png", ARITHMETIC),
-    "errors": Picture(wrong_answers, "errors.png", ARITHMETIC),
-    "query": Picture(query_answers, "query.png", ARITHMETIC, after_training=False),
+    "curves": Picture(draw_curves, "loss.png", ANY_MODEL, compare=draw_curves),
+    "real": Picture(draw_real, "real.png", IMAGE_MODEL),
+    "prior": Picture(draw_prior, "samples.png", SAMPLES),
+    "class": Picture(draw_class, "classes.png", CONDITIONAL),
+    "epochs": Picture(draw_epochs, "epochs.png", SAMPLES),
+    "reconstruct": Picture(
+        draw_reconstruct, "reconstructions.png", ENCODER, compare=compare_reconstructions
+    ),
+    "untrained": Picture(draw_untrained, "untrained.png", ENCODER, after_training=False),
+    "interpolate": Picture(
+        draw_interpolate, "interpolation.png", DECODER, without_encoder=interpolate_samples
+    ),
+    "scale": Picture(draw_scale, "scaled.png", ENCODER, after_training=False),
+    "constant": Picture(draw_constant, "constant.png", DECODER, after_training=False),
+    "amortization": Picture(draw_amortization, "amortization.png", POSTERIOR, after_training=False),
+    "manifold": Picture(draw_manifold, "manifold.png", TWO_LATENTS),
+    "answers": Picture(draw_answers, "answers.png", ARITHMETIC),
+    "errors": Picture(draw_errors, "errors.png", ARITHMETIC),
+    "query": Picture(draw_query, "query.png", ARITHMETIC, after_training=False),
 }
 
 
-def draw(what, runs, options, judge=None):
-    """Draw one picture of a run, or of several, into its file; returns the path."""
+def draw(what, runs, out=None, **options):
+    """Draw one picture of a run, or of several, into the file `out`; returns the path.
+
+    Without `out` the file lies in the (first) run folder. A picture ignores options that it does not have.
+    """
     picture = PICTURES[what]
     for run in runs:
         refusal = f"{run.folder} holds a {run.kind}, which cannot draw --what {what}"
         require(picture.needs.is_met(run.model), f"{refusal}: that needs {picture.needs.text}")
     filename = picture.filename if len(runs) == 1 else "comparison.png"
-    path = Path(options.out) if options.out else runs[0].folder / filename
-    torch.manual_seed(options.seed)
+    path = Path(out) if out else runs[0].folder / filename
+    if out:
+        refuse_input(path, runs)
+    ending = path.suffix[1:].lower() or "png"
+    require(ending in FORMATS, f"--out {path}: {ending} is no picture format here: {', '.join(FORMATS)}")
+    function = picture.function(runs)
+    options = {name: value for name, value in options.items() if name in options_of(function)}
+    torch.manual_seed(options.get("seed", 0))  # dynamic binarization draws from torch's own generator
     with plt.rc_context(STYLE), torch.inference_mode():
-        several = len(runs) > 1
-        figure = picture.compare(runs, options) if several else picture.draw(runs[0], options, judge)
-        ending = path.suffix[1:].lower() or "png"
-        known = ending in figure.canvas.get_supported_filetypes()
-        require(known, f"--out {path}: no picture format has the ending .{ending}; write .png or .pdf")
+        figure = function(*runs, **options)
+        for text in figure.findobj(Text):  # fonts have no control characters, nor bytes that are no text
+            lines = text.get_text().split("\n")
+            text.set_text("\n".join(data.visible(line) for line in lines))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, lambda file: figure.savefig(file, format=ending))
-        plt.close(figure)
+        try:
+            write_file(path, lambda file: figure.savefig(file, format=ending))
+        finally:
+            plt.close(figure)
     return path
+
+
+def refuse_input(path, runs):
+    """Mistake if the file at a path is one that runs read: a picture of their data, or a snapshot."""
+    for run in runs:
+        for source in (Path(run.config["flags"]["data"]).expanduser(), run.folder / "epochs"):
+            is_input = path.exists() and path.resolve().is_relative_to(source.resolve())
+            require(not is_input, f"--out {path} is a picture that {run.folder} reads: name another file")
+
+
+def options_of(function):
+    """The names of the options that a picture has."""
+    return inspect.signature(function).parameters.keys() - {"run", "runs"}
+
+
+def draw_each(names, run, **options):
+    """Draw several pictures of a run; yields their paths. One that cannot be drawn becomes a note and costs
+    no other: of a defect too, whose traceback is seen when that picture is drawn alone."""
+    for what in names:
+        try:
+            path = draw(what, [run], **options)
+        except Exception as error:
+            is_foreseen = isinstance(error, (Mistake, models.ModelError, OSError))
+            reason = error if is_foreseen else f"{type(error).__name__}: {error}"
+            data.note(f"no picture of --what {what}: {reason}")
+        else:
+            yield path
+
+
+def possible_pictures(run):
+    """The names of the pictures that the model of a run can draw."""
+    return [what for what, picture in PICTURES.items() if picture.needs.is_met(run.model)]
 
 
 def draw_run(folder, model, dataset):
     """Draw the pictures of a run whose training has just ended; returns their paths."""
     run = Run(folder, model=model, dataset=dataset)
-    paths = []
-    for what, picture in PICTURES.items():
-        if picture.after_training and picture.needs.is_met(model):
-            try:
-                paths.append(draw(what, [run], Options()))
-            except Mistake as mistake:  # no test pictures, for example; the run itself is complete
-                print(f"note: no picture of --what {what}: {mistake}", file=sys.stderr)
-    return paths
+    return list(draw_each([name for name in possible_pictures(run) if PICTURES[name].after_training], run))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -752,37 +843,58 @@ def draw_run(folder, model, dataset):
 
 
 def flags():
-    """The parser of the command line. It fills an `Options`, which has the defaults."""
-    parser = data.Parser(prog="sample.py", description=__doc__)
+    """The parser of the command line. It returns only the flags that are set: a picture has the defaults."""
+    parser = data.Parser(prog="sample.py", description=__doc__, argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders; more than one for curves and reconstruct")
     add("--what", choices=PICTURES, help="which picture (default: all that the model can draw)")
     add("-n", type=number(int, 1, 100), help="images in a row")
     add("--rows", type=number(int, 1, 100), help="rows of images")
-    add("--query", metavar="TEXT", help=f'of --what query (default "{Options.query}")')
+    add("--query", metavar="TEXT", help='of --what query (default "12+34")')
     add("--classes", metavar="A,B", help="which classes, by name or number")
     add("--judge", metavar="RUN", help="a classifier's run, which names the images")
-    add("--split", choices=data.SPLITS, help=f"of real pictures (default {Options.split})")
-    add("--scale", type=number(float, 0), help=f"factor of the latents (default {Options.scale:g})")
+    add("--split", choices=data.SPLITS, help="of the images or queries (default test)")
+    add("--scale", type=number(float, 0), help="factor of the latents (default 1)")
     limit = "largest size of a latent drawn from the prior, in standard deviations (default: no limit)"
     add("--truncate", type=number(float, 0, above=True), help=limit)
-    add("--seed", type=number(int, 0, 2**31), help=f"of latents and choices (default {Options.seed})")
+    add("--seed", type=number(int, 0, 2**31), help="of latents and choices (default 0)")
     add("--data-dir", metavar="DIR", help="where whole data sets are (default: where training found them)")
     add("--out", metavar="FILE", help="picture file (default: in the run folder, named after --what)")
     return parser
 
 
 def command(argv):
-    options = flags().parse_args(argv, Options())
-    runs = [Run(folder, options.data_dir) for folder in options.runs]
-    comparable = [what for what, picture in PICTURES.items() if picture.compare]
-    fits = len(runs) == 1 or options.what in comparable
+    options = vars(flags().parse_args(argv))
+    folders = options.pop("runs")
+    what = options.pop("what", None)
+    out = options.pop("out", None)
+    data_dir = options.pop("data_dir", None)
+    runs = [Run(folder, data_dir) for folder in folders]
+    comparable = [name for name, picture in PICTURES.items() if picture.compare]
+    fits = len(runs) == 1 or what in comparable
     require(fits, f"several runs share a picture only with --what {' or '.join(comparable)}")
-    require(options.what or not options.out, "--out names one file: say which picture with --what")
-    judge = open_judge(options.judge, runs[0]) if options.judge else None
-    possible = [what for what, picture in PICTURES.items() if picture.needs.is_met(runs[0].model)]
-    for what in [options.what] if options.what else possible:
-        print(draw(what, runs, options, judge))
+    require(what or not out, "--out names one file: say which picture with --what")
+    names = [what] if what else possible_pictures(runs[0])
+    note_idle(options, names, runs)
+    if "judge" in options:
+        options["judge"] = open_judge(options["judge"], runs[0])
+    n_drawn = 0
+    for path in [draw(what, runs, out, **options)] if what else draw_each(names, runs[0], **options):
+        print(data.visible(str(path)))
+        n_drawn += 1
+    if data_dir and not any("dataset" in vars(run) for run in runs):  # where cached_property keeps it
+        data.note("--data-dir does nothing here: no data set is read")
+    return 0 if n_drawn == len(names) else 1
+
+
+def note_idle(options, names, runs):
+    """Print which options none of the pictures has."""
+    pictures = f"--what {names[0]}" if len(names) == 1 else "any picture of this model"
+    used = set().union(*(options_of(PICTURES[name].function(runs)) for name in names))
+    for option in options:
+        if option not in used:
+            flag = f"--{option}" if len(option) > 1 else f"-{option}"
+            data.note(f"{flag} does nothing for {pictures}")
 
 
 def main(argv=None):

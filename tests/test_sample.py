@@ -1,12 +1,16 @@
 """Pictures: that they show what they say, row by row, and that every kind can be drawn."""
 
 import argparse
+import json
+import os
 import shutil
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import data
 import models
@@ -97,9 +101,31 @@ def test_latents_are_described_where_they_are_not_plain_samples(scale, truncate,
     assert sample.describe_latents(scale, truncate) == text
 
 
-def test_the_command_line_and_training_draw_with_the_same_defaults():
-    parsed = sample.flags().parse_args(["folder"], sample.Options())
-    assert parsed == sample.Options(runs=["folder"])
+def test_every_option_of_a_picture_is_a_flag():
+    flags = sample.flags().names
+    for picture in sample.PICTURES.values():
+        for function in (picture.draw, picture.compare, picture.without_encoder):
+            if function:
+                assert sample.options_of(function) <= flags
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """copy(model, *flags, **entries): a copy of a run, with other entries in its config.json."""
+
+    def copy_run(model, *flags, **entries):
+        folder = tmp_path / "run"
+        shutil.copytree(run(model, *flags), folder)
+        change_config(folder, **entries)
+        return folder
+
+    return copy_run
+
+
+def change_config(folder, **entries):
+    config = json.loads((folder / "config.json").read_text())
+    entries["flags"] = config["flags"] | entries.get("flags", {})
+    (folder / "config.json").write_text(json.dumps(config | entries))
 
 
 LATENT = {"loss", "real", "samples", "epochs", "reconstructions", "interpolation"}
@@ -258,7 +284,7 @@ def test_interpolating_to_a_class_without_test_pictures_is_refused(run, digits, 
     (folder / "config.json").write_text(config.replace(digits, str(tmp_path / "no7.npz")))
     for classes in ("7,1", "1,7"):
         argv = [folder, "--what", "interpolate", "--classes", classes]
-        assert "no test picture is of class 7" in refused(sample.main, argv)
+        assert "no test image is of class 7" in refused(sample.main, argv)
 
 
 def test_snapshots_show_the_same_latents_after_every_epoch(run, drawn):
@@ -394,3 +420,281 @@ def test_several_runs_are_refused_if_one_of_them_cannot_draw_the_picture(run, re
 def test_a_judge_that_is_no_classifier_is_refused(run, refused):
     argv = [run("vae"), "--what", "prior", "--judge", run("cvae")]
     assert "not a classifier" in refused(sample.main, argv)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Damaged and contradictory runs
+
+
+@pytest.mark.parametrize("entries", [
+    dict(classes=list("012")),
+    dict(image_shape=[1, 28, 28]),
+    dict(image_shape=[3, 14, 14]),
+    dict(flags=dict(model="ae")),
+])  # fmt: skip
+def test_a_config_that_contradicts_the_checkpoint_is_refused(entries, copy, refused):
+    folder = copy("cvae", **entries)
+    assert "in config.json" in refused(sample.main, [folder, "--what", "curves"])
+
+
+def save_changed(digits, path, **changes):
+    """A copy of the digits at `path`, in which some arrays are other ones."""
+    with np.load(digits) as arrays:
+        np.savez(path, **(dict(arrays) | {name: change(arrays[name]) for name, change in changes.items()}))
+    return str(path)
+
+
+def test_a_run_says_when_its_data_have_changed(copy, digits, tmp_path, capsys):
+    folder = copy("ae", data_digest=data.digest(data.load(digits)))
+    argv = [str(folder), "--what", "reconstruct"]
+    capsys.readouterr()
+    assert sample.main(argv) == 0 and capsys.readouterr().err == ""
+    changed = save_changed(digits, tmp_path / "changed.npz", y_test=np.flip)
+    change_config(folder, flags=dict(data=changed))
+    assert sample.main(argv) == 0 and "not those that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("old, new", [
+    (b"train", b"tr\xffin"),
+    (b"split", b"spilt"),
+    (b"\n1,", b"\none,"),
+    (b"\n1,", b"\n1 2,"),
+    (b",train,", b",train,x"),
+    (b",train,", b",train,5 "),
+    (b",train,", b",train,5,"),
+    (b",,,", b","),
+    (b"train", b"\0"),
+    (b"train", b'"'),
+])  # fmt: skip
+def test_a_damaged_log_is_refused(old, new, copy, refused):
+    path = copy("vae") / "log.csv"
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    assert "log.csv is damaged" in refused(sample.main, [path.parent, "--what", "curves"])
+
+
+@pytest.mark.parametrize("column", [0, 4])
+@pytest.mark.parametrize("number", ["nan", "-inf", "1e308", "9" * 300])
+def test_a_log_of_odd_numbers_is_drawn_or_refused(number, column, copy):
+    path = copy("vae") / "log.csv"
+    *lines, last = path.read_text().splitlines()
+    cells = last.split(",")
+    cells[column] = number
+    path.write_text("\n".join([*lines, ",".join(cells)]))
+    status = sample.main([str(path.parent), "--what", "curves"])
+    assert status == (0 if column == 4 or number.isdigit() else 1)
+
+
+def test_an_empty_log_is_refused(copy, refused):
+    folder = copy("vae")
+    (folder / "log.csv").write_text("")
+    assert "log.csv is damaged" in refused(sample.main, [folder, "--what", "curves"])
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:60]),
+    lambda path: path.write_bytes(b"GIF89a"),
+    lambda path: Image.new("L", (42, 45)).save(path),
+    lambda path: Image.new("L", (28, 28)).save(path),
+    lambda path: path.unlink() or os.mkfifo(path),
+])  # fmt: skip
+def test_a_damaged_snapshot_is_refused(damage, copy, refused):
+    path = copy("vae") / "epochs" / "0001.png"
+    damage(path)
+    assert "0001.png is" in refused(sample.main, [path.parent.parent, "--what", "epochs"])
+
+
+def test_pictures_that_are_no_snapshots_are_left_out(copy, drawn):
+    folder = copy("vae")
+    shutil.copy(folder / "real.png", folder / "epochs" / "mine.png")
+    assert sample.main([str(folder), "--what", "epochs"]) == 0
+    assert drawn["texts"] == ["epoch 0", "epoch 1", "epoch 2"]
+
+
+def test_snapshots_do_not_follow_a_link_to_another_folder(run, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "epochs").symlink_to(mine)
+    with pytest.raises(data.Mistake, match="link"):
+        sample.snapshot(tmp_path, models.load(run("vae") / "best.pt"), 1)
+    assert not list(mine.iterdir())
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Every picture is on its own, and names are drawn as they are
+
+
+def test_an_auto_decoder_without_test_latents_gets_its_other_pictures(run):
+    folder = run("ad", "--fit-epochs", "0")
+    assert {path.stem for path in folder.glob("*.png")} == LATENT - {"reconstructions", "interpolation"}
+
+
+@pytest.mark.parametrize("error, reason", [
+    (ZeroDivisionError("a defect"), "ZeroDivisionError: a defect"),
+    (MemoryError(), "MemoryError: "),
+    (OSError("no room"), "no room"),
+    (models.ModelError("no latents"), "no latents"),
+])  # fmt: skip
+def test_a_picture_that_fails_costs_no_other(error, reason, copy, monkeypatch, capsys):
+    def fail(run):
+        raise error
+
+    folder = copy("vae")
+    for path in folder.glob("*.png"):
+        path.unlink()
+    monkeypatch.setattr(sample.PICTURES["real"], "draw", fail)
+    run = sample.Run(folder)
+    paths = sample.draw_run(folder, run.model, run.dataset)
+    assert {path.stem for path in paths} == {path.stem for path in folder.glob("*.png")} == LATENT - {"real"}
+    assert capsys.readouterr().err == f"note: no picture of --what real: {reason}\n"
+
+
+def test_a_command_that_draws_all_pictures_says_by_its_status_that_one_is_missing(copy, monkeypatch, capsys):
+    folder = copy("vae")
+    (folder / "log.csv").unlink()
+    capsys.readouterr()
+    assert sample.main([str(folder)]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == len(LATENT - {"loss"}) + 4
+
+
+def test_a_defect_keeps_its_traceback_where_one_picture_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr(sample.PICTURES["real"], "draw", lambda run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample.main([str(run("vae")), "--what", "real"])
+
+
+NAMES = [r"$\frac$", "$x", r"\$", "\udcff", "\x1b[2J", "a\tb", "_{", "^", "8", "9"]
+SHOWN = [r"$\frac$", "$x", r"\$", r"\udcff", r"\x1b[2J", r"a\tb", "_{", "^", "8", "9"]
+
+
+def test_names_of_classes_are_drawn_literally(copy, drawn):
+    folder = copy("cvae", classes=NAMES)
+    assert sample.main([str(folder), "--what", "class"]) == 0
+    assert drawn["texts"] == SHOWN
+
+
+def test_the_name_of_a_run_is_drawn_literally(copy):
+    folder = copy("vae")
+    named = folder.rename(folder.with_name("$\\frac$ \x1b[2J \udcff"))
+    assert sample.main([str(named)]) == 0
+    assert sample.main([str(named), str(named), "--what", "curves"]) == 0
+
+
+HOSTILE = {
+    "image.origin": "lower",
+    "text.usetex": True,
+    "text.parse_math": True,
+    "axes.formatter.use_mathtext": True,
+    "figure.autolayout": True,
+}
+
+
+@pytest.mark.parametrize("what", ["class", "curves", "interpolate"])
+def test_pictures_are_the_same_whatever_the_matplotlibrc_says(what, run, tmp_path):
+    pixels = []
+    for rc in ({}, HOSTILE):
+        with plt.rc_context(rc):
+            argv = [str(run("cvae")), "--what", what, "--out", str(tmp_path / "a.png")]
+            assert sample.main(argv) == 0
+        pixels.append(data.read_picture(tmp_path / "a.png", None))
+    assert np.array_equal(*pixels)
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Flags that do nothing, and outputs
+
+
+@pytest.mark.parametrize("model, argv, flags", [
+    ("vae", "--what real --scale 3 --truncate 1", ["--scale", "--truncate"]),
+    ("vae", "--what interpolate --scale 0", ["--scale"]),
+    ("gan", "--what interpolate --classes 1,2", ["--classes"]),
+    ("vae", "--what interpolate --classes 1,2,3", ["--classes"]),
+    ("vae", "--what reconstruct --split train --rows 2", ["--split", "--rows"]),
+    ("vae", "--what curves -n 3 --seed 1", ["-n", "--seed"]),
+    ("vae", "--what constant --classes 1", ["--classes"]),
+    ("vae", "--what prior --data-dir somewhere", ["--data-dir"]),
+    ("vae", "--query 1+1", ["--query"]),
+    ("cvae", "--what class --classes 1,2 -n 2 --scale 0.5 --truncate 1 --seed 2", []),
+    ("gan", "--what interpolate --scale 0 --seed 2 -n 3 --rows 2", []),
+    ("image2text", "--what errors -n 2 --rows 1 --split valid --seed 3", []),
+])  # fmt: skip
+def test_flags_that_do_nothing_are_noted(model, argv, flags, run, capsys):
+    folder = run(model)
+    capsys.readouterr()
+    assert sample.main([str(folder), *argv.split()]) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert sorted(note.split()[1] for note in notes) == sorted(flags)
+    assert all("does nothing" in note for note in notes)
+
+
+def test_a_folder_is_no_output(run, tmp_path, refused):
+    error = refused(sample.main, [run("vae"), "--what", "prior", "--out", tmp_path])
+    assert str(tmp_path) in error and "tmp." not in error
+
+
+@pytest.mark.parametrize("ending", ["txt", "pgf", "npz"])
+def test_an_output_that_is_no_picture_is_refused(ending, run, tmp_path, refused):
+    argv = [run("vae"), "--what", "prior", "--out", tmp_path / f"a.{ending}"]
+    assert "no picture format" in refused(sample.main, argv)
+
+
+@pytest.mark.parametrize("name, start", [
+    ("a.pdf", b"%PDF"),
+    ("a.PNG", b"\x89PNG"),
+    ("a", b"\x89PNG"),
+    ("a.jpg", b"\xff\xd8"),
+    ("a.svg", b"<?xml"),
+])  # fmt: skip
+def test_an_output_has_the_format_of_its_ending(name, start, run, tmp_path):
+    assert sample.main([str(run("vae")), "--what", "prior", "-n", "2", "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_a_picture_of_the_data_is_no_output(copy, tmp_path, refused):
+    folder = copy("vae")
+    snapshot = folder / "epochs" / "0000.png"
+    photo = tmp_path / "photos" / "a" / "0.png"
+    photo.parent.mkdir(parents=True)
+    shutil.copy(snapshot, photo)
+    change_config(folder, flags=dict(data=str(tmp_path / "photos")))
+    for path in (photo, snapshot):
+        before = path.read_bytes()
+        assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", path])
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [lambda array: array[:20], lambda array: array[::-1]])
+def test_runs_of_other_pictures_are_not_compared(change, run, copy, digits, tmp_path, refused):
+    other = save_changed(digits, tmp_path / "other.npz", x_test=change, y_test=change)
+    folder = copy("ae", flags=dict(data=other))
+    assert "other test images" in refused(sample.main, [run("vae"), folder, "--what", "reconstruct"])
+
+
+def test_a_grid_that_no_picture_can_hold_is_refused():
+    with pytest.raises(data.Mistake, match="too many"):
+        sample.image_grid(torch.zeros(1000, 1, 1, 4, 4), "title")
+
+
+def test_a_closed_stdout_costs_no_picture(copy, monkeypatch):
+    folder = copy("vae")
+    (folder / "loss.png").unlink()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert sample.main([str(folder), "--what", "curves"]) == 0 and (folder / "loss.png").exists()
+
+
+@pytest.mark.parametrize("what, original", [("reconstruct", -2), ("untrained", -3)])
+def test_what_is_shown_is_what_was_encoded(what, original, run, drawn):
+    """With dynamic binarization, a second batch of the same images would be another one."""
+    folder = run("vae", "--binarize", "stochastic")
+    assert sample.main([str(folder), "--what", what, "-n", "4"]) == 0
+    rows = as_tensor(drawn["images"]).unflatten(0, (-1, 4))
+    with torch.inference_mode():
+        reconstructed = models.load(folder / "best.pt").reconstruct(rows[original])
+    assert torch.allclose(reconstructed, rows[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", ["x", None, -1, 10**30])
+def test_a_config_without_a_seed_shows_no_untrained_model(seed, copy, refused):
+    folder = copy("vae", flags=dict(seed=seed))
+    assert "its seed is" in refused(sample.main, [folder, "--what", "untrained"])
