@@ -457,7 +457,7 @@ def make_model(args, dataset, last=None):
         fits = isinstance(last["weights"], dict) and last["weights"].keys() == weights.keys()
         fits = fits and all(is_like(last["weights"][name], weights[name]) for name in weights)
         require(fits, f"{args.resume}/last.pt is damaged: its weights are not those of its model")
-        model.load_state_dict(last["weights"])
+        models.load_weights(model, last["weights"])
     return model
 
 
