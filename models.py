@@ -3,16 +3,15 @@
     model = models.load("runs/cvae-mnist10k/best.pt")      # needs no flags; the model is in eval mode
     model.sample(10, labels=torch.arange(10))              # float [10, 1, 28, 28] in [0, 1]
 
-The autoencoder, the VAE and the conditional VAE come first, with the likelihoods, the Gaussian and the two
-convolutional networks that they use. Other networks, auto-decoders, the GAN, the classifier and the sequence
-models follow. The file needs only torch and works when it is copied into another project.
+The autoencoder, the VAE and the conditional VAE come first, with what they use: likelihoods, convolutional
+networks, the Gaussian. Other networks, auto-decoders, the GAN, the classifier and sequence models follow.
+The file needs only torch and works when it is copied into another project.
 
 Conventions of every model:
 - Images outside a model are float [B, C, H, W] in [0, 1]; labels are class numbers [B].
 - Losses are in nats per image: summed over pixels and latents, averaged over the batch. KL terms are >= 0.
-- `turns()` says what the training loop optimizes. A loss function takes (batch, step), where step counts the
-  updates so far (infinity in evaluation, when a warm-up is over), and returns (loss, terms): the scalar to
-  minimize and a dict of named scalars to log.
+- A loss function takes (batch, step), where step counts the updates so far (infinity in evaluation, when a
+  warm-up is over), and returns (loss, terms): the scalar to minimize and a dict of named scalars to log.
 """
 
 import inspect
@@ -30,8 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class ModelError(ValueError):
-    """A model that cannot be built or a checkpoint that cannot be read, in one line. `status` is the exit
-    status of a command that fails with it: 2 for a wrong flag, 1 for anything else."""
+    """A model that cannot be built (status 2, of a wrong flag) or a checkpoint that cannot be read (1)."""
 
     def __init__(self, message, status=2):
         super().__init__(message)
@@ -45,16 +43,6 @@ def require(condition, message, status=2):
 
 def check_choice(name, value, choices):
     require(value in choices, f"{name} {value!r} does not exist here: choose from {', '.join(choices)}")
-
-
-MAX_PARAMETERS = 500_000_000  # of a model, its buffers included
-MAX_PIXELS = 50_000_000  # channels x height x width of an image, inside a network as well
-MAX_LAYERS = 1000
-
-
-def check_size(shape):
-    message = f"images of {' x '.join(map(str, shape))}: the limit is {MAX_PIXELS:,} numbers"
-    require(math.prod(shape) <= MAX_PIXELS, message)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -101,8 +89,7 @@ class Model(nn.Module):
         return [Turn([{"params": list(self.parameters())}], self.loss)]
 
     def diagnose(self, split):
-        """Numbers to log after each epoch, computed on a split (x uint8 [n, C, H, W], y [n]). The loop
-        prints the text under "warning", if there is one."""
+        """Numbers to log after each epoch, from a split; the text under "warning", if any, is printed."""
         return {}
 
     @torch.no_grad()
@@ -114,7 +101,7 @@ class Model(nn.Module):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# Likelihoods of pixels, and the Gaussian over latents
+# Likelihoods of pixels, and what an autoencoder knows of z
 
 
 def bernoulli_nll(logits, x):
@@ -128,48 +115,6 @@ def bernoulli_nll(logits, x):
 def gaussian_nll(mean, x):
     """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, less (D / 2) log π."""
     return (mean - x).square().flatten(1).sum(1)
-
-
-LIKELIHOODS = ("bernoulli", "gaussian")
-
-
-class Gaussian:
-    """Diagonal Gaussian over latents; mean and log_variance are [B, D]. Its prior is N(0, I)."""
-
-    n_params = 2  # for each latent
-
-    def __init__(self, mean, log_variance):
-        self.mean = mean
-        self.log_variance = log_variance
-
-    @classmethod
-    def from_params(cls, params):
-        """From unconstrained parameters [B, 2 * D], such as a linear layer's outputs."""
-        mean, log_variance = params.chunk(2, dim=-1)
-        return cls(mean, log_variance)
-
-    def sample(self, n=None):
-        """z [B, D], or [n, B, D]. Scaling and shifting noise keeps z differentiable with respect to the
-        parameters (Kingma & Welling 2014, eq. 4)."""
-        shape = self.mean.shape if n is None else (n, *self.mean.shape)
-        noise = torch.randn(shape, device=self.mean.device)
-        return self.mean + (self.log_variance / 2).exp() * noise
-
-    def log_prob(self, z):
-        """Log density of z [..., B, D] in nats, summed over the latents: [..., B]."""
-        squares = (z - self.mean).square() / self.log_variance.exp()
-        return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
-
-    def kl(self):
-        """KL from the prior in nats, of each image and latent [B, D] (Kingma & Welling 2014, app. B)."""
-        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
-
-    @staticmethod
-    def prior(n, dim, truncate=None, device=None):
-        """z [n, dim] from N(0, I), or from its truncation to ± `truncate` standard deviations."""
-        if truncate is None:
-            return torch.randn(n, dim, device=device)
-        return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
 
 
 class Point:
@@ -257,6 +202,9 @@ class ConvDecoder(nn.Module):
 
 # -----------------------------------------------------------------------------------------------------------
 # Autoencoder: compress an image to a few numbers and reconstruct it (Hinton & Salakhutdinov 2006)
+
+
+LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 class LatentModel(Model):
@@ -375,6 +323,45 @@ def batches(split, size=500):
 
 # -----------------------------------------------------------------------------------------------------------
 # VAE: the encoder predicts a Gaussian over z, and the decoder sees a sample of it (Kingma & Welling 2014)
+
+
+class Gaussian:
+    """Diagonal Gaussian over latents; mean and log_variance are [B, D]. Its prior is N(0, I)."""
+
+    n_params = 2  # for each latent
+
+    def __init__(self, mean, log_variance):
+        self.mean = mean
+        self.log_variance = log_variance
+
+    @classmethod
+    def from_params(cls, params):
+        """From unconstrained parameters [B, 2 * D], such as a linear layer's outputs."""
+        mean, log_variance = params.chunk(2, dim=-1)
+        return cls(mean, log_variance)
+
+    def sample(self, n=None):
+        """z [B, D], or [n, B, D]. Scaling and shifting noise keeps z differentiable with respect to the
+        parameters (Kingma & Welling 2014, eq. 4)."""
+        shape = self.mean.shape if n is None else (n, *self.mean.shape)
+        noise = torch.randn(shape, device=self.mean.device)
+        return self.mean + (self.log_variance / 2).exp() * noise
+
+    def log_prob(self, z):
+        """Log density of z [..., B, D] in nats, summed over the latents: [..., B]."""
+        squares = (z - self.mean).square() / self.log_variance.exp()
+        return -(squares + self.log_variance + math.log(2 * math.pi)).sum(-1) / 2
+
+    def kl(self):
+        """KL from the prior in nats, of each image and latent [B, D] (Kingma & Welling 2014, app. B)."""
+        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2
+
+    @staticmethod
+    def prior(n, dim, truncate=None, device=None):
+        """z [n, dim] from N(0, I), or from its truncation to ± `truncate` standard deviations."""
+        if truncate is None:
+            return torch.randn(n, dim, device=device)
+        return nn.init.trunc_normal_(torch.empty(n, dim, device=device), a=-truncate, b=truncate)
 
 
 class VAE(Autoencoder):
@@ -1621,6 +1608,9 @@ TYPES = {  # of the arguments without a default, and of those whose default is N
     "decoder_layers": str,
     "fit_beta": float,
 }
+MAX_PARAMETERS = 500_000_000  # of a model, its buffers included
+MAX_PIXELS = 50_000_000  # channels x height x width of an image, inside a network as well
+MAX_LAYERS = 1000
 VALUES = {  # of arguments, by type
     bool: "True or False",
     int: f"an integer from 0 to {MAX_PARAMETERS:,}",
@@ -1628,6 +1618,11 @@ VALUES = {  # of arguments, by type
     str: "text",
     tuple: f"three integers whose product is at most {MAX_PIXELS:,}",
 }
+
+
+def check_size(shape):
+    message = f"images of {' x '.join(map(str, shape))}: the limit is {MAX_PIXELS:,} numbers"
+    require(math.prod(shape) <= MAX_PIXELS, message)
 
 
 def check_arguments(model, arguments):

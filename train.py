@@ -430,6 +430,7 @@ def set_up(args, argv, last, locks):
     else:
         folder = new_folder(args, dataset, locks)
         config = make_config(args, dataset, argv, model)
+        write_json(folder / "config.json", config)  # before last.pt, which no folder has without its flags
         state = State()
     saved_epoch = state.epoch if last else None
     return Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
@@ -453,10 +454,6 @@ def make_model(args, dataset, last=None):
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
-        weights = model.state_dict()
-        fits = isinstance(last["weights"], dict) and last["weights"].keys() == weights.keys()
-        fits = fits and all(is_like(last["weights"][name], weights[name]) for name in weights)
-        require(fits, f"{args.resume}/last.pt is damaged: its weights are not those of its model")
         models.load_weights(model, last["weights"])
     return model
 
@@ -520,7 +517,8 @@ def require_free(folder):
     names = {path.name for path in folder.iterdir()}
     is_run = "last.pt" in names
     require(not is_run, f"--out {folder} holds a run already: name another, or --resume {folder}")
-    ours = {name for name in names if re.fullmatch(r"\.lock|best\.pt|\.(best|last)\.pt\.\d+\.tmp", name)}
+    name_of_ours = re.compile(r"\.lock|config\.json|best\.pt|\.(config\.json|(best|last)\.pt)\.\d+\.tmp")
+    ours = {name for name in names if name_of_ours.fullmatch(name)}
     is_free = not names or ".lock" in names and names == ours
     require(is_free, f"--out {folder} is not empty: name a new folder, for nothing is overwritten")
 

@@ -68,14 +68,16 @@ def run(digits, tmp_path_factory):
 
 @pytest.fixture
 def refused(capsys):
-    """refused(main, argv): a wrong command line must end with 1 or 2 and one line on stderr, returned."""
+    """refused(main, argv): a wrong command line must end with 1 or 2 and one line on stderr, returned. Notes may
+    precede it."""
 
     def attempt(main, argv):
         capsys.readouterr()
         status = main([str(arg) for arg in argv])
-        error = capsys.readouterr().err.strip()
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if not line.startswith("note: ")]
         assert status in (1, 2), f"status {status}"
-        assert error and "\n" not in error and "Traceback" not in error, error
-        return error
+        assert len(errors) == 1 and "Traceback" not in errors[0], lines
+        return errors[0]
 
     return attempt

@@ -27,6 +27,11 @@ IDS = """
 """
 
 
+CONFIG = dict(
+    flags={"model": "vae"}, classes=["0"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1
+)
+
+
 def arguments(tmp_path, budget="full", data_dir=None):
     return SimpleNamespace(out=tmp_path, budget=budget, data_dir=data_dir)
 
@@ -210,7 +215,7 @@ def write_run(folder):
     folder.mkdir(parents=True)
     summary = dict(data="some", seconds=60.0, steps=10)
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "config.json").write_text('{"flags": {}}')
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "best.pt").write_bytes(b"weights")
 
 
@@ -394,7 +399,7 @@ def test_a_damaged_summary_is_one_line(here, capsys, text):
     folder = here / "runs" / "reproduce-short" / "r4-conv-ae"
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(text)
-    (folder / "config.json").write_text('{"flags": {}}')
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     assert reproduce.main(["r4-conv-ae", "--budget", "short", "--no-training", "--jobs", "1"]) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 

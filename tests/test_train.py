@@ -552,7 +552,7 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "rate of nan": (["--model", "ae", "--lr", "nan"], "not a number above 0"),
     "flag of another model": (["--model", "ae", "--beta", "4"], "--beta does nothing for --model ae"),
     "objective of another model": (["--model", "ae", "--objective", "elbo"], "choose from reconstruction"),
-    "beta of iwae": (["--model", "vae", "--objective", "iwae", "--beta", "4"], "iwae has none"),
+    "beta of iwae": (["--model", "vae", "--objective", "iwae", "--beta", "4"], "not for iwae"),
     "unknown likelihood": (["--model", "ae", "--likelihood", "poisson"], "invalid choice"),
     "unknown data": (["--model", "ae", "--data", "mnist10"], "did you mean mnist10k"),
     "missing path": (["--model", "ae", "--data", "nowhere/"], "there is no data set or file"),
@@ -598,7 +598,11 @@ OTHERS = {
         ["CVAE", "--what", "class", "--judge", "VAE"],
         "not a classifier",
     ),
-    "sample: unknown format": (sample, ["RUN", "--what", "real", "--out", "TEXT.doc"], "ending .doc"),
+    "sample: unknown format": (
+        sample,
+        ["RUN", "--what", "real", "--out", "TEXT.doc"],
+        "doc is no picture format",
+    ),
     "sample: two runs, one picture": (sample, ["RUN", "VAE", "--what", "real"], "only with --what curves"),
     "metrics: no judge": (metrics, ["CVAE"], "--features classifier:RUN"),
     "metrics: unknown features": (metrics, ["CVAE", "--features", "eyes"], "or classifier:RUN"),
@@ -748,7 +752,7 @@ def test_a_new_run_takes_no_folder_that_holds_files(name, digits, tmp_path, refu
 def test_a_run_killed_before_its_first_checkpoint_is_started_again_by_the_same_command(digits, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in (".lock", "best.pt", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
+    for name in (".lock", "config.json", "best.pt", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
         (folder / name).write_text("half")
     assert train.main(small("ae", digits, "--steps 1", folder)) == 0
     assert not list(folder.glob(".*.tmp"))
