@@ -68,8 +68,8 @@ def run(digits, tmp_path_factory):
 
 @pytest.fixture
 def refused(capsys):
-    """refused(main, argv): a wrong command line must end with 1 or 2 and one line on stderr, returned. Notes may
-    precede it."""
+    """refused(main, argv): a wrong command line must end with 1 or 2 and one error line on stderr, returned;
+    notes may precede it."""
 
     def attempt(main, argv):
         capsys.readouterr()

@@ -601,7 +601,7 @@ OTHERS = {
     "sample: unknown format": (
         sample,
         ["RUN", "--what", "real", "--out", "TEXT.doc"],
-        "doc is no picture format",
+        "doc is no picture",
     ),
     "sample: two runs, one picture": (sample, ["RUN", "VAE", "--what", "real"], "only with --what curves"),
     "metrics: no judge": (metrics, ["CVAE"], "--features classifier:RUN"),
