@@ -1,6 +1,6 @@
 """Makes the small data sets of this folder from the whole ones, which are downloaded if missing.
 
-The photographs of butterflies are not: their publisher, Kaggle, asks for an account.
+The photographs of butterflies are not downloaded: without DIR/butterflies, their file is left out.
 
 python datasets/build.py --data-dir DIR     # DIR holds mnist/, fashion_mnist/, quickdraw/ and butterflies/
 """
