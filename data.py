@@ -48,7 +48,7 @@ DATASETS = {
     "mnist": "all 60,000 + 10,000 digits",
     "fashion": "all 60,000 + 10,000 pieces of clothing",
     "quickdraw": "drawings of whatever --classes names",
-    "butterflies": "2,000 of five species in 64x64 color, drawn by a formula",
+    "butterflies1k": "100 photographs each of ten species, 64x64 in color, in the repository",
     "arithmetic": "all 20,000 of 0+0 to 99-99, as text or as pictures of it, with their answers",
 }
 DIGITS = list("0123456789")
@@ -56,6 +56,8 @@ CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
 CLOTHES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 DRAWINGS = ["rabbit", "yoga", "hand", "snowman", "motorbike"]  # of quickdraw, unless --classes names others
 DRAWINGS_PER_CLASS = 5000  # unless --per-class says otherwise
+BUTTERFLIES = ["monarch", "peacock", "ulysses", "luna moth", "rosy maple moth"]
+BUTTERFLIES += ["zebra longwing", "clouded sulphur", "mourning cloak", "birdwing", "cinnabar moth"]
 
 
 MAX_BYTES = 2**31  # that one compressed file may unpack to
@@ -275,8 +277,8 @@ def read(data, path, data_dir, image_size, classes, per_class):
         return read_idx("fashion_mnist", CLOTHES, data_dir)
     if data == "quickdraw":
         return read_quickdraw(classes or DRAWINGS, per_class or DRAWINGS_PER_CLASS, data_dir)
-    if data == "butterflies":
-        return read_butterflies()
+    if data == "butterflies1k":
+        return read_butterflies(BUILT_IN / f"{data}.jpg")
     if data in DATASETS:
         return read_arrays(BUILT_IN / f"{data}.npz")
     if path.is_file():
@@ -560,6 +562,22 @@ def read_folder(root, size):
     return Pictures(x, np.array(labels), np.array(splits), None)
 
 
+def read_butterflies(path):
+    """The photographs of datasets/butterflies1k.jpg, a mosaic of 20 rows and 50 columns of 64x64 pixels.
+
+    Each species has two rows. Columns 0-39 train, 40-44 validate and 45-49 test.
+    """
+    try:
+        mosaic = read_picture(path, None)
+    except (OSError, Mistake) as error:
+        raise Mistake(f"{path} cannot be read ({error}): replace it") from None
+    sides = mosaic.shape[:2]
+    require(sides == (1280, 3200), f"{path} has {sides[1]}x{sides[0]} pixels, not 3200x1280: replace it")
+    x = mosaic.reshape(20, 64, 50, 64, 3).transpose(0, 2, 4, 1, 3)  # (row, column, C, H, W)
+    row, column = np.divmod(np.arange(1000), 50)
+    return Pictures(x.reshape(1000, 3, 64, 64), row // 2, SPLIT_OF_TENTH[column // 5], BUTTERFLIES)
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Whole data sets, in their publishers' files, which are downloaded where they are missing
 
@@ -667,86 +685,6 @@ def read_quickdraw(classes, per_class, data_dir):
     splits = SPLIT_OF_TENTH[np.concatenate(tenths)]
     labels = np.repeat(np.arange(len(classes)), [len(drawings) for drawings in x])
     return Pictures(np.concatenate(x), labels, splits, classes)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Butterflies, drawn here so that the models of 64x64 color pictures run anywhere
-
-SPECIES = {  # colors near the body, far from it, of the margin, of bright marks; the margin's share; marks
-    "monarch": ("d9701a f09a2c 1c120e fff4e0", 0.17, "veins dots"),
-    "morpho": ("52b5f0 1d4fc4 0d1024 e8f2ff", 0.22, "dots"),
-    "swallowtail": ("f8e88a f2c84b 17140f 6fa0e0", 0.22, "veins dots stripes tails"),
-    "peacock": ("6e2418 c0502e 33211c f3d27a", 0.09, "eyes"),
-    "apollo": ("fbfaf0 ecebdc 3a3936 d0452e", 0.07, "eyes"),
-}
-# hind and fore wing: height of its root on the body, direction of its middle, reach, narrowness, skew
-WINGS = ((-0.08, -0.68, 0.8, 1.2, 0.0), (0.02, 0.55, 1.1, 1.8, 0.3))
-
-
-def draw_garden(random):
-    """A background, float32 [64, 64, 3] in [0, 1]: a few large pixels of random colors, blurred."""
-    garden = random.normal(0, 20, (*random.randint(2, 8, 2), 3))
-    garden = (garden + random.uniform([60, 85, 35], [165, 190, 150])).clip(0, 255).astype(np.uint8)
-    garden = Image.fromarray(garden).resize((64, 64), Image.BICUBIC)
-    return np.asarray(garden, np.float32) / 255
-
-
-def draw_butterfly(colors, margin, marks, random):
-    """One picture uint8 [3, 64, 64]. Lengths are in units of a wing, about 28 pixels, and angles in radians.
-
-    A wing is the polar curve r = reach * cos(narrow * angle)^0.5 around its root, angle 0 along its middle.
-    """
-    colors = np.frombuffer(bytes.fromhex(colors), np.uint8).reshape(4, 3) / 255
-    colors = colors * random.uniform(0.85, 1.1, (4, 1)) + random.normal(0, 0.035, (4, 3))
-    near, far, dark, light = colors.astype(np.float32)
-    canvas = draw_garden(random)
-    size = random.uniform(26, 31)  # pixels
-    turn = random.normal(0, 0.2)
-    fold = random.uniform(0.8, 1)
-    y, x = ((np.mgrid[:64, :64] - 31.5 - random.uniform(-2, 2, (2, 1, 1))) / size).astype(np.float32)
-    across = np.abs(x * math.cos(turn) + y * math.sin(turn))  # from the body: both sides are the same
-    up = x * math.sin(turn) - y * math.cos(turn)
-
-    def paint(color, *depths):
-        """Color the intersection of shapes, each given by its depth [64, 64], which is positive inside."""
-        cover = math.prod((depth * size + 0.5).clip(0, 1) for depth in depths)  # the edge is a pixel wide
-        canvas[:] += cover[..., None] * (color - canvas)
-
-    for root, middle, reach, narrow, skew in WINGS:
-        reach = reach * random.uniform(0.93, 1.05)
-        middle = middle + random.normal(0, 0.05)
-        r = np.hypot(across / fold, up - root)
-        angle = np.arctan2(up - root, across / fold) - middle
-        edge = reach * np.cos((narrow * angle).clip(-1.57, 1.57)) ** 0.5
-        edge *= 1 + skew * angle + 0.03 * np.cos(14 * angle)  # a tip, and scallops
-        if "tails" in marks and root < 0:
-            edge += 0.36 * np.exp(-(((angle + 0.42) / 0.09) ** 2))
-        wing = edge - r
-        inner = edge * (1 - margin)
-        paint(near + (far - near) * (r / (edge + 1e-6)).clip(0, 1)[..., None] ** 2, wing)
-        if "veins" in marks:
-            paint(dark, wing, 0.017 - r * np.abs(np.sin(5 * angle)) / 5)
-        if "stripes" in marks:
-            paint(dark, wing, 0.035 - np.abs((across + 0.3 * up) % 0.3 - 0.15), up - 0.1)
-        paint(dark, wing, r - inner)
-        if "dots" in marks:
-            paint(light, wing, 0.04 - np.hypot(r - (edge + inner) / 2, r * np.sin(7 * angle) / 7))
-        if "eyes" in marks:
-            for radius, color in ((0.19, dark), (0.14, light), (0.07, dark)):
-                paint(color, wing, radius - np.hypot(r - 0.7 * reach, r * (angle - 0.1)))
-    paint(dark / 2, 0.06 - np.hypot(across, 0.13 * (up + 0.1)))  # the body, and an antenna on each side
-    paint(dark / 2, 0.02 - np.abs(across - 0.5 * (up - 0.34)), up - 0.34, 0.7 - up)
-    return np.rint(255 * canvas.clip(0, 1)).astype(np.uint8).transpose(2, 0, 1)
-
-
-def read_butterflies(n=2000):
-    """n pictures, the species in turn, in splits of 80/10/10; the same on every call."""
-    random = np.random.RandomState(0)
-    labels = np.arange(n) % len(SPECIES)
-    species = list(SPECIES.values())
-    x = np.stack([draw_butterfly(*species[label], random) for label in labels])
-    splits = SPLIT_OF_TENTH[np.arange(n) // len(SPECIES) % 10]
-    return Pictures(x, labels, splits, list(SPECIES))
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def relative(values, expected):
 
 def pictures(args):
     """{name: (generated, real)}: n pictures uint8 [n, 3, H, W], and n others an eighth darker."""
-    sources = {"butterflies": "butterflies", "digits": "mnist10k"}
+    sources = {"butterflies": "butterflies1k", "digits": "mnist10k"}
     if args.data_dir:
         sources = {"butterflies": Path(args.data_dir) / "butterflies", "digits": "mnist"}
     if args.quick:

@@ -54,7 +54,7 @@ SWEEPS = {
 WHOLE_DATA = {
     "mnist10k": "--data mnist --data-dir {0}",
     "quickdraw5k": "--data quickdraw --data-dir {0}",
-    "butterflies": "--data {0}/butterflies --image-size 64",
+    "butterflies1k": "--data {0}/butterflies --image-size 64",
     "arithmetic": "--data-dir {0}",
 }
 
@@ -97,7 +97,7 @@ def with_seed(folder, argv, seed):
 def whole_data_flags(argv, data_dir):
     """The flags that replace the data set of argv by the whole one in data_dir."""
     name = train.read_flags(argv)[0].data
-    if name == "butterflies" and not Path(data_dir, name).is_dir():
+    if name == "butterflies1k" and not Path(data_dir, "butterflies").is_dir():
         return []
     return [part.format(data_dir) for part in WHOLE_DATA.get(name, "").split()]
 

@@ -162,6 +162,9 @@ def test_the_repository_files_can_be_built_again(whole, tmp_path, capsys):
                 name,
                 key,
             )
+    mosaics = [data.read_picture(folder / "butterflies1k.jpg", None) for folder in (data.BUILT_IN, tmp_path)]
+    difference = mosaics[0] - mosaics[1].astype(float)
+    assert np.mean(difference**2) < 1  # other versions of libjpeg may round otherwise
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -662,50 +665,65 @@ def test_a_folder_of_photographs(whole):
 # Butterflies
 
 
-def test_butterflies_are_many_varied_and_always_the_same():
-    dataset = data.load("butterflies")
-    assert dataset.image_shape == (3, 64, 64) and dataset.classes == list(data.SPECIES)
-    assert all(split.x.dtype == torch.uint8 for split in (dataset.train, dataset.valid, dataset.test))
-    assert [dataset.split(s).y.bincount().tolist() for s in data.SPLITS] == [
-        [320] * 5,
-        [40] * 5,
-        [40] * 5,
-    ]
-    x = torch.cat([dataset.train.x, dataset.valid.x, dataset.test.x])
-    assert len(rows(x)) == 2000  # no picture twice
-    np.random.seed(5)
-    assert np.array_equal(data.read_butterflies(40)[0], dataset.train.x[:40])
-    # no pixel is alike in all, and a species is known by the mean color around its middle
-    assert x.float().std(0).min() > 20
-    middle = [split.x[:, :, 20:40, 20:44].float().mean((2, 3)) for split in (dataset.train, dataset.test)]
-    means = torch.stack([middle[0][dataset.train.y == k].mean(0) for k in range(5)])
-    assert (torch.cdist(middle[1], means).argmin(1) == dataset.test.y).float().mean() > 0.7
+def test_butterflies_are_ten_species_in_80_10_10():
+    dataset = data.load("butterflies1k")
+    assert dataset.image_shape == (3, 64, 64) and len(dataset.classes) == 10
+    counts = [dataset.split(split).y.bincount().tolist() for split in data.SPLITS]
+    assert counts == [[80] * 10, [10] * 10, [10] * 10]
+    x = torch.cat([dataset.split(split).x for split in data.SPLITS])
+    assert x.dtype == torch.uint8 and len(rows(x)) == 1000  # no picture twice
+    assert x.float().std(0).min() > 20  # no pixel is alike in all
 
 
-def test_both_sides_of_a_butterfly_are_alike(monkeypatch):
-    class Still(np.random.RandomState):  # neither moved nor turned, and in front of one color
-        def uniform(self, low, high, size=None):
-            return super().uniform(low, high, size) * (0 if np.shape(size) == (3,) else 1)
-
-        def normal(self, mean, deviation, size=None):
-            return 0.0 if size is None else np.zeros(size)
-
-    for species in data.SPECIES.values():
-        x = data.draw_butterfly(*species, Still(1)).astype(int)
-        assert np.abs(x - x[:, :, ::-1]).max() <= 1
-        background = np.abs(x - x[:, :1, :1]).max(0) <= 1
-        assert 0.4 < background.mean() < 0.8 and not background[22:42, 31:33].any()
-        edges = [background[:, 0], background[:, -1], background[0]]
-        assert np.mean(edges) > 0.9  # the wings are within the picture
+def test_the_place_of_a_butterfly_gives_its_species_and_split(tmp_path):
+    tiles = np.zeros((20, 50, 3), np.uint8)
+    tiles[:, :, 0] = np.arange(20)[:, None]
+    tiles[:, :, 1] = np.arange(50)
+    path = save(tmp_path, "mosaic.png", tiles.repeat(64, 0).repeat(64, 1))
+    x, labels, splits, classes = data.read_butterflies(path)
+    assert x.shape == (1000, 3, 64, 64)
+    assert np.array_equal(x.min((2, 3)), x.max((2, 3)))  # no tile has pixels of another
+    row, column, _ = x[:, :, 0, 0].T.astype(int)
+    assert sorted(zip(row, column, strict=True)) == [(r, c) for r in range(20) for c in range(50)]
+    assert np.array_equal(labels, row // 2) and classes[0] == "monarch" and classes[9] == "cinnabar moth"
+    assert np.array_equal(splits, np.where(column < 40, "train", np.where(column < 45, "valid", "test")))
 
 
-def test_the_size_of_butterflies(monkeypatch):
-    butterflies = data.read_butterflies(50)
-    monkeypatch.setattr(data, "read_butterflies", lambda: butterflies)
-    dataset = data.load("butterflies", image_size=32)
-    assert dataset.image_shape == (3, 32, 32) and len(dataset.train.x) == 40
-    blocks = torch.from_numpy(butterflies.x[0]).float().unflatten(1, (32, 2)).unflatten(3, (32, 2))
-    assert (dataset.train.x[0] - blocks.mean((2, 4))).abs().mean() < 6  # (3, 32, 2, 32, 2) -> (3, 32, 32)
+def test_the_color_of_a_butterfly_tells_its_species():
+    def histograms(x):
+        bins = (x[:, :, 8:56, 8:56].long() // 64).mul(torch.tensor([16, 4, 1]).view(3, 1, 1)).sum(1)
+        return torch.stack([picture.bincount(minlength=64) for picture in bins.flatten(1)]).float().sqrt()
+
+    dataset = data.load("butterflies1k")
+    nearest = torch.cdist(histograms(dataset.test.x), histograms(dataset.train.x)).argmin(1)
+    assert (dataset.train.y[nearest] == dataset.test.y).float().mean() > 0.65  # by chance 0.1
+
+
+def test_butterflies_are_the_published_photographs(whole):
+    train = data.load("butterflies1k").train
+    for label, folder in enumerate(["MONARCH", "PEACOCK", "ULYSES", "LUNA MOTH", "ROSY MAPLE MOTH"]):
+        published = data.read_picture(whole / "butterflies/train" / folder / "001.jpg", 64)
+        error = train.x[train.y == label][0].permute(1, 2, 0).numpy() - published.astype(float)
+        assert 10 * math.log10(255**2 / np.mean(error**2)) > 36  # dB
+
+
+def test_a_damaged_mosaic_of_butterflies_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "BUILT_IN", tmp_path)
+    assert "butterflies1k.jpg" in mistake("butterflies1k")
+    body = (ROOT / "datasets/butterflies1k.jpg").read_bytes()
+    (tmp_path / "butterflies1k.jpg").write_bytes(body[:100_000])
+    assert "replace it" in mistake("butterflies1k")
+    save(tmp_path, "butterflies1k.jpg", noise(64, 128, 3))
+    assert "128x64 pixels, not 3200x1280" in mistake("butterflies1k")
+
+
+def test_the_size_of_butterflies():
+    large = data.load("butterflies1k").train.x
+    small = data.load("butterflies1k", image_size=32).train.x
+    assert small.shape == (800, 3, 32, 32)
+    for x, resized in zip(large[::80], small[::80], strict=True):
+        expected = Image.fromarray(x.permute(1, 2, 0).numpy()).resize((32, 32), Image.BILINEAR)
+        assert np.abs(resized.permute(1, 2, 0).numpy() - np.asarray(expected, int)).max() <= 1
 
 
 # ----------------------------------------------------------------------------------------------------------

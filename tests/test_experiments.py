@@ -170,7 +170,7 @@ def test_a_recipe_is_the_network_of_its_report(name):
     recipe, *flags = name.split()
     args, _ = train.read_flags([f"@{experiments.RECIPES[recipe]}", *flags])
     classes = list("0123456789" if args.data == "mnist10k" else "abcde")
-    shape = (3, 64, 64) if args.data == "butterflies" else (1, 28, 28)
+    shape = (3, 64, 64) if args.data == "butterflies1k" else (1, 28, 28)
     sizes = dict(image_shape=shape, n_classes=len(classes), n_train=1, n_test=1)
     takes = models.constructor_defaults(args.model)
     arguments = {name: value for name, value in (vars(args) | sizes).items() if name in takes}
@@ -241,7 +241,7 @@ def test_data_dir_replaces_a_part_of_a_data_set_by_the_whole(tmp_path):
     [
         ("--model vae --data fashion2k", ""),  # has no whole
         ("--model image2text", "--data-dir {0}"),  # arithmetic is its default
-        ("--model gan --data butterflies", "--data {0}/butterflies --image-size 64"),
+        ("--model gan --data butterflies1k", "--data {0}/butterflies --image-size 64"),
     ],
 )
 def test_flags_of_the_whole_data_set(tmp_path, recipe, flags):
@@ -250,8 +250,8 @@ def test_flags_of_the_whole_data_set(tmp_path, recipe, flags):
     assert experiments.whole_data_flags(recipe.split(), str(tmp_path)) == expected
 
 
-def test_drawn_butterflies_serve_where_there_are_no_photographs(tmp_path):
-    argv = ["--model", "gan", "--data", "butterflies"]
+def test_the_butterflies_of_the_repository_serve_where_there_are_no_others(tmp_path):
+    argv = ["--model", "gan", "--data", "butterflies1k"]
     assert experiments.whole_data_flags(argv, str(tmp_path)) == []
 
 
