@@ -458,8 +458,7 @@ def extract(extractor, images, batch_size=8, seed=0):
     with torch.inference_mode():
         for index in progress(order.split(batch_size)):
             features, logits = extractor(images[index])
-            finite = features.isfinite().all()
-            require(finite, "the network's features are not finite: are these its weights?")
+            require(features.isfinite().all(), "the features are not finite: are the weights right?")
             features = features.cpu()
             feature_parts.append(features[:room])
             room -= len(feature_parts[-1])
@@ -547,8 +546,7 @@ class ClassifierFeatures:
     def __call__(self, x):
         shape = list(x.shape[1:])
         expected = self.judge.config["image_shape"]
-        fits = shape == expected
-        require(fits, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
+        require(shape == expected, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
         device = self.model.to_logits.weight.device
         features = self.model.encoder(x.float().to(device) / 255)
         logits = self.model.to_logits(features)
@@ -1146,7 +1144,7 @@ def features_of(source, extractor, args):
 
 
 def make_reference(source, extractor, args, others=()):
-    """The Reference of a source. Its floor is the FID of -n of the other real images, uint8 [n, C, H, W], or,
+    """The Reference of a source. Its floor is the FID of -n of the other real images, uint8 [n, C, H, W] or,
     where there are fewer, of halves."""
     require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
     features = features_of(source, extractor, args)
@@ -1219,7 +1217,7 @@ def table(rows):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# A classifier on labeled images
+# Reports on a classifier, on the likelihood of a VAE, on the answers of a sequence model
 
 
 def measure_classifier(source, args):
@@ -1244,10 +1242,6 @@ def measure_classifier(source, args):
         *table(rows),
     ]
     return Report(source.name, values, lines)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# The likelihood of a VAE
 
 
 def measure_likelihood(source, amortization, args):
@@ -1292,10 +1286,6 @@ def measure_likelihood(source, amortization, args):
     ])  # fmt: skip
     title = f"{source.name} on {len(x):,} pictures of {data_name}, nats/image, seed {args.seed}"
     return Report(source.name, values, [title, *rows, note])
-
-
-# -----------------------------------------------------------------------------------------------------------
-# The answers of a sequence model
 
 
 def measure_arithmetic(source, args):
@@ -1545,9 +1535,8 @@ def make_notes(values, first, reference, independent):
 
 def describe_protocol(extractor, sides, sampling, seed):
     """How the numbers of a row are made; `sides` are a Source and, if there is one, a Reference."""
-    protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
-    protocol += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall"
-    protocol += f"; seed {seed}"
+    protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics; IS of 10 splits, "
+    protocol += f"KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall; seed {seed}"
     if sampling:
         protocol += f"; {sampling}"
     shapes = [side.image_shape for side in sides if side.image_shape]
@@ -1611,14 +1600,12 @@ def draw_bars(rows, file, kind):
     require(keys, "there is no FID or IS to draw")
     names = [values["name"] for values in rows]
     width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
-    literal = {"text.usetex": False, "text.parse_math": False}  # a name such as $x^$ is no formula
-    with matplotlib.rc_context(literal):
+    with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):  # $x^$ is no formula
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            places = range(len(rows))
             deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
-            axis.barh(places, [values.get(key, math.nan) for values in rows], xerr=deviations, height=0.6)
-            axis.set_yticks(places, names)
+            widths = [values.get(key, math.nan) for values in rows]
+            axis.barh(range(len(rows)), widths, xerr=deviations, height=0.6, tick_label=names)
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
             better = "lower is better" if key == "fid" else "higher is better"
