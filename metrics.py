@@ -529,12 +529,11 @@ class Pixels:
 
 
 class ClassifierFeatures:
-    """The features of one of our own classifiers before its last layer, averaged over positions."""
+    """The features of the classifier of a sample.Run before its last layer, averaged over positions."""
 
     suffix = "-c"
 
     def __init__(self, run):
-        """run: a sample.Run that holds a classifier."""
         self.judge = run
         self.model = run.model
         self.channels = None  # of the last convolution, if it has one
@@ -1458,22 +1457,17 @@ def compare_sets(sets, real, seed):
         kind = "sets" if independent else "disjoint parts"
         values["spread_over"] = f"{len(parts)} {kind} of {parts[0].n:,} images"
 
-    def add(key, measure, parts):
-        results = [measure(part) for part in parts]
-        mean = float(np.mean(results))
-        values[key] = mean if independent else measure(first)
-        if len(parts) > 1:
-            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
-
-    def score(part):
-        return inception_score(part.logits, seed=seed)[0]
-
-    has_score = first.logits is not None and first.n >= LEAST_FOR_SCORE
-    if has_score:
+    numbers = dict(fid=lambda part: set_distance(part, real))
+    if first.logits is not None and first.n >= LEAST_FOR_SCORE:
         values["is_splits"] = inception_score(first.logits, seed=seed)
-    add("fid", lambda part: set_distance(part, real), parts)
-    if has_score:
-        add("is", score, parts if parts[0].n >= LEAST_FOR_SCORE else sets)
+        numbers["is"] = lambda part: inception_score(part.logits, seed=seed)[0]
+    for key, number_of in numbers.items():
+        large_enough = key != "is" or parts[0].n >= LEAST_FOR_SCORE
+        results = [number_of(part) for part in (parts if large_enough else sets)]
+        mean = float(np.mean(results))
+        values[key] = mean if independent else number_of(first)
+        if len(results) > 1:
+            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
     if first.features is not None and real.features is not None and min(first.n, real.n) > 3:
         values["kid"] = kid(first.features, real.features, seed=seed)
         values["precision"], values["recall"] = precision_recall(real.features, first.features)
