@@ -59,7 +59,8 @@ def as_float64(values, name, ndim=2, largest=1e40):
             values = values.to(torch.promote_types(values.dtype, torch.float64)).numpy()
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, a sparse tensor
-        raise MetricError(f"{dense}: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0]
+        raise MetricError(f"{dense}: {reason}") from None
     require(array.dtype.kind in "biuf", f"{dense}, this one holds {array.dtype}")
     with np.errstate(over="ignore"):  # of a longdouble; the copy has the machine's byte order
         values = torch.from_numpy(array.astype(np.float64, order="C"))
