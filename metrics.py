@@ -16,11 +16,9 @@ work where the file is copied alone; the command line compares runs, folders and
 """
 
 import hashlib
-import http.client
 import io
 import json
 import math
-import operator
 import os
 import socket
 import sys
@@ -54,20 +52,18 @@ def as_float64(values, name, ndim=2, largest=1e40):
     squares would overflow.
     """
     dense = f"{name} must be a dense array of real numbers with {ndim} dimensions"
-    if isinstance(values, torch.Tensor):
-        is_dense = values.layout == torch.strided and values.device.type != "meta"
-        real = is_dense and not values.is_complex()
-        require(real, f"{dense}, not a {values.layout} tensor of {values.dtype} on {values.device}")
-        values = values.detach().cpu().double()
-    else:
-        require(not np.ma.is_masked(values), f"{dense}: some are masked")
-        try:
-            array = np.asarray(values)
-        except (TypeError, ValueError, RuntimeError) as error:  # such as lists of different lengths
-            raise MetricError(f"{dense}: {error}") from None
-        require(array.dtype.kind in "biuf", f"{dense}, this one holds {array.dtype}")
-        with np.errstate(over="ignore"):  # of a longdouble; the copy has the machine's byte order
-            values = torch.from_numpy(array.astype(np.float64, order="C"))
+    require(not np.ma.is_masked(values), f"{dense}: some are masked")
+    try:
+        if isinstance(values, torch.Tensor):  # float64 at least: numpy has no bfloat16
+            values = values.detach().cpu()
+            values = values.to(torch.promote_types(values.dtype, torch.float64)).numpy()
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, a sparse tensor
+        reason = str(error).partition("\n")[0]
+        raise MetricError(f"{dense}: {reason}") from None
+    require(array.dtype.kind in "biuf", f"{dense}, this one holds {array.dtype}")
+    with np.errstate(over="ignore"):  # of a longdouble; the copy has the machine's byte order
+        values = torch.from_numpy(array.astype(np.float64, order="C"))
     shape = list(values.shape)
     require(values.ndim == ndim and values.numel() > 0, f"{dense}, this one has shape {shape}")
     require(values.isfinite().all(), f"{name}: NaN or infinity is among the numbers")
@@ -80,11 +76,14 @@ def as_features(first, second):
     """Two sets of features as float64 [n, d] and [m, d] of two images or more. Raises MetricError."""
     first = as_float64(first, "features")
     second = as_float64(second, "features")
-    widths = f"features of {first.shape[1]} and {second.shape[1]} dimensions"
-    require(first.shape[1] == second.shape[1], f"{widths}: are these the same ones?")
+    require_same_width(first.shape[1], second.shape[1])
     sizes = f"sets of {len(first):,} and {len(second):,} images"
     require(len(first) > 1 and len(second) > 1, f"{sizes}: give 2 or more of each")
     return first, second
+
+
+def require_same_width(first, second):
+    require(first == second, f"features of {first} and {second} dimensions: are these the same ones?")
 
 
 ROUNDING = 1e-5  # relative, of covariances from files in float32
@@ -103,12 +102,9 @@ def as_moments(mean, cov):
 
 def as_count(value, name, low, high=2**63 - 1):
     """A whole number from low to high, of Python or numpy, as an int. Raises MetricError."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise MetricError(f"{name} is {value!r}: give a whole number") from None
-    require(low <= count <= high, f"{name} is {count}: give a whole number from {low} to {high}")
-    return count
+    fits = isinstance(value, (int, np.integer)) and low <= value <= high
+    require(fits, f"{name} is {value!r}: give a whole number from {low} to {high}")
+    return int(value)
 
 
 def percent(values):
@@ -141,8 +137,7 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     """
     mean1, cov1 = as_moments(mean1, cov1)
     mean2, cov2 = as_moments(mean2, cov2)
-    widths = f"features of {len(mean1)} and {len(mean2)} dimensions"
-    require(len(mean1) == len(mean2), f"{widths}: are these the same ones?")
+    require_same_width(len(mean1), len(mean2))
     root1 = square_root(cov1)
     eigenvalues = product_eigenvalues(root1, cov2)
     rounding = len(cov1) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.norm()
@@ -207,11 +202,9 @@ def fid(features1, features2):
     product = factor_small @ factor_large.T  # (n, m)
     if len(large) > dimensions:  # first reduced to (n, n) with the same singular values, which is faster
         product = torch.linalg.qr(product.T, mode="r").R
+    traces = factor_small.square().sum(), factor_large.square().sum()  # of the covariances
     cross = torch.linalg.svdvals(product).sum()
-    distance = (mean_small - mean_large).square().sum()
-    distance += factor_small.square().sum()  # the traces of the covariances
-    distance += factor_large.square().sum()
-    distance -= 2 * cross
+    distance = (mean_small - mean_large).square().sum() + traces[0] + traces[1] - 2 * cross
     return distance.clamp(min=0).item()
 
 
@@ -236,8 +229,10 @@ def kid(features1, features2, subsets=100, subset_size=1000, seed=0):
     for column in range(subsets):
         for members in (in_x, in_y):
             members[torch.randperm(len(members), generator=random)[:size], column] = 1
-    within = kernel_sums(x, in_x, x, in_x) - self_kernel(x) @ in_x
-    within += kernel_sums(y, in_y, y, in_y) - self_kernel(y) @ in_y
+    within = 0  # the sums over pairs of two different images of a set
+    for features, members in ((x, in_x), (y, in_y)):
+        with_itself = (features.square().sum(1) / features.shape[1] + 1) ** 3  # k(x_i, x_i), (n,)
+        within += kernel_sums(features, members, features, members) - with_itself @ members
     estimates = within / (size * (size - 1)) - 2 * kernel_sums(x, in_x, y, in_y) / size**2  # (subsets,)
     return estimates.mean().item(), estimates.std(correction=0).item()
 
@@ -249,11 +244,6 @@ def kernel_sums(x, in_x, y, in_y):
         kernel = (x_rows @ y.T / x.shape[1] + 1) ** 3
         total = total + (in_rows * (kernel @ in_y)).sum(0)
     return total
-
-
-def self_kernel(x):
-    """k(x_i, x_i), [n]."""
-    return (x.square().sum(1) / x.shape[1] + 1) ** 3
 
 
 def precision_recall(real, generated, k=3):
@@ -303,9 +293,8 @@ def inception_score(logits, splits=10, seed=0):
     """
     logits = as_float64(logits, "logits")
     splits = as_count(splits, "splits", 1)
-    message = f"{len(logits):,} images are too few for an Inception score of {splits} splits"
-    suffice = len(logits) >= IMAGES_PER_SPLIT * splits
-    require(suffice, f"{message}: give {IMAGES_PER_SPLIT} or more for each split")
+    needed = IMAGES_PER_SPLIT * splits
+    require(len(logits) >= needed, f"{splits} splits need {needed} images or more, not {len(logits):,}")
     if seed is not None:
         random = torch.Generator().manual_seed(as_count(seed, "the seed", 0))
         logits = logits[torch.randperm(len(logits), generator=random)]
@@ -369,19 +358,14 @@ def judge_samples(images, labels, predicted, confidence, real_images, real_label
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-@dataclass
-class Coverage:
-    classes: int  # how many classes were predicted at all
-    evenly: float  # exp of the entropy of their shares: the number of equally frequent classes
-
-
 def coverage(predicted, n_classes):
-    """How many modes a generator covers, by the predicted classes of its samples [n]."""
+    """How many modes a generator covers, by the predicted classes of its samples [n]: the number of classes,
+    and exp of the entropy of their shares, the number of equally frequent ones."""
     require(len(predicted) > 0, "no samples cover no classes: give one or more")
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     shares = shares[shares > 0]
     entropy = shares.log().mul(-shares).sum()
-    return Coverage(classes=len(shares), evenly=entropy.exp().item())
+    return dict(classes=len(shares), evenly=entropy.exp().item())
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -460,55 +444,37 @@ class Features(NamedTuple):
     moments: tuple | None  # mean [d] and covariance [d, d]; None where features are those of all images
 
 
-class RunningMoments:
-    """Mean and covariance of features that come in parts, in memory that does not grow with their number."""
-
-    def __init__(self):
-        self.n = 0
-
-    def add(self, features):
-        """Features [n, d]."""
-        features = features.double()
-        if self.n == 0:
-            self.origin = features.mean(0)  # near the mean, so that the squares lose fewer digits
-            self.total = torch.zeros_like(self.origin)
-            self.squares = torch.zeros(2 * features.shape[1:], dtype=torch.float64)
-        features = features - self.origin
-        self.n += len(features)
-        self.total += features.sum(0)
-        self.squares += features.T @ features
-
-    def moments(self):
-        cov = self.squares - torch.outer(self.total, self.total) / self.n
-        return self.origin + self.total / self.n, cov / (self.n - 1)
-
-
 def extract(extractor, images, batch_size=8, seed=0):
     """The Features of images uint8 [n, C, H, W]. Raises MetricError."""
     n = len(images)
     require(n >= 2, f"a set of {n} images has no covariance: give 2 or more")
-    is_large = n > CAPACITY
     order = torch.arange(n)
-    if is_large:  # the first are held, and folders come class after class
+    if n > CAPACITY:  # the first are held, and folders come class after class
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    running = RunningMoments()
     feature_parts = []
     logit_parts = []
     room = CAPACITY
+    total = 0
+    squares = 0
     with torch.inference_mode():
         for index in progress(order.split(batch_size)):
             features, logits = extractor(images[index])
-            finite = features.isfinite().all()
-            require(finite, "the network's features are not finite: are these its weights?")
+            require(features.isfinite().all(), "the features are not finite: are the weights right?")
             features = features.cpu()
-            if is_large:
-                running.add(features)
             feature_parts.append(features[:room])
             room -= len(feature_parts[-1])
             if logits is not None:
                 logit_parts.append(logits.cpu())
-    all_logits = torch.cat(logit_parts) if logit_parts else None
-    return Features(n, torch.cat(feature_parts), all_logits, running.moments() if is_large else None)
+            if n > CAPACITY:  # then the moments of all are summed on the way
+                if len(feature_parts) == 1:
+                    origin = features.double().mean(0)  # near the mean, so that squares lose fewer digits
+                centered = features.double() - origin
+                total += centered.sum(0)
+                squares += centered.T @ centered
+    moments = None
+    if n > CAPACITY:
+        moments = origin + total / n, (squares - torch.outer(total, total) / n) / (n - 1)
+    return Features(n, torch.cat(feature_parts), torch.cat(logit_parts) if logit_parts else None, moments)
 
 
 def moments_of(images):
@@ -564,12 +530,11 @@ class Pixels:
 
 
 class ClassifierFeatures:
-    """The features of one of our own classifiers before its last layer, averaged over positions."""
+    """The features of the classifier of a sample.Run before its last layer, averaged over positions."""
 
     suffix = "-c"
 
     def __init__(self, run):
-        """run: a sample.Run that holds a classifier."""
         self.judge = run
         self.model = run.model
         self.channels = None  # of the last convolution, if it has one
@@ -581,8 +546,7 @@ class ClassifierFeatures:
     def __call__(self, x):
         shape = list(x.shape[1:])
         expected = self.judge.config["image_shape"]
-        fits = shape == expected
-        require(fits, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
+        require(shape == expected, f"{self.judge.folder} knows pictures of {expected}, these are {shape}")
         device = self.model.to_logits.weight.device
         features = self.model.encoder(x.float().to(device) / 255)
         logits = self.model.to_logits(features)
@@ -595,10 +559,9 @@ class Inception(nn.Module):
     """FID's Inception: uint8 [n, 3, H, W], or gray [n, 1, H, W], -> float32 features [n, 2048] for FID and
     logits [n, 1008] for the Inception score.
 
-    weights is a path, see inception_weights, and `sha256` that of its file; resize ("torch" or "tf1") is
-    explained at prepare. Batch norm is folded into the convolutions. Give few images at a time: a CPU loses
-    more by large buffers than it gains by large batches. Their number changes features by float32 rounding
-    alone (6e-6 relative). Raises MetricError.
+    weights is a path, see inception_weights; resize is explained at prepare. Give few images at a time: a
+    CPU loses more by large buffers than it gains by large batches. Their number changes features by float32
+    rounding alone (6e-6 relative). Raises MetricError.
     """
 
     suffix = ""
@@ -611,19 +574,16 @@ class Inception(nn.Module):
         with torch.device("meta"):  # no time is spent on initial weights, which the file's replace
             self.graph = InceptionGraph()
         state, self.sha256 = read_weights(weights, self.graph.state_dict())
-        self.graph.load_state_dict(state, strict=False, assign=True)  # the file counts no batches
-        for layer in [layer for layer in self.graph.modules() if isinstance(layer, Convolution)]:
-            layer.fold()
-        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-    @property
-    def protocol(self):
         other = "" if self.sha256 == WEIGHTS_SHA256 else " (NOT THE PUBLISHED ONES: this is no FID)"
-        return f"features: Inception, resize {self.resize}, weights' SHA-256 {self.sha256}{other}"
+        self.protocol = f"features: Inception, resize {resize}, weights' SHA-256 {self.sha256}{other}"
+        self.graph.load_state_dict(state, strict=False, assign=True)  # the file counts no batches
+        for layer in list(self.graph.modules()):
+            if isinstance(layer, Convolution):
+                layer.fold()
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images):
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
-        fits = fits and images.numel() > 0
         require(fits, f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]")
         device = self.graph.fc.weight.device
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):  # TF32 has only 10 bits
@@ -762,21 +722,6 @@ def make_layer(text, channels):
     return name, Convolution(channels, out, kernel, stride, padding), out
 
 
-def make_branch(text, channels):
-    """The steps of a branch, each a dict of layers by name, and the output channels of the last step."""
-    steps = []
-    for step_text in text.split():
-        layers = {}
-        width = 0
-        for layer_text in step_text.split("+"):
-            name, layer, out = make_layer(layer_text, channels)
-            layers[name] = layer
-            width += out
-        steps.append(layers)
-        channels = width
-    return steps, channels
-
-
 class Block(nn.Module):
     """Branches side by side, written as above: [n, channels, H, W] -> [n, self.channels, H', W']."""
 
@@ -785,19 +730,23 @@ class Block(nn.Module):
         self.channels = 0
         self.branches = []  # a plain list, so that the layers keep the names of the published file
         for text in branches:
-            steps, width = make_branch(text, channels)
+            steps = []  # lists of layers
+            width = channels
+            for step_text in text.split():
+                parts = [make_layer(part, width) for part in step_text.split("+")]
+                for name, layer, _ in parts:
+                    self.add_module(name, layer)
+                steps.append([layer for _, layer, _ in parts])
+                width = sum(out for _, _, out in parts)
             self.branches.append(steps)
             self.channels += width
-            for layers in steps:
-                for name, layer in layers.items():
-                    self.add_module(name, layer)
 
     def forward(self, x):
         outputs = []
         for steps in self.branches:
             y = x
             for layers in steps:
-                y = concatenate([layer(y) for layer in layers.values()])
+                y = concatenate([layer(y) for layer in layers])
             outputs.append(y)
         return concatenate(outputs)
 
@@ -825,18 +774,16 @@ class InceptionGraph(Block):
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-WEIGHTS_LIMIT = 2**30  # bytes, on disk and unpacked: ten times what the file has
 WEIGHTS_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
 
 
 def inception_weights(folder=None):
     """Path of the published weights (96 MB), downloaded once. Raises MetricError.
 
-    They are in the folder, else in the one that the environment variable DGM_DATA_DIR names, else in
+    Without a folder they are in the one that the environment variable DGM_DATA_DIR names, else in
     torch.hub's, where pytorch-fid looks for the same file.
     """
-    hub = Path(torch.hub.get_dir()) / "checkpoints"
-    folder = folder or os.environ.get("DGM_DATA_DIR") or hub
+    folder = folder or os.environ.get("DGM_DATA_DIR") or Path(torch.hub.get_dir()) / "checkpoints"
     path = Path(os.path.expanduser(folder)) / WEIGHTS  # Path.expanduser raises where there is no such user
     if path.is_file():
         return path
@@ -845,7 +792,7 @@ def inception_weights(folder=None):
     try:  # torch.hub moves the file to its place once it is whole and its hash is right
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(WEIGHTS_URL, str(path), WEIGHTS_SHA256)
-    except (OSError, ValueError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash
+    except Exception as error:  # of the network, the disk or the hash; they have no class in common
         remedies = "give --weights FILE, --features classifier:RUN or --features pixels"
         raise MetricError(f"no Inception weights at {path} ({WEIGHTS_URL}: {error}): {remedies}") from None
     finally:
@@ -855,13 +802,8 @@ def inception_weights(folder=None):
 
 
 def read_weights(path, expected):
-    """The file's tensors that have the names and shapes of a state dict; and its SHA-256. Raises
-    MetricError."""
+    """The file's tensors, in float32, of the names and shapes of a state dict, and its SHA-256."""
     try:
-        size = Path(path).stat().st_size
-        require(
-            size < WEIGHTS_LIMIT, f"{path} has {size:,} bytes, so is not FID's Inception: give {WEIGHTS}"
-        )
         body = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: the path has a null byte
         raise MetricError(f"cannot read the weights {path}: {error}") from None
@@ -869,27 +811,19 @@ def read_weights(path, expected):
     damaged = Path(path).name == WEIGHTS and digest != WEIGHTS_SHA256
     require(not damaged, f"{path} is damaged (its SHA-256 begins with {digest[:8]}): delete it")
     try:
-        if zipfile.is_zipfile(io.BytesIO(body)):
-            size = sum(record.file_size for record in zipfile.ZipFile(io.BytesIO(body)).infolist())
-            require(size < WEIGHTS_LIMIT, f"it unpacks to {size:,} bytes")
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # what torch raises for broken files has no narrower class in common
         reason = str(error).partition("\n")[0][:100]
         raise MetricError(f"{path} is no whole file of weights ({reason}): give {WEIGHTS}") from None
-    tensors = {}
-    if isinstance(state, dict):
-        tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     weights = {}
     for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):
             continue
-        fits = name in tensors and tensors[name].shape == tensor.shape
-        require(
-            fits, f"{path} has no {name} {list(tensor.shape)}, so is not FID's Inception: give {WEIGHTS}"
-        )
-        weights[name] = tensors[name].float()
+        saved = state.get(name) if isinstance(state, dict) else None
+        fits = isinstance(saved, torch.Tensor) and saved.shape == tensor.shape
+        missing = f"{name} {list(tensor.shape)}"
+        require(fits, f"{path} has no {missing}, so is not FID's Inception: give {WEIGHTS}")
+        weights[name] = saved.float()
     return weights, digest
 
 
@@ -914,8 +848,7 @@ def flags():
     add("--batch-size", type=number(int, 1, 10**6), default=8, help="of features (8; more on a GPU)")
     add("--device", default="cpu", help="that computes features (default cpu)")
     add("--save-stats", metavar="F.npz", help="write mean and covariance of the (first) set's features")
-    side = "crop and resize the pictures of folders to this side"
-    add("--image-size", type=number(int, 1, 10**4), help=side)
+    add("--image-size", type=number(int, 1, 10**4), help="crop and resize pictures of folders to this side")
     add("--out", metavar="FILE.png", help="FID and IS as bars; or .pdf, .svg")
     likelihood = "of a VAE, by K importance samples for each of -n real images; and its amortization gap"
     add("--log-likelihood", type=number(int, 50, 10**6), metavar="K", help=likelihood)
@@ -952,8 +885,7 @@ def command(argv):
         if (path / "config.json").exists():
             run = sample.Run(path, args.data_dir)
             if args.data:
-                dataset = data.load_for_run(run.config, args.data_dir, args.data)
-                run = sample.Run(path, args.data_dir, run.model, dataset)
+                run.dataset = data.load_for_run(run.config, args.data_dir, args.data)
             return Source(name, run=run)
         if name in data.DATASETS:
             images = data.load(name, args.data_dir).split(args.split).x
@@ -966,13 +898,15 @@ def command(argv):
 
     sources = [open_source(name) for name in args.sources]
     real = open_source(args.against) if args.against else None
-    check_sources(sources, args)
-    for name, reason in idle_flags(sources, real, args).items():
+    compares = not args.log_likelihood and any(source.task == "generation" for source in sources)
+    check_sources(sources, compares, args)
+    for flag, reason in idle_flags(sources, real, compares, args):
+        name = flag.lstrip("-").replace("-", "_")
         if vars(args)[name] != parser.get_default(name):
-            data.note(f"{dashed(name)} does nothing {reason}")
+            data.note(f"{flag} does nothing {reason}")
     extractor = None
     reference = None
-    if compares_pictures(sources, args):
+    if compares:
         folder = args.features.removeprefix("classifier:")
         judge = None if folder in ("", args.features) else sample.Run(folder)
         extractor = make_extractor(judge, data.pick_device(args.device), args)
@@ -986,22 +920,21 @@ def command(argv):
         arrays = stats_arrays(reports[0], extractor)
         data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
-        rows = [report.row for report in reports if report.row]
+        rows = [report.values["sets"] for report in reports if report.cells]
         kind = Path(args.out).suffix[1:]
         data.write_file(args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):
     """Refuses wrong paths now, not after an hour of work."""
-    alone = len(args.sources) == 1 or not args.save_stats
-    require(alone, "--save-stats writes the statistics of one source: give one")
-    named = not args.save_stats or Path(args.save_stats).suffix == ".npz"
-    require(named, "--save-stats: name a file F.npz")
-    drawn = not args.out or Path(args.out).suffix in (".png", ".pdf", ".svg")
-    require(drawn, f"--out {args.out}: name a file .png, .pdf or .svg")
+    single = len(args.sources) == 1 or not args.save_stats
+    require(single, "--save-stats writes the statistics of one source: give one")
     inputs = [Path(name) for name in (*args.sources, args.against, args.weights, args.data) if name]
-    for output in filter(None, (args.save_stats, args.out)):
+    for output, endings in ((args.save_stats, (".npz",)), (args.out, (".png", ".pdf", ".svg"))):
+        if not output:
+            continue
         path = Path(output)
+        require(path.suffix in endings, f"{output}: name a file {', '.join(endings)}")
         require(path.absolute().parent.is_dir(), f"{output}: there is no such folder, make it first")
         require(not path.is_dir(), f"{output} is a folder: name a file")
         for source in inputs:
@@ -1021,33 +954,25 @@ def is_part_of(path, source):
     return holds_pictures and source.resolve() in (folder, *folder.parents)
 
 
-def dashed(name):
-    return "-n" if name == "n" else "--" + name.replace("_", "-")
-
-
-def idle_flags(sources, real, args):
-    """Which flags change nothing for these sources and real images: {name: why}."""
-    compares = compares_pictures(sources, args)
+def idle_flags(sources, real, compares, args):
+    """Which flags change nothing for these sources and real images: pairs of a flag and the reason."""
     draws = compares and any(source.run and source.run.model.draws_samples for source in sources)
     all_sources = [*sources, real] if real else sources
-    idle = {}
-    if not compares:
-        names = ("features", "weights", "resize", "batch_size", "device")
-        idle |= dict.fromkeys(names, "where no pictures are compared")
-    elif args.features != "inception":
-        idle |= dict.fromkeys(("weights", "resize"), f"with --features {args.features}")
-    if not draws:
-        idle |= dict.fromkeys(("scale", "truncate", "sets"), "where no samples are drawn")
-        if not args.log_likelihood:
-            idle["n"] = "where no samples are drawn"
-    if not any(source.run or source.split for source in all_sources):
-        idle["split"] = "where no pictures have splits: all of them are used"
-    if all(source.images is None for source in all_sources):
-        idle["image_size"] = "where no folder of pictures is read"
-    return idle
+    have_splits = any(source.run or source.split for source in all_sources)
+    have_images = any(source.images is not None for source in all_sources)
+    has_other_features = compares and args.features != "inception"
+    rules = [
+        (not compares, "--features --weights --resize --batch-size --device", "without pictures to compare"),
+        (has_other_features, "--weights --resize", f"with --features {args.features}"),
+        (not draws, "--scale --truncate --sets", "where no samples are drawn"),
+        (not draws and not args.log_likelihood, "-n", "where no samples are drawn"),
+        (not have_splits, "--split", "where no pictures have splits: all of them are used"),
+        (not have_images, "--image-size", "where no folder of pictures is read"),
+    ]
+    return [(flag, reason) for is_idle, idle, reason in rules if is_idle for flag in idle.split()]
 
 
-def check_sources(sources, args):
+def check_sources(sources, compares, args):
     """Refuses flags that do not fit what the sources are."""
     for source in sources:
         kind = "set of pictures" if source.run is None else source.run.kind
@@ -1057,12 +982,8 @@ def check_sources(sources, args):
         is_own = source.task == "arithmetic" and args.data == "arithmetic"
         fits = source.task == "classification" or is_own or not args.data
         require(fits, f"--data is for judging a classifier: {contents}")
-    compares = compares_pictures(sources, args) or not (args.against or args.save_stats or args.out)
-    require(compares, "--against, --save-stats and --out are of pictures: none are compared here")
-
-
-def compares_pictures(sources, args):
-    return not args.log_likelihood and any(source.task == "generation" for source in sources)
+    fits = compares or not (args.against or args.save_stats or args.out)
+    require(fits, "--against, --save-stats and --out are of pictures: none are compared here")
 
 
 def make_extractor(judge, device, args):
@@ -1094,7 +1015,8 @@ class Report(NamedTuple):
     source: str
     values: dict  # numbers, as --json prints them
     lines: list  # the same as text
-    row: object = None  # the Row of its images in the table of all sources
+    cells: list | None = None  # its row in the table of all sets of images
+    notes: list | None = None  # what must be known to quote that row
     features: object = None  # Features of the first set, for --save-stats
 
 
@@ -1119,9 +1041,9 @@ def reports_as_json(reports):
 def reports_as_text(reports):
     """The lines of each report, then one table of all sets of images and what must be known to quote it."""
     texts = ["\n".join(report.lines) for report in reports if report.lines]
-    rows = [report.row for report in reports if report.row]
+    rows = [report for report in reports if report.cells]
     if rows:
-        suffix = rows[0].values["mark"]
+        suffix = rows[0].values["sets"]["mark"]
         head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000"]
         head += ["precision", "recall"]
         notes = dict.fromkeys(note for row in rows for note in row.notes)  # each once, in their order
@@ -1159,12 +1081,10 @@ class Source:
 class Reference(NamedTuple):
     """Real images, as what sources are compared with."""
 
-    name: str
-    image_shape: list | None
-    split: str | None  # of a source that has splits
+    source: Source
     features: Features
-    floor: tuple | None  # FID of two sets of real images, below which none can be expected; sizes of the two
-    floor_note: str | None  # which two
+    floor: tuple | None = None  # FID of two sets of real images, a bound on what to expect, and their sizes
+    floor_note: str | None = None  # which two
 
 
 def rows_of_split(name, splits, split):
@@ -1214,29 +1134,31 @@ def stats_arrays(report, extractor):
     return dict(mu=mean.numpy(), sigma=cov.numpy(), protocol=extractor.protocol)
 
 
-def make_reference(source, extractor, args):
-    """The Reference of --against."""
-    require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
-    check_protocol(source, extractor)
-    if source.features is not None:
-        return Reference(source.name, None, None, source.features, None, None)
-    features = extract(extractor, source.images, args.batch_size, args.seed)
-    floor = floor_of_halves(source.name, features, args.seed)
-    return Reference(source.name, source.image_shape, source.split, features, *floor)
-
-
-def check_protocol(source, extractor):
+def features_of(source, extractor, args):
+    """The Features of a source's images, or what its file tells of them."""
+    if source.images is not None:
+        return extract(extractor, source.images, args.batch_size, args.seed)
     same = source.protocol in (None, extractor.protocol)
     require(same, f"{source.name} is of {source.protocol}, but this is {extractor.protocol}")
+    return source.features
 
 
-def floor_of_halves(name, features, seed):
-    """The floor of a Reference and its note."""
-    if features.n < 4:
-        return None, None
-    first, second = disjoint_parts(features, 2, seed)
-    note = f"one half of {name} against the other, {first.n:,} images each"
-    return (set_distance(first, second), first.n, second.n), note
+def make_reference(source, extractor, args, others=()):
+    """The Reference of a source. Its floor is the FID of -n of the other real images, uint8 [n, C, H, W] or,
+    where there are fewer, of halves."""
+    require(source.run is None, f"--against {source.name}: a run's samples are not real ones")
+    features = features_of(source, extractor, args)
+    if len(others) >= args.n:
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
+        first = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
+        second = features
+        note = f"{first.n:,} other real images against {source.name} ({second.n:,})"
+    elif features.features is None or features.n < 4:
+        return Reference(source, features)
+    else:
+        first, second = disjoint_parts(features, 2, args.seed)
+        note = f"one half of {source.name} against the other, {first.n:,} images each"
+    return Reference(source, features, (set_distance(first, second), first.n, second.n), note)
 
 
 def real_images(run, split, seed):
@@ -1251,20 +1173,10 @@ def real_images(run, split, seed):
 
 
 def own_reference(run, extractor, args):
-    """The Reference of a run's own real images. Its floor is the FID of -n images of another split or, where
-    that has fewer, of halves."""
+    """The Reference of a run's own real images, beside those of another split."""
     name, x, _ = real_images(run, args.split, args.seed)
-    other_split = "test" if args.split == "train" else "train"
-    others = as_bytes(run.batch(other_split, slice(None))[0])
-    features = extract(extractor, as_bytes(x), args.batch_size, args.seed)
-    if len(others) < args.n:
-        floor = floor_of_halves(name, features, args.seed)
-    else:
-        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(args.seed))
-        other_features = extract(extractor, others[order[: args.n]], args.batch_size, args.seed)
-        note = f"{args.n:,} other real images against {name} ({features.n:,})"
-        floor = (set_distance(other_features, features), args.n, features.n), note
-    return Reference(name, run.config["image_shape"], None, features, *floor)
+    others, _ = run.batch("test" if args.split == "train" else "train", slice(None))
+    return make_reference(Source(name, images=as_bytes(x)), extractor, args, as_bytes(others))
 
 
 def samples(run, args, seed):
@@ -1305,7 +1217,7 @@ def table(rows):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# A classifier on labeled images
+# Reports on a classifier, on the likelihood of a VAE, on the answers of a sequence model
 
 
 def measure_classifier(source, args):
@@ -1330,10 +1242,6 @@ def measure_classifier(source, args):
         *table(rows),
     ]
     return Report(source.name, values, lines)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# The likelihood of a VAE
 
 
 def measure_likelihood(source, amortization, args):
@@ -1380,10 +1288,6 @@ def measure_likelihood(source, amortization, args):
     return Report(source.name, values, [title, *rows, note])
 
 
-# -----------------------------------------------------------------------------------------------------------
-# The answers of a sequence model
-
-
 def measure_arithmetic(source, args):
     """How many answers of a sequence model are right, where and by how much the others are wrong."""
     run = source.run
@@ -1396,9 +1300,7 @@ def measure_arithmetic(source, args):
     x, y = (torch.cat(side) for side in zip(*batches, strict=True))
     answers = in_chunks(model.predict, x)
     draws = split.drawn == "answer"
-    predicted = answers  # tokens (n, 3)
-    if draws:
-        predicted = in_chunks(model.read, answers)
+    predicted = in_chunks(model.read, answers) if draws else answers  # tokens (n, 3)
     queries, texts, truth = (
         ["".join(run.classes[token] for token in row) for row in tokens.tolist()]
         for tokens in (split.x, predicted, split.y)
@@ -1456,20 +1358,19 @@ def describe_predictions(predicted, confidence, classes, labels=None):
         asked = "" if labels is None else f"{classes[labels[k]]}: "
         answers.append(f"{asked}{classes[c]} {p:.0%}")
     lines = [
-        f"modes: {modes.classes} of {len(classes)} classes, as even as {modes.evenly:.1f} equal ones",
+        f"modes: {modes['classes']} of {len(classes)} classes, as even as {modes['evenly']:.1f} equal ones",
         "first answers: " + ", ".join(answers[:10]),
         ", ".join(answers[10:]),
     ]
-    return dict(coverage=vars(modes), first_answers=answers), lines
+    return dict(coverage=modes, first_answers=answers), lines
 
 
 def judge_run(source, judge, sampling, args):
     """What a judge says of a run's reconstructions and samples: numbers, and lines of text."""
     run = source.run
-    for key in ("classes", "image_shape"):
-        other = f"{judge.folder} knows other classes or sizes of picture than {source.name}"
-        same = judge.config[key] == run.config[key]
-        require(same, f"{other}: give a judge of the same data and --image-size")
+    other = f"{judge.folder} knows other classes or sizes of picture than {source.name}"
+    same = all(judge.config[key] == run.config[key] for key in ("classes", "image_shape"))
+    require(same, f"{other}: give a judge of the same data and --image-size")
     data_name, x, labels = real_images(run, args.split, args.seed)
     accuracy = percent(predictions(judge.model, x)[0] == labels)
     values = dict(accuracy_on_real=accuracy)
@@ -1523,35 +1424,24 @@ def judge_run_samples(run, judge, real_x, real_labels, sampling, args):
 # Generated images against real ones
 
 
-class Row(NamedTuple):
-    """How far a source's images are from real ones."""
-
-    values: dict  # numbers, as --json prints them
-    cells: list  # of the table
-    notes: list  # what must be known to quote them
-
-
-def make_row(source, sets, reference, tools, sampling, args):
-    """The Row of a source's sets of images, each given as Features. --save-stats alone compares it with
-    nothing."""
+def make_row(source, sets, reference, tools, args):
+    """A source's sets of images, each given as Features, beside real ones: values, cells and notes of its
+    Report. With --save-stats alone the reference may be None."""
     extractor = tools.extractor
-    sides = [source] if reference is None else [source, reference]
+    sides = [source] if reference is None else [source, reference.source]
+    sampling = tools.sampling if source.run is not None else ""
     protocol = describe_protocol(extractor, sides, sampling, args.seed)
     n = sets[0].n
     values = dict(name=source.name, mark=extractor.suffix, n=n, protocol=protocol)
     name_cells = [source.name, f"{n:,}" if n else None]
     if reference is None:
         require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
-        return Row(values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110))
+        return values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110)
+    independent = len(sets) > 1
     values |= compare_sets(sets, reference.features, args.seed)
-    values |= dict(floor=reference.floor, against=reference.name)
-    cells = [*name_cells, *number_cells(values, independent=len(sets) > 1)]
-    notes = [
-        *spread_notes(values, independent=len(sets) > 1),
-        *size_notes(values, sets[0], reference),
-        *textwrap.wrap(protocol, 110),
-    ]
-    return Row(values, cells, notes)
+    values |= dict(floor=reference.floor, against=reference.source.name)
+    notes = [*make_notes(values, sets[0], reference, independent), *textwrap.wrap(protocol, 110)]
+    return values, [*name_cells, *number_cells(values, independent)], notes
 
 
 def compare_sets(sets, real, seed):
@@ -1568,22 +1458,17 @@ def compare_sets(sets, real, seed):
         kind = "sets" if independent else "disjoint parts"
         values["spread_over"] = f"{len(parts)} {kind} of {parts[0].n:,} images"
 
-    def add(key, measure, parts):
-        results = [measure(part) for part in parts]
-        mean = float(np.mean(results))
-        values[key] = mean if independent else measure(first)
-        if len(parts) > 1:
-            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
-
-    def score(part):
-        return inception_score(part.logits, seed=seed)[0]
-
-    has_score = first.logits is not None and first.n >= LEAST_FOR_SCORE
-    if has_score:
+    numbers = dict(fid=lambda part: set_distance(part, real))
+    if first.logits is not None and first.n >= LEAST_FOR_SCORE:
         values["is_splits"] = inception_score(first.logits, seed=seed)
-    add("fid", lambda part: set_distance(part, real), parts)
-    if has_score:
-        add("is", score, parts if parts[0].n >= LEAST_FOR_SCORE else sets)
+        numbers["is"] = lambda part: inception_score(part.logits, seed=seed)[0]
+    for key, number_of in numbers.items():
+        large_enough = key != "is" or parts[0].n >= LEAST_FOR_SCORE
+        results = [number_of(part) for part in (parts if large_enough else sets)]
+        mean = float(np.mean(results))
+        values[key] = mean if independent else number_of(first)
+        if len(results) > 1:
+            values[f"{key}_parts"] = mean, float(np.std(results, ddof=1))
     if first.features is not None and real.features is not None and min(first.n, real.n) > 3:
         values["kid"] = kid(first.features, real.features, seed=seed)
         values["precision"], values["recall"] = precision_recall(real.features, first.features)
@@ -1611,13 +1496,14 @@ def number_cells(values, independent):
     return [*cells, kid_cell, f"{values['precision']:.3f}", f"{values['recall']:.3f}"]
 
 
-def spread_notes(values, independent):
-    """Over what the spreads are taken, and those that the table leaves out."""
+def make_notes(values, first, reference, independent):
+    """Over what the spreads are taken, and those that the table leaves out; where the floor comes from; and
+    whether sets are small, or larger than what is held of them."""
     name = values["name"]
     suffix = values["mark"]
     if independent:
-        first = "KID, precision and recall of the first"
-        yield f"{name}: mean ± standard deviation over {values['spread_over']}; {first}"
+        deviation = f"mean ± standard deviation over {values['spread_over']}"
+        yield f"{name}: {deviation}; KID, precision and recall of the first"
     elif "spread_over" in values:
         spreads = [
             "{}{} {:.4g} ± {:.2g}".format(key.upper(), suffix, *values[f"{key}_parts"])
@@ -1628,12 +1514,8 @@ def spread_notes(values, independent):
         if "is_splits" in values:
             mean, deviation = values["is_splits"]
             yield f"{name}: IS{suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
-
-
-def size_notes(values, first, reference):
-    """Where the floor comes from, and whether sets are small or larger than what is held of them."""
     if reference.floor_note:
-        yield f"floor: the FID{values['mark']} of {reference.floor_note}"
+        yield f"floor: the FID{suffix} of {reference.floor_note}"
     if first.logits is not None and "is" not in values:
         yield f"NOTE: {first.n:,} images are too few for an IS of 10 splits: {LEAST_FOR_SCORE} are needed"
     sizes = [n for n in (values["n"], values["n_real"]) if n]
@@ -1648,9 +1530,8 @@ def size_notes(values, first, reference):
 
 def describe_protocol(extractor, sides, sampling, seed):
     """How the numbers of a row are made; `sides` are a Source and, if there is one, a Reference."""
-    protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics"
-    protocol += "; IS of 10 splits, KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall"
-    protocol += f"; seed {seed}"
+    protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics; IS of 10 splits, "
+    protocol += f"KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall; seed {seed}"
     if sampling:
         protocol += f"; {sampling}"
     shapes = [side.image_shape for side in sides if side.image_shape]
@@ -1668,12 +1549,9 @@ def measure_pictures(source, tools, args):
     """The Report on a set of images, or on moments from a file."""
     extractor = tools.extractor
     judge = extractor.judge
-    check_protocol(source, extractor)
-    features = source.features
-    if source.images is not None:
-        features = extract(extractor, source.images, args.batch_size, args.seed)
-    row = make_row(source, [features], tools.reference, tools, "", args)
-    values = dict(sets=row.values)
+    features = features_of(source, extractor, args)
+    row, *cells_and_notes = make_row(source, [features], tools.reference, tools, args)
+    values = dict(sets=row)
     lines = []
     if judge is not None and source.images is not None:
         predicted, confidence = predictions(judge.model, source.images / 255)
@@ -1681,7 +1559,7 @@ def measure_pictures(source, tools, args):
         values |= prediction_values | dict(confidence=percent(confidence))
         title = f"{source.name} as {judge.folder} labels it, mean confidence {values['confidence']:.1f}%"
         lines = [title, *prediction_lines]
-    return Report(source.name, values, lines, row, features)
+    return Report(source.name, values, lines, *cells_and_notes, features)
 
 
 def measure_run_pictures(source, tools, args):
@@ -1704,8 +1582,8 @@ def measure_run_pictures(source, tools, args):
         images, _ = samples(run, args, args.seed + k)
         sets.append(extract(extractor, as_bytes(images), args.batch_size, args.seed))
     reference = tools.reference or own_reference(run, extractor, args)
-    row = make_row(source, sets, reference, tools, tools.sampling, args)
-    return Report(source.name, values | dict(sets=row.values), lines, row, sets[0])
+    row, *cells_and_notes = make_row(source, sets, reference, tools, args)
+    return Report(source.name, values | dict(sets=row), lines, *cells_and_notes, sets[0])
 
 
 def draw_bars(rows, file, kind):
@@ -1713,19 +1591,16 @@ def draw_bars(rows, file, kind):
     import matplotlib
     from matplotlib.figure import Figure
 
-    rows = [row.values for row in rows]
     keys = [key for key in ("fid", "is") if any(key in values for values in rows)]
     require(keys, "there is no FID or IS to draw")
     names = [values["name"] for values in rows]
     width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
-    literal = {"text.usetex": False, "text.parse_math": False}  # a name such as $x^$ is no formula
-    with matplotlib.rc_context(literal):
+    with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):  # $x^$ is no formula
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            places = range(len(rows))
             deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
-            axis.barh(places, [values.get(key, math.nan) for values in rows], xerr=deviations, height=0.6)
-            axis.set_yticks(places, names)
+            widths = [values.get(key, math.nan) for values in rows]
+            axis.barh(range(len(rows)), widths, xerr=deviations, height=0.6, tick_label=names)
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
             better = "lower is better" if key == "fid" else "higher is better"

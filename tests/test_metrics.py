@@ -8,7 +8,6 @@ import json
 import math
 import runpy
 import threading
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -379,13 +378,11 @@ def test_a_nearly_singular_covariance_adds_no_distance():
     assert metrics.frechet_distance(*moments(a), *moments(b)) == pytest.approx(20 * 1e-6, rel=1e-2)
 
 
-def test_statistics_in_parts_are_those_of_the_whole():
+def test_statistics_in_parts_are_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr(metrics, "CAPACITY", 50)
     x = torch.from_numpy(spread_out(101, 7)) + 1e4  # far from 0, where squares would round
     for size in (1, 10, 101):
-        running = metrics.RunningMoments()
-        for part in x.float().split(size):
-            running.add(part)
-        mean, cov = running.moments()
+        mean, cov = metrics.extract(lambda part: (part, None), x.float(), size).moments
         np.testing.assert_allclose(mean, x.float().double().mean(0), rtol=1e-12)
         np.testing.assert_allclose(cov, np.cov(x.float().double().numpy().T), rtol=1e-9)
 
@@ -706,10 +703,10 @@ def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsy
 def test_coverage_counts_classes_and_how_even_they_are():
     for predicted, expected in (([0, 1, 2, 3], 4), ([0] * 9, 1)):
         coverage = metrics.coverage(torch.tensor(predicted), 10)
-        assert coverage.classes == expected
-        assert coverage.evenly == pytest.approx(expected)
+        assert coverage["classes"] == expected
+        assert coverage["evenly"] == pytest.approx(expected)
     uneven = metrics.coverage(torch.tensor([0] * 9 + [1]), 2)
-    assert uneven.evenly == pytest.approx(math.exp(scipy.stats.entropy([0.9, 0.1])))
+    assert uneven["evenly"] == pytest.approx(math.exp(scipy.stats.entropy([0.9, 0.1])))
 
 
 def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_path, capsys):
@@ -927,7 +924,7 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{sets}/b.npy --against {sets}/b.npy --features classifier:{classifier}", "knows pictures of"),
     ("{ae} --features pixels", "draws no samples"),
     ("{vae} --features pixels --out {sets}/folder.png", "folder.png is a folder"),
-    ("{vae} --features pixels --out bars.xyz", "name a file .png, .pdf or .svg"),
+    ("{vae} --features pixels --out bars.xyz", "name a file .png, .pdf, .svg"),
     ("{sets}/splits.npz --against {sets}/b.npy --features pixels --split valid", "has no valid pictures"),
     ("{sets}/a --against {sets}/b.npy --batch-size 1" + 20 * "0", "--batch-size"),
     ("{sets}/a --against {sets}/b.npy --weights {sets}/broken.npy", "no whole file of weights"),
@@ -937,7 +934,7 @@ def test_pixels_that_are_drawn_anew_are_seeded(tmp_path, monkeypatch, capsys):
     ("{sets}/a --against mnist10k --features pixels --image-size 5", "mnist10k has pictures of 28x28"),
     ("{sets}/sizes --against {sets}/b.npy --features pixels", "--image-size"),
     ("{sets}/a {sets}/b.npy --features pixels --save-stats {sets}/f.npz", "give one"),
-    ("{sets}/a --features pixels --save-stats {sets}/f", "name a file F.npz"),
+    ("{sets}/a --features pixels --save-stats {sets}/f", "name a file .npz"),
     ("{sets}/a --features pixels --save-stats {sets}/none/f.npz", "no such folder"),
     ("{sets}/a --against {sets}/b.npy --features pixels --out {sets}/none/f.png", "no such folder"),
     ("{sets}/a --against {sets}/b.npy --features pixels --log-likelihood 50", "is of VAEs"),
@@ -968,7 +965,7 @@ def test_a_folder_is_named_by_a_classifier(runs, tmp_path, capsys):
         f"{c} {p:.0%}" for c, p in zip(predicted[:2], confidence[:2], strict=True)
     ]
     assert report["confidence"] == pytest.approx(100 * confidence.mean().item())
-    assert report["coverage"] == pytest.approx(vars(metrics.coverage(predicted, 10)))
+    assert report["coverage"] == pytest.approx(metrics.coverage(predicted, 10))
     assert report["sets"]["fid"] >= 0
     assert metrics.main(argv) == 0 and "labels it" in capsys.readouterr().out
 
@@ -1122,7 +1119,7 @@ def test_only_uint8_pictures_are_looked_at(inception):
         metrics.Inception("unread", resize="bicubic")
 
 
-def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights, monkeypatch):
+def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights):
     def message(path):
         with pytest.raises(metrics.MetricError) as caught:
             metrics.Inception(path)
@@ -1130,14 +1127,6 @@ def test_wrong_weights_are_reported_in_one_line(tmp_path, random_weights, monkey
         return str(caught.value)
 
     assert "No such file" in message(tmp_path / "none.pth")
-    with open(tmp_path / "large.pth", "wb") as file:
-        file.truncate(2**31)  # a hole, which takes no room
-    assert "2,147,483,648 bytes" in message(tmp_path / "large.pth")
-    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data/0", bytes(10**7))
-    with monkeypatch.context() as limited:
-        limited.setattr(metrics, "WEIGHTS_LIMIT", 10**6)
-        assert "unpacks to 10,000,000 bytes" in message(tmp_path / "bomb.pth")
     assert "cannot read" in message(tmp_path) and "cannot read" in message("\0")
     path = tmp_path / "wrong.pth"
     path.write_bytes(b"no weights")
