@@ -31,7 +31,7 @@ import numbers
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -929,10 +929,12 @@ def command(argv):
     is_one_choice = not (args.train_and_test and args.split)
     require(is_one_choice, "--train-and-test takes both splits: leave --split out")
     source, inputs = open_source(args)
-    picture_path, array_path, page_path = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
+    paths = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
-    for note in idle_flags(args):
-        data.note(note)
+    if args.angle != 0.5 and args.method != "barnes_hut":
+        data.note(f"--angle does nothing with --method {args.method}")
+    if args.pca != 50 and args.metric == "cosine":
+        data.note("--pca does nothing with --metric cosine")
 
     source.name = data.visible(source.name)
     source.classes = [data.visible(name) for name in source.classes]
@@ -941,34 +943,26 @@ def command(argv):
     except TSNEError as error:
         raise TSNEError(f"{args.source}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
-    data.write_file(array_path, lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
+    data.write_file(paths[1], lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
     figure = draw(tsne_map)
-    file_format = picture_path.suffix[1:]
-    data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
-    print(report(tsne_map), data.visible(f"{picture_path}"), data.visible(f"{array_path}"), sep="\n")
+    file_format = paths[0].suffix[1:]
+    data.write_file(paths[0], lambda file: figure.savefig(file, format=file_format, dpi=120))
+    print(tsne_map.title, "; ".join(tsne_map.caption), sep="\n")
+    if tsne_map.has_classes:
+        for name, accuracy in zip(tsne_map.classes, tsne_map.class_accuracy, strict=True):
+            print(f"{accuracy:7.1%}  {name}")
     if args.html:
-        thumbnails = tsne_map.points.pictures
+        thumbnails = tsne_map.pictures
         if thumbnails is not None:
             thumbnails = data.resize(thumbnails, thumbnail_side(thumbnails))
         text = page(template, tsne_map, thumbnails).encode()
-        data.write_file(page_path, lambda file: file.write(text))
-        print(data.visible(f"{page_path}"))
+        data.write_file(paths[2], lambda file: file.write(text))
+    for path in paths:
+        print(data.visible(f"{path}"))
 
 
 def is_run(args):
     return (Path(args.source) / "config.json").exists()
-
-
-def idle_flags(args):
-    """A note for each flag that changes nothing."""
-    notes = []
-    if args.angle != 0.5 and args.method != "barnes_hut":
-        notes.append(f"--angle does nothing with --method {args.method}")
-    if args.pca != 50 and args.metric == "cosine":
-        notes.append("--pca does nothing with --metric cosine")
-    if args.data_dir and not is_run(args) and Path(args.source).exists():
-        notes.append(f"--data-dir does nothing for {args.source}")
-    return notes
 
 
 def output_paths(args, inputs):
@@ -978,8 +972,10 @@ def output_paths(args, inputs):
     folder = Path(args.source) if is_run(args) else Path()
     picture = Path(args.out) if args.out else folder / name
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
-    paths = [picture, picture.with_suffix(".npz"), picture.with_suffix(".html")]
-    for path in paths if args.html else paths[:2]:
+    paths = [picture, picture.with_suffix(".npz")]
+    if args.html:
+        paths.append(picture.with_suffix(".html"))
+    for path in paths:
         places = [place for place in (path, *path.resolve().parents) if place.exists()]
         is_in_run = is_run(args) and any(place.samefile(folder) for place in places)
         for source in inputs:
@@ -992,6 +988,17 @@ def output_paths(args, inputs):
 
 # -----------------------------------------------------------------------------------------------------------
 # Sources: everything that can be mapped, and the points that the flags select from it
+
+
+@dataclass
+class Source:
+    """What the command line maps: points by split, with their labels and pictures."""
+
+    name: str  # "latents of vae-mnist10k", for the title
+    classes: list  # class names; [""] without labels
+    default_split: str  # a split, or "all"
+    splits: dict  # {name: (pictures uint8 [n, C, H, W] or None, class numbers int64 [n])}
+    read: Callable  # read(split, rows) returns the points [rows, ...]
 
 
 def open_source(args):
@@ -1012,6 +1019,8 @@ def open_source(args):
         inputs = [Path(run.config["flags"].get("data", path))]
         return run_source(run, args.what or "latents"), inputs
 
+    if args.data_dir and path.exists():
+        data.note(f"--data-dir does nothing for {name}")
     arrays = {}
     if args.labels:
         arrays["x"] = data.open_arrays(path, ["x"])["x"]
@@ -1022,54 +1031,43 @@ def open_source(args):
     if "x" not in arrays:
         # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
         return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
+    x = np.atleast_1d(arrays["x"])
     pictures = None
-    if may_be_pictures(arrays["x"]):
-        with contextlib.suppress(data.Mistake):  # then they are features
-            pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
+    if x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14):  # shorter rows are features
+        with contextlib.suppress(data.Mistake):  # then they are features, too
+            pictures = torch.from_numpy(data.as_pictures(x, path))
     labels_path = Path(args.labels or path)
-    return array_source(path.name, arrays, labels_path, pictures), [path, labels_path]
-
-
-@dataclass
-class Source:
-    """What the command line maps: points by split, with their labels and pictures."""
-
-    name: str  # "latents of vae-mnist10k", for the title
-    classes: list  # class names; [""] without labels
-    default_split: str  # a split, or "all"
-    splits: dict  # {name: (pictures uint8 [n, C, H, W] or None, class numbers int64 [n])}
-    read: Callable  # read(split, rows) returns the points [rows, ...]
+    return array_source(path.name, x, arrays.get("y"), labels_path, pictures), [path, labels_path]
 
 
 def pixel_source(dataset, default_split):
     """The pixels of a data set, as points."""
     require(dataset.name != "arithmetic", "arithmetic is queries: only pictures and arrays have a map")
     splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-
-    def read(split, rows):
-        return splits[split].x[rows]
-
-    return Source(f"pixels of {dataset.name}", dataset.classes, default_split, splits, read)
+    name = f"pixels of {dataset.name}"
+    return Source(name, dataset.classes, default_split, splits, lambda split, rows: splits[split].x[rows])
 
 
+@torch.no_grad()
 def run_source(run, what):
     """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
     model = run.model
     has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
     message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
     require(what == "pixels" or has_latents, message)
-    pixels = pixel_source(run.dataset, "test")
+    source = pixel_source(run.dataset, "test")
     if what == "pixels":
-        return pixels
+        return source
     prefix = "refined latents" if what == "refined" else "latents"
-    name = f"{prefix} of {run.folder.resolve().name}"
+    source.name = f"{prefix} of {run.folder.resolve().name}"
 
     def encode(split, rows):
         batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
         return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
 
     if not model.has_free_latents:
-        return replace(pixels, name=name, read=encode)
+        source.read = encode
+        return source
 
     tables = {"train": model.latents.weight, "test": model.test_latents}
     if what == "refined":
@@ -1077,41 +1075,28 @@ def run_source(run, what):
     if what == "test":
         del tables["train"]
     # a table holds NaN until its latents are learned
-    learned = [split for split, table in tables.items() if not table.isnan().any()]
-    splits = {split: pixels.splits[split] for split in learned}
-
-    def look_up(split, rows):
-        return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
-
-    default_split = "test" if what == "test" else "train"
-    return Source(name, run.classes, default_split, splits, look_up)
+    tables = {split: table for split, table in tables.items() if not table.isnan().any()}
+    means = {split: model.distribution.from_params(table).mean for split, table in tables.items()}
+    source.splits = {split: source.splits[split] for split in means}
+    source.default_split = "test" if what == "test" else "train"
+    source.read = lambda split, rows: means[split][rows.to(model.device)]
+    return source
 
 
-def array_source(name, arrays, labels_path, pictures):
-    """Points x [n, ...] and, where there are any, labels y [n] from a dict of arrays. The only split is
-    called "row"."""
-    x = np.atleast_1d(arrays["x"])
-    y = arrays.get("y", np.full(len(x), ""))
+def array_source(name, x, y, labels_path, pictures):
+    """Points x [n, ...] and, unless y is None, their labels y [n]. The only split is called "row"."""
+    y = np.full(len(x), "") if y is None else y
     fits = y.shape == x.shape[:1] and y.dtype.kind in "iubU"
     problem = f"{labels_path} has labels of shape {list(y.shape)}, {y.dtype}"
     require(fits, f"{problem}: give a whole number or a string to each of {len(x):,} points")
     names, class_numbers = np.unique(y, return_inverse=True)
     splits = {"row": (pictures, torch.from_numpy(class_numbers))}
-
-    def read(split, rows):
-        return x[rows.numpy()]
-
-    return Source(name, [str(label) for label in names], "all", splits, read)
-
-
-def may_be_pictures(x):
-    """Rows of at least 14 * 14 numbers may be the pixels of a square; shorter ones are features."""
-    return x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14)
+    return Source(name, [*map(str, names)], "all", splits, lambda split, rows: x[rows.numpy()])
 
 
 @dataclass
-class Points:
-    """The selected points."""
+class Map:
+    """The selected points and, once it is computed, their map."""
 
     title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
     classes: list  # class names
@@ -1120,13 +1105,28 @@ class Points:
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
+    n_placed: int = 0  # the last ones are test points, which are placed in the map of the others
+    embedding: np.ndarray | None = None  # [n, 2]
+    kl: float | None = None  # nats
+    class_accuracy: list | None = None  # the 10-NN accuracy of each class; NaN for a class without points
+    caption: list | None = None  # lines: about t-SNE and, if there are classes, their accuracy
+
+    @property
+    def has_classes(self):
+        return len(self.classes) > 1
+
+    @property
+    def drawing_order(self):
+        """Random, so that no class covers another, with the placed points last."""
+        n = len(self.embedding)
+        order = np.random.RandomState(0).permutation(n - self.n_placed)
+        return np.append(order, np.arange(n - self.n_placed, n))
 
 
-def select_rows(source, args):
-    """Which points the flags ask for: all, or -n random ones, of train and of test each with
-    --train-and-test, and of all splits together otherwise.
-
-    Returns [(split, rows)], and how many these are, in words."""
+@torch.no_grad()
+def select(source, args):
+    """A Map of the points that the flags ask for: all, or -n random ones, of train and of test each with
+    --train-and-test, and of all splits together otherwise. It has no embedding yet."""
     split = args.split or source.default_split
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
@@ -1134,111 +1134,57 @@ def select_rows(source, args):
         groups = {"": list(source.splits)}
     else:
         groups = {split: [split]}
-    selection = []
     sizes = []  # "300 of 1,000 train"
+    parts = []  # of each split: points, labels, split, row and pictures
     for group, names in groups.items():
-        totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
+        totals = [len(source.splits[name][1]) for name in names if name in source.splits]
         n = sum(totals)
         require(n > 0, f"there are no {group or 'such'} points, or no latents of them were saved")
         is_selected = torch.zeros(n, dtype=torch.bool)
         random = torch.Generator().manual_seed(args.seed)
         is_selected[torch.randperm(n, generator=random)[: args.n]] = True
-        for name, mask in zip(names, is_selected.split(totals), strict=True):
-            if mask.any():
-                selection.append((name, mask.nonzero()[:, 0]))
         n_selected = int(is_selected.sum())
         size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
         sizes.append(f"{size} {group}".strip())
-    return selection, " and ".join(sizes)
-
-
-@torch.no_grad()
-def select(source, args):
-    """The Points of a Source that the flags ask for."""
-    selection, sizes = select_rows(source, args)
-    x = []
-    pictures = []
-    labels = []
-    for split, rows in selection:
-        # of the data, where dynamic binarization samples pixels each time they are read
-        torch.manual_seed(args.seed)
-        points = source.read(split, rows)
-        x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
-        split_pictures, split_labels = source.splits[split]
-        labels.append(split_labels[rows])
-        if split_pictures is not None:
-            pictures.append(split_pictures[rows])
-    return Points(
-        title=f"{source.name}: {sizes} points",
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
+            if not mask.any():
+                continue
+            rows = mask.nonzero()[:, 0]
+            torch.manual_seed(args.seed)  # dynamic binarization samples the pixels that are read
+            x = source.read(name, rows)
+            x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
+            pictures, labels = source.splits[name]
+            pictures = None if pictures is None else pictures[rows]
+            parts.append((x, labels[rows], np.repeat(name, len(rows)), rows, pictures))
+    x, labels, split, row, pictures = zip(*parts, strict=True)
+    return Map(
+        title=f"{source.name}: {' and '.join(sizes)} points",
         classes=source.classes,
         x=torch.cat(x),
         labels=torch.cat(labels).numpy(),
-        split=np.concatenate([np.repeat(split, len(rows)) for split, rows in selection]),
-        row=torch.cat([rows for _, rows in selection]).numpy(),
-        pictures=torch.cat(pictures) if pictures else None,
+        split=np.concatenate(split),
+        row=torch.cat(row).numpy(),
+        pictures=None if pictures[0] is None else torch.cat(pictures),
     )
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The map of the selected points: computed, described, drawn, and written as a page
-
-
-@dataclass
-class Map:
-    """The map of points. The last n_placed are test points that were placed in the map of the others."""
-
-    points: Points
-    embedding: np.ndarray  # [n, 2]
-    n_placed: int
-    dimensions: list  # of the data, and after PCA if there was one
-    perplexity: float
-    kl: float  # nats
-    is_correct: np.ndarray  # bool [n]: is the most frequent class among a point's 10 neighbors its own?
-
-    @property
-    def n_fitted(self):
-        return len(self.embedding) - self.n_placed
-
-    @property
-    def class_accuracy(self):
-        """The 10-NN accuracy of each class; NaN for a class without points."""
-        classes = range(len(self.points.classes))
-        of_class = [self.is_correct[self.points.labels == c] for c in classes]
-        return [correct.mean() if len(correct) else math.nan for correct in of_class]
-
-    @property
-    def drawing_order(self):
-        """Random, so that no class covers another, with the placed points last."""
-        order = np.random.RandomState(0).permutation(self.n_fitted)
-        return np.append(order, np.arange(self.n_fitted, len(self.embedding)))
-
-    @property
-    def caption_lines(self):
-        """One line about t-SNE and, if there are classes, one about how well they are separated."""
-        dimensions = f"{self.dimensions[0]} dimensions"
-        if len(self.dimensions) > 1:
-            dimensions += f", {self.dimensions[1]} after PCA"
-        line = f"t-SNE of {dimensions}, perplexity {self.perplexity:g}, KL {self.kl:.3f} nats"
-        if len(self.points.classes) == 1:
-            return [line]
-        accuracy = f"10-NN accuracy {self.is_correct[: self.n_fitted].mean():.1%}"
-        if self.n_placed:
-            accuracy += f", of the ringed test points {self.is_correct[self.n_fitted :].mean():.1%}"
-        return [line, accuracy]
+# The map of the selected points: computed, drawn, and written as a page
 
 
 def compute_map(points, args):
-    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map.
+    """Completes the Map of the selected points: PCA, then t-SNE, then a vote of each point's 10 neighbors in
+    the map.
 
     The points before PCA are freed at once: of 70,000 digits they take 220 MB.
     """
-    n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
-    n = len(points.x) - n_placed
-    dimensions = [points.x.shape[1]]
-    if 0 < args.pca < dimensions[0] and args.metric == "euclidean":
+    points.n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
+    n = len(points.x) - points.n_placed
+    dimensions = f"{points.x.shape[1]} dimensions"
+    if 0 < args.pca < points.x.shape[1] and args.metric == "euclidean":
         points.x = points.x - points.x[:n].mean(0)
         points.x = points.x @ principal_axes(points.x[:n], args.pca)
-        dimensions.append(points.x.shape[1])
+        dimensions += f", {points.x.shape[1]} after PCA"
     tsne = TSNE(
         perplexity=args.perplexity,
         max_iter=args.max_iter,
@@ -1248,51 +1194,44 @@ def compute_map(points, args):
         angle=args.angle,
     )
     embedding = tsne.fit_transform(points.x[:n].to(args.device))
+    points.kl = tsne.kl_divergence_
+    points.caption = [f"t-SNE of {dimensions}, perplexity {args.perplexity:g}, KL {points.kl:.3f} nats"]
     k = min(10, n - 1)
     neighbors, _ = nearest_neighbors(embedding, embedding, k, first=0)
-    if n_placed:
+    if points.n_placed:
         placed = tsne.transform(points.x[n:].to(args.device))
         neighbors_of_placed, _ = nearest_neighbors(placed, embedding, k)
         embedding = torch.cat([embedding, placed])
         neighbors = torch.cat([neighbors, neighbors_of_placed])
-    labels = torch.from_numpy(points.labels)
-    most_frequent = labels[neighbors.cpu()].mode(1).values
-    return Map(
-        points=points,
-        embedding=embedding.cpu().numpy(),
-        n_placed=n_placed,
-        dimensions=dimensions,
-        perplexity=args.perplexity,
-        kl=tsne.kl_divergence_,
-        is_correct=(most_frequent == labels).numpy(),
-    )
+    points.embedding = embedding.cpu().numpy()
+
+    # a point is correct if the most frequent class among its neighbors is its own
+    is_correct = points.labels[neighbors.cpu()]
+    is_correct = torch.from_numpy(is_correct).mode(1).values.numpy() == points.labels
+    of_class = [is_correct[points.labels == c] for c in range(len(points.classes))]
+    points.class_accuracy = [correct.mean() if len(correct) else math.nan for correct in of_class]
+    if points.has_classes:
+        accuracy = f"10-NN accuracy {is_correct[:n].mean():.1%}"
+        if points.n_placed:
+            accuracy += f", of the ringed test points {is_correct[n:].mean():.1%}"
+        points.caption.append(accuracy)
+    return points
 
 
 def as_arrays(tsne_map):
     """What tsne.npz holds of a map."""
-    points = tsne_map.points
     return {
         "embedding": tsne_map.embedding,
         "put": tsne_map.n_placed,
         "kl": tsne_map.kl,
         "shares": tsne_map.class_accuracy,
-        "labels": points.labels,
-        "split": points.split,
-        "row": points.row,
-        "classes": points.classes,
-        "title": points.title,
-        "caption": "; ".join(tsne_map.caption_lines),
+        "labels": tsne_map.labels,
+        "split": tsne_map.split,
+        "row": tsne_map.row,
+        "classes": tsne_map.classes,
+        "title": tsne_map.title,
+        "caption": "; ".join(tsne_map.caption),
     }
-
-
-def report(tsne_map):
-    """The lines about a map that the command prints."""
-    lines = [tsne_map.points.title, "; ".join(tsne_map.caption_lines)]
-    classes = tsne_map.points.classes
-    if len(classes) > 1:
-        for name, accuracy in zip(classes, tsne_map.class_accuracy, strict=True):
-            lines.append(f"{accuracy:7.1%}  {name}")
-    return "\n".join(lines)
 
 
 def draw(tsne_map):
@@ -1302,10 +1241,9 @@ def draw(tsne_map):
 
     order = tsne_map.drawing_order
     x, y = tsne_map.embedding[order].T
-    labels = tsne_map.points.labels[order]
-    n = tsne_map.n_fitted
-    has_classes = len(tsne_map.points.classes) > 1
-    classes = np.unique(labels) if has_classes else np.empty(0, int)  # those that have points
+    labels = tsne_map.labels[order]
+    n = len(x) - tsne_map.n_placed
+    classes = np.unique(labels) if tsne_map.has_classes else np.empty(0, int)  # those that have points
     has_few_classes = len(classes) <= 20
 
     map_height = np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
@@ -1321,48 +1259,37 @@ def draw(tsne_map):
         smooth = len(x) < 5000  # many points with smooth edges make a large file
         axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
         axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
-        figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
-        caption = "\n".join(tsne_map.caption_lines)
-        if has_classes:
+        figure.suptitle(textwrap.fill(tsne_map.title, 90), fontsize=10)
+        caption = "\n".join(tsne_map.caption)
+        if tsne_map.has_classes:
             caption += ", of each class in the legend"
         if has_few_classes:
             figure.supxlabel(caption, fontsize=8)
-            name_regions(axis, tsne_map, classes)
         else:
             axis.set_xlabel(caption, fontsize=8)
-        add_legend(figure, tsne_map, classes, has_few_classes)
+        name_classes(figure, tsne_map, classes[:100], has_few_classes)
     return figure
 
 
-def short_name(name):
-    return " ".join(name.split())[:18]
-
-
-def name_regions(axis, tsne_map, classes):
-    """Writes the name of a class at the median of its points, if over half of them are correct."""
-    from matplotlib.patheffects import withStroke
-
-    outline = [withStroke(linewidth=3, foreground="white")]
-    accuracy = tsne_map.class_accuracy
-    for c in classes:
-        if accuracy[c] > 0.5:
-            x, y = np.median(tsne_map.embedding[tsne_map.points.labels == c], 0)
-            name = short_name(tsne_map.points.classes[c])
-            axis.text(x, y, name, ha="center", va="center", weight="bold", path_effects=outline)
-
-
-def add_legend(figure, tsne_map, classes, has_few_classes):
-    """The legend: few classes at the right of the map, the first 100 of many below it."""
+def name_classes(figure, tsne_map, classes, has_few_classes):
+    """The legend: few classes at the right of the map, many below it. The name of one of few classes is also
+    at the median of its points, if over half of them are correct."""
     from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
     from matplotlib.textpath import TextPath
 
-    accuracy = tsne_map.class_accuracy
+    outline = [withStroke(linewidth=3, foreground="white")]
+    key_style = dict(marker="o", markersize=6 if has_few_classes else 3, linestyle="")
     keys = []
-    for c in classes[:100]:
-        label = f" {short_name(tsne_map.points.classes[c])} ({accuracy[c]:.0%})"
-        marker_size = 6 if has_few_classes else 3
-        style = dict(marker="o", markersize=marker_size, linestyle="")
-        keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
+    for c in classes:
+        name = " ".join(tsne_map.classes[c].split())[:18]
+        accuracy = tsne_map.class_accuracy[c]
+        label = f" {name} ({accuracy:.0%})"
+        keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **key_style))
+        if has_few_classes and accuracy > 0.5:
+            x, y = np.median(tsne_map.embedding[tsne_map.labels == c], 0)
+            text_style = dict(ha="center", va="center", weight="bold", path_effects=outline)
+            figure.axes[0].text(x, y, name, **text_style)
     if has_few_classes:
         style = dict(loc="outside right center", fontsize=8)
     else:
@@ -1379,20 +1306,19 @@ def page(template, tsne_map, thumbnails=None):
     places = tsne_map.embedding * [1, -1]  # on a page, y grows downward
     places = places[order] - places.min(0)
     x, y = np.rint(places.T * 20000 / max(places.max(), 1e-30)).astype(int).tolist()
-    points = tsne_map.points
     content = {
         "x": x,
         "y": y,
         "colors": COLORS,
         "atlas": None if thumbnails is None else picture_atlas(thumbnails[order]),
         "side": 0 if thumbnails is None else thumbnails.shape[2],
-        "title": tsne_map.points.title,
-        "caption": "; ".join(tsne_map.caption_lines),
-        "classes": points.classes,
+        "title": tsne_map.title,
+        "caption": "; ".join(tsne_map.caption),
+        "classes": tsne_map.classes,
         "n_placed": tsne_map.n_placed,
-        "labels": points.labels[order].tolist(),
-        "split": points.split[order].tolist(),
-        "row": points.row[order].tolist(),
+        "labels": tsne_map.labels[order].tolist(),
+        "split": tsne_map.split[order].tolist(),
+        "row": tsne_map.row[order].tolist(),
     }
     return template.replace("__MAP__", json.dumps(content).replace("<", r"\u003c"))
 
