@@ -322,90 +322,77 @@ def morton_order(y):
     return code, order, extent
 
 
-@dataclass
-class QuadTree:
-    """An entry for each cell, level after level from the root, and then one for each point. A cell of up to
-    8 points has these points as its children."""
+def split_cells(code, start, level):
+    """The filled quadrants of cells of a level, whose first points are at `start` of the sorted codes: where
+    each quadrant begins and ends in the codes, and how many each cell has.
 
-    bodies: torch.Tensor  # [3, entries]: x and y of the center of mass, and the number of points
-    size: torch.Tensor  # [entries]: the width of the cell; 0 for a point
-    first_child: torch.Tensor  # [entries]: its children are consecutive entries from this one on
-    n_children: torch.Tensor  # [entries]
-
-
-def build_quadtree(code, y, extent):
-    """The QuadTree over points y [n, 2] in Morton order, where each cell holds points start to end."""
-    start = code.new_zeros(1)
-    end = code.new_full((1,), len(code))
-    levels = []
-    n_cells = 1  # of all levels so far
-    for level in range(MAX_LEVEL + 1):
-        is_last = level == MAX_LEVEL
-        # the points of a cell of the last level coincide, so it is one body whatever the angle
-        size = y.new_full((len(start),), 0 if is_last else extent / 2**level)
-        is_split = (end - start > 8) & (not is_last)
-        # the leading bits of a code name its cell, and two more bits one of the four quadrants, 0 to 3; a
-        # binary search finds where in the sorted codes each quadrant begins
-        bits_below = max(0, 2 * (MAX_LEVEL - level - 1))
-        cell_name = code[start[is_split], None] >> bits_below + 2
-        quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
-        borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
-        lower = borders[:, :-1]
-        upper = borders[:, 1:]
-        is_filled = upper > lower
-        n_children = torch.zeros_like(start).masked_scatter_(is_split, is_filled.sum(1))
-        first_child = n_cells + n_children.cumsum(0) - n_children
-        levels.append((start, end, size, first_child, n_children))
-        start = lower[is_filled]
-        end = upper[is_filled]
-        n_cells += len(start)
-        if len(start) == 0:
-            break
-    start, end, size, first_child, n_children = map(torch.cat, zip(*levels, strict=True))
-    mass = end - start
-    is_leaf = n_children == 0
-    first_child = torch.where(is_leaf, n_cells + start, first_child)
-    n_children = torch.where(is_leaf, mass, n_children)
-    sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
-    center = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
-    masses = F.pad(mass, (0, len(y)), value=1)
-    return QuadTree(
-        bodies=torch.cat([center.T, masses[None]]).to(y.dtype),
-        size=F.pad(size, (0, len(y))),
-        first_child=F.pad(first_child, (0, len(y))),
-        n_children=F.pad(n_children, (0, len(y))),
-    )
-
-
-def interaction_list(tree, low, high, angle):
-    """Which entries of the tree repel the points in each tile, a box from low to high, [tiles, 2].
-
-    Returns a tile and an entry for each interaction, [pairs], sorted by tile. The distance of a cell is that
-    of its center of mass from the box, which is at most that from any point in the box.
+    The leading bits of a code name its cell, and two more bits one of its four quadrants, 0 to 3.
     """
-    x, y, _ = tree.bodies
+    bits_below = 2 * (MAX_LEVEL - level - 1)
+    cell_name = code[start, None] >> bits_below + 2
+    quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
+    borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (cells, 5)
+    lower = borders[:, :-1]
+    upper = borders[:, 1:]
+    is_filled = upper > lower
+    return lower[is_filled], upper[is_filled], is_filled.sum(1)
+
+
+def interaction_list(code, points, extent, low, high, angle):
+    """Which bodies repel the points in each tile, a box from low to high [tiles, 2].
+
+    A body is one of the points [n, 2], which are in Morton order, or a cell of the quadtree. The children of
+    a cell are its quadrants or, if it holds up to 8 points, these. The distance of a cell is that of its
+    center of mass from the box, which is at most that from any point in the box.
+
+    Returns a tile and a body for each interaction, [pairs], sorted by tile; and the bodies, [3, bodies]: x
+    and y of the center of mass, and the number of points.
+    """
+    n = len(points)
+    sums = F.pad(points.double().cumsum(0), (0, 0, 1, 0))
+    bodies = [F.pad(points, (0, 1), value=1.0)]
+    start = code.new_zeros(1)  # a cell holds the points start to end; level 0 is the root
+    end = code.new_full((1,), n)
+    n_bodies = n
     tile = torch.arange(len(low), device=low.device)
-    entry = torch.zeros_like(tree.first_child[: len(low)])  # every tile begins at the root
+    body = torch.full_like(tile, n)  # every tile begins at the root
     far_tiles = []
-    far_entries = []
-    while len(tile) > 0:
-        center = torch.stack([x.take(entry), y.take(entry)], 1)
-        below = low.index_select(0, tile) - center
-        above = center - high.index_select(0, tile)
+    far_bodies = []
+    for level in range(MAX_LEVEL + 1):
+        mass = end - start
+        center = (sums[end] - sums[start]) / mass[:, None]
+        bodies.append(torch.cat([center, mass[:, None]], 1).to(points.dtype))
+        # the points of a cell of the last level coincide, so it is one body whatever the angle
+        size = points.new_tensor(extent / 2**level if level < MAX_LEVEL else 0.0)
+        is_far = body < n  # a point has no children
+        cell = body[~is_far] - n_bodies
+        cell_tile = tile[~is_far]
+        center = bodies[-1][cell, :2]
+        below = low.index_select(0, cell_tile) - center
+        above = center - high.index_select(0, cell_tile)
         outside = torch.maximum(below, above).clamp_(min=0)
-        is_far = tree.size.take(entry) <= angle * outside.square().sum(1).sqrt()
+        is_far.masked_scatter_(~is_far, size <= angle * outside.square().sum(1).sqrt())
         far_tiles.append(tile[is_far].int())
-        far_entries.append(entry[is_far])
+        far_bodies.append(body[is_far])
+        if is_far.all():
+            break
         # all others are replaced by their children
         tile = tile[~is_far]
-        entry = entry[~is_far]
-        count = tree.n_children[entry]
-        shift = tree.first_child[entry] - (count.cumsum(0) - count)
+        cell = body[~is_far] - n_bodies
+        n_bodies += len(start)
+        is_split = mass > 8
+        lower, end, n_quadrants = split_cells(code, start[is_split], level)
+        n_children = mass.masked_scatter(is_split, n_quadrants)
+        first_quadrant = n_bodies + n_quadrants.cumsum(0) - n_quadrants
+        first_child = start.masked_scatter(is_split, first_quadrant)
+        start = lower
+        count = n_children[cell]
+        shift = first_child[cell] - (count.cumsum(0) - count)
         tile = tile.repeat_interleave(count)
-        entry = shift.repeat_interleave(count)
-        entry += torch.arange(len(entry), device=entry.device)
+        body = shift.repeat_interleave(count)
+        body += torch.arange(len(body), device=body.device)
     tile, order = torch.cat(far_tiles).sort()
-    return tile, torch.cat(far_entries)[order]
+    return tile, torch.cat(far_bodies)[order], torch.cat(bodies).T.contiguous()
 
 
 def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
@@ -414,16 +401,17 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     n = len(y)
     code, order, extent = morton_order(y)
     points = y[order]
-    tree = build_quadtree(code, points, extent)
     # the last tile is filled up with points that come before it
     fill = torch.arange(-n % tile_size, device=y.device) + n - tile_size
     targets = torch.cat([points, points[fill.clamp_(min=0)]]).view(-1, tile_size, 2)
     repulsion = torch.empty_like(targets)
     potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
-    tile, entry = interaction_list(tree, targets.amin(1), targets.amax(1), angle)
+    low = targets.amin(1)
+    high = targets.amax(1)
+    tile, body, bodies = interaction_list(code, points, extent, low, high, angle)
     for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
-        sources = entry.take(pairs)  # (tiles, width)
-        x_source, y_source, mass = (values.take(sources) for values in tree.bodies)
+        sources = body.take(pairs)  # (tiles, width)
+        x_source, y_source, mass = (values.take(sources) for values in bodies)
         mass = mass * is_pair
         # relative to the middle of the tile, coordinates are small and lose no digits
         middle = targets[tiles].median(1).values
@@ -468,10 +456,11 @@ def fast_fft_size(size):
     return size
 
 
-def kernel_transform(size, h, offset, like):
+@functools.lru_cache(maxsize=8)  # a map keeps its mesh for many iterations
+def kernel_transform(size, h, offset, dtype, device):
     """The real FFT of 1 / (1 + r^2) - offset on a periodic mesh of spacing h, divided by the square of the
     spline's FFT, which undoes the smoothing by the spline, onto the nodes and from them."""
-    step_x, step_y = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
+    step_x, step_y = (torch.arange(length, device=device, dtype=dtype) for length in size)
     x = torch.minimum(step_x, size[0] - step_x).mul_(h).square_()
     y = torch.minimum(step_y, size[1] - step_y).mul_(h).square_()
     square = x[:, None] + y
@@ -481,67 +470,52 @@ def kernel_transform(size, h, offset, like):
     return torch.fft.rfft2(kernel) / (spline_x[:, None] * spline_y[: size[1] // 2 + 1]).square_()
 
 
-class MeshRepulsion:
+def mesh_repulsion(y, spacing=0.35):
     """exact_repulsion for maps [n, 2], by a mesh whose nodes are `spacing` apart, or less in a small map.
 
     For few points the sum over all pairs is faster, and in a map with a far outlier, whose mesh would be
     large, the tree: then these are used instead.
     """
+    n = len(y)
+    if n < EXACT_IS_FASTEST:
+        return exact_repulsion(y)
+    points = y.T.contiguous()
+    low, high = points.aminmax(dim=1, keepdim=True)
+    extent = (high - low).flatten().tolist()
+    h = min(spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
+    is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
+    if not is_small_enough:
+        return barnes_hut_repulsion(y)
+    n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
+    # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
+    # map, or 32, a distance at which the kernel is weak enough to be ignored
+    size = tuple(fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes)
+    # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
+    # takes n from the potential of each point, which is added to Z below
+    offset = 1.0 if max(extent) < 1 else 0.0
+    transform = kernel_transform(size, h, offset, y.dtype, y.device)
 
-    def __init__(self, spacing=0.35):
-        self.spacing = spacing
-        self.transform = None  # of the kernel, for the mesh that `transform_key` describes
-        self.transform_key = None
-
-    def __call__(self, y):
-        n = len(y)
-        if n < EXACT_IS_FASTEST:
-            return exact_repulsion(y)
-        points = y.T.contiguous()
-        low, high = points.aminmax(dim=1, keepdim=True)
-        extent = (high - low).flatten().tolist()
-        h = min(self.spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
-        is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
-        if not is_small_enough:
-            return barnes_hut_repulsion(y)
-        n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
-        # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
-        # map, or 32, a distance at which the kernel is weak enough to be ignored
-        size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
-        # takes n from the potential of each point, which is added to Z below
-        offset = 1.0 if max(extent) < 1 else 0.0
-        if self.transform_key != (size, h, offset):
-            self.transform_key = (size, h, offset)
-            self.transform = kernel_transform(size, h, offset, y)
-
-        place = (points - low) / h
-        cell = place.floor()
-        t = place.sub_(cell).flatten()
-        powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
-        weights, derivatives = (SPLINE.to(t) @ powers).view(2, 4, 2, n)
-        wx, wy = weights.transpose(0, 1)  # (4, n) each
-        dx, dy = derivatives.transpose(0, 1)
-        step = torch.arange(4, device=y.device)
-        cell = cell.long()
-        node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
-        charge = y.new_zeros(n_nodes[0], size[1])
-        charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
-        phi = self.convolve(charge, size).take(node)
-        phi_x = (phi * wy).sum(1)  # interpolated along y at each of four x: (4, n)
-        slope_y = (phi * dy).sum(1)
-        potential = (phi_x * wx).sum(0)
-        gradient = torch.stack([(phi_x * dx).sum(0), (slope_y * wx).sum(0)], 1)
-        z = potential.sum(dtype=torch.float64) + (offset * n - 1) * n
-        return gradient.div_(-2 * h), z
-
-    def convolve(self, charge, size):
-        """The potential at the nodes that points reach, of charges at these nodes, [n_nodes[0], size[1]].
-
-        The FFTs take one axis after the other, since most of the padded mesh is empty or not needed.
-        """
-        spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
-        return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1])
+    place = (points - low) / h
+    cell = place.floor()
+    t = place.sub_(cell).flatten()
+    powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
+    weights, derivatives = (SPLINE.to(t) @ powers).view(2, 4, 2, n)
+    wx, wy = weights.transpose(0, 1)  # (4, n) each
+    dx, dy = derivatives.transpose(0, 1)
+    step = torch.arange(4, device=y.device)
+    cell = cell.long()
+    node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
+    charge = y.new_zeros(n_nodes[0], size[1])
+    charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
+    # one axis after the other, since most of the padded mesh is empty or not needed
+    spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(transform)
+    phi = torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1]).take(node)
+    phi_x = (phi * wy).sum(1)  # interpolated along y at each of four x: (4, n)
+    slope_y = (phi * dy).sum(1)
+    potential = (phi_x * wx).sum(0)
+    gradient = torch.stack([(phi_x * dx).sum(0), (slope_y * wx).sum(0)], 1)
+    z = potential.sum(dtype=torch.float64) + (offset * n - 1) * n
+    return gradient.div_(-2 * h), z
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -837,7 +811,7 @@ class TSNE:
             if method == "barnes_hut":
                 repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
             else:
-                repulsion = MeshRepulsion(0.3 if n < 20_000 else 0.35)
+                repulsion = functools.partial(mesh_repulsion, spacing=0.3 if n < 20_000 else 0.35)
         return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
 
     def _descend(self, y, forces, last, exaggeration, momentum):

@@ -165,7 +165,7 @@ def test_exact_gradient_is_that_of_the_divergence(components):
 
 @pytest.mark.parametrize(
     "repulsion, tolerance",
-    [(lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-5), (tsne.MeshRepulsion(0.05), 1e-3)],
+    [(lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-5), (lambda y: tsne.mesh_repulsion(y, 0.05), 1e-3)],
     ids=["barnes_hut", "fft"],
 )
 def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
@@ -237,7 +237,7 @@ def test_mesh_is_near_exact_in_maps_of_any_size(extent):
     y *= extent / (y - y.mean(0)).abs().max()
     expected, total = tsne.exact_repulsion(y)
     for dtype, spacing, tolerance in ((torch.float32, 0.35, 0.02), (torch.float64, 0.1, 1e-3)):
-        approximate, approximate_total = tsne.MeshRepulsion(spacing)(y.to(dtype))
+        approximate, approximate_total = tsne.mesh_repulsion(y.to(dtype), spacing)
         assert relative_error(approximate, expected) < tolerance
         assert approximate_total.item() == pytest.approx(total.item(), rel=1e-3)
 
@@ -245,7 +245,7 @@ def test_mesh_is_near_exact_in_maps_of_any_size(extent):
 def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
     y = clusters(3000, scale=60)
     expected, total = tsne.exact_repulsion(y)
-    approximate, approximate_total = tsne.MeshRepulsion(0.25)(y)
+    approximate, approximate_total = tsne.mesh_repulsion(y, 0.25)
     assert y.amax() - y.amin() > 2 * 64
     assert relative_error(approximate, expected) < 0.01
     assert approximate_total.item() == pytest.approx(total.item(), rel=0.01)
@@ -253,7 +253,7 @@ def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
 
 def test_mesh_leaves_a_stretched_map_to_the_tree():
     y = torch.cat([clusters(900), torch.tensor([[1e8, 0.0]])])
-    approximate, total = tsne.MeshRepulsion()(y)
+    approximate, total = tsne.mesh_repulsion(y)
     expected, expected_total = tsne.exact_repulsion(y)
     assert relative_error(approximate, expected) < 0.01
     assert total.item() == pytest.approx(expected_total.item(), rel=0.01)
@@ -278,16 +278,14 @@ def test_awkward_maps(name, dtype):
     for repulsion, tolerance in (
         (lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-6 if dtype == torch.float64 else 5e-5),
         (tsne.barnes_hut_repulsion, 0.05 if name == "line" else 0.01),
-        (tsne.MeshRepulsion(), 0.004),
+        (tsne.mesh_repulsion, 0.004),
     ):
         approximate, approximate_total = repulsion(y)
         assert (approximate - expected).norm() / size < tolerance
         assert approximate_total.item() == pytest.approx(total.item(), rel=0.01)
 
 
-@pytest.mark.parametrize(
-    "repulsion", [tsne.exact_repulsion, tsne.barnes_hut_repulsion, tsne.MeshRepulsion()]
-)
+@pytest.mark.parametrize("repulsion", [tsne.exact_repulsion, tsne.barnes_hut_repulsion, tsne.mesh_repulsion])
 def test_permuting_the_points_permutes_the_repulsion(repulsion):
     y = clusters(900)
     order = torch.randperm(900)
