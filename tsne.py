@@ -143,24 +143,18 @@ def weighted_differences(weights, y, partners):
     return y * sums[:1].T - sums[1:].T
 
 
-@dataclass
-class Forces:
-    """What moves the points of a map y [n, c]."""
-
-    attraction: Callable  # attraction(y, want_kl) and repulsion(y) return what exact_attraction and
-    repulsion: Callable  # exact_repulsion do
-    negative_entropy: torch.Tensor  # sum_ij p_ij log p_ij, the part of the KL divergence that no map changes
-
-
-def kl_gradient(forces, y, exaggeration=1.0, want_kl=True):
+def kl_gradient(attraction, repulsion, negative_entropy, y, exaggeration=1.0, want_kl=True):
     """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration, and the
     KL divergence in nats, or None if it is not wanted. It is that of P without exaggeration:
-    sum_ij p_ij log p_ij + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
-    attractive, log_term = forces.attraction(y, want_kl)
-    repulsive, z = forces.repulsion(y)
+    sum_ij p_ij log p_ij (the negative entropy) + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
+
+    attraction(y, want_kl) and repulsion(y) return what exact_attraction and exact_repulsion do.
+    """
+    attractive, log_term = attraction(y, want_kl)
+    repulsive, z = repulsion(y)
     z = z.clamp(min=1e-12)  # 0 by rounding where all points are far apart
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
-    kl = (forces.negative_entropy + (log_term + z.log())).item() if want_kl else None
+    kl = (negative_entropy + (log_term + z.log())).item() if want_kl else None
     return gradient, kl
 
 
@@ -228,9 +222,8 @@ def symmetrize(neighbors, p, block=4096):
         incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
         key_outgoing = outgoing // k * n + targets[outgoing]  # i * n + j
         key_incoming = targets[incoming] * n + incoming // k
-        key, order = torch.cat([key_outgoing, key_incoming]).sort()
-        key, pair = torch.unique_consecutive(key, return_inverse=True)
-        terms = p[torch.cat([outgoing, incoming])[order]]
+        key, pair = torch.cat([key_outgoing, key_incoming]).unique(return_inverse=True)
+        terms = p[torch.cat([outgoing, incoming])]
         value = p.new_zeros(len(key)).index_add_(0, pair, terms)
         parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
     row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -269,17 +262,15 @@ class SparseAttraction:
 
     def __init__(self, row, column, p, n):
         self.rectangles = []
-        self.max_size = 0
         for rows, pairs, is_pair in padded_blocks(row, n, 1 << 17):
             partners = torch.where(is_pair, column[pairs], rows[:, None])
             self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
-            self.max_size = max(self.max_size, partners.numel())
 
     def __call__(self, y, want_kl=True):
         y = y.T.contiguous()  # (2, n)
         attraction = torch.zeros_like(y)
         log_term = 0.0
-        buffer = y.new_empty(3 * self.max_size)
+        buffer = y.new_empty(3 * max(p.numel() for _, _, p in self.rectangles))
         for rows, partners, p in self.rectangles:
             workspace = buffer[: 3 * p.numel()].view(3, *p.shape)
             difference = workspace[:2]
@@ -528,10 +519,9 @@ def as_points(X, name="X"):
     A tensor stays on its device, unless that is a Mac's GPU ("mps"): it has no float64, the CPU has.
     """
     if isinstance(X, torch.Tensor):
-        is_dense = X.layout == torch.strided and not (X.is_meta or X.is_nested)
-        require(is_dense, f"{name} is a sparse, nested or meta tensor: give a dense one")
+        is_plain = X.layout == torch.strided and not (X.is_meta or X.is_nested or X.is_complex())
+        require(is_plain, f"{name} is sparse, nested, meta or complex: give a dense tensor of real numbers")
         x = X.detach().cpu() if X.device.type == "mps" else X.detach()
-        require(not x.is_complex(), f"{name} holds complex numbers: give real ones")
         fits_float32 = x.element_size() < 4 or x.dtype == torch.float32
         x = x.to(torch.float32 if fits_float32 else torch.float64)
     else:
@@ -543,9 +533,7 @@ def as_points(X, name="X"):
         advice = "give real numbers, and X.toarray() for a sparse matrix X"
         require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
-        with np.errstate(over="ignore"):  # of long doubles, which are infinite then
-            X = np.array(X, np.float32 if fits_float32 else np.float64, order="C")
-        x = torch.from_numpy(X)
+        x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
     require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
     return x
@@ -647,8 +635,6 @@ class TSNE:
         self._check_parameters(n)
         is_table = self.metric != "precomputed" or x.shape == (n, n)
         require(is_table, f"X has shape {list(x.shape)}: precomputed takes distances [n, n]")
-        self._check_points(x, "X")
-
         # the center is the median of some points: one far outlier does not move it, and so leaves the others
         # their digits
         self._center = x[:: 1 + n // 1000].median(0).values
@@ -657,12 +643,13 @@ class TSNE:
         require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
         del offsets
         embedding = self._initial_map(x)
-        forces = self._forces(x)
+        gradient_at = self._kl_gradient(x)
         last = self.max_iter or (500 if n >= 5000 else 700)
         self.n_iter_ = 0
-        self._descend(embedding, forces, min(100, last // 5), float(self.early_exaggeration), momentum=0.8)
-        self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
-        _, self.kl_divergence_ = kl_gradient(forces, embedding)
+        first_phase = min(100, last // 5)
+        self._descend(embedding, gradient_at, first_phase, float(self.early_exaggeration), momentum=0.8)
+        self._descend(embedding, gradient_at, last, exaggeration=1.0, momentum=0.9)
+        _, self.kl_divergence_ = gradient_at(embedding)
         self._map = embedding
         self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
@@ -679,8 +666,7 @@ class TSNE:
         x = as_points(X_new, "X_new").to(self._map.device)
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
-        self._check_points(x, "X_new")
-        x = self._scaled(x)
+        x = self._scaled(x, "X_new")
         is_near = bool((x.abs() < LARGEST).all())
         require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
         neighbors, squares = self._neighbors(x, min(len(self._map), 30))
@@ -720,25 +706,16 @@ class TSNE:
         is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
         require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
         if isinstance(self.init, str):
-            is_known = self.init in ("pca", "random")
-            require(is_known, f"init {in_short(self.init)}: give pca, random or a map")
-            can_start = self.init == "random" or self.metric != "precomputed"
-            require(can_start, "init 'pca': give random or a map: distances have no PCA")
+            # distances have no PCA
+            choices = ["random"] if self.metric == "precomputed" else ["pca", "random"]
+            wanted = " or ".join([*choices, "a map"])
+            require(self.init in choices, f"init {in_short(self.init)}: give {wanted}")
 
     def _check_number(self, name, kind, low, high, wanted):
         value = vars(self)[name]
-        if isinstance(value, np.generic):
-            value = value.item()
+        value = value.item() if isinstance(value, np.generic) else value
         fits = isinstance(value, kind) and low <= value <= high
         require(fits, f"{name} {in_short(value)}: give {wanted}")
-
-    def _check_points(self, x, name):
-        if self.metric == "precomputed":
-            are_distances = bool((x >= 0).all())
-            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
-        if self.metric == "cosine":
-            have_direction = bool(x.any(1).all())
-            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
 
     def _initial_map(self, x):
         """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
@@ -763,41 +740,42 @@ class TSNE:
         y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
-    def _scaled(self, x):
+    def _scaled(self, x, name):
         """Points [m, d] or distances [m, n] in the range of float32, as the neighbors are searched."""
-        if self.metric == "cosine":
-            x = F.normalize(x / x.abs().amax(1, keepdim=True))
-        elif self.metric == "precomputed":
-            x = x / self._scale
-        else:
-            x = (x - self._center) / self._scale
-        return x if self.metric == "precomputed" else x.float()
-
-    def _neighbors(self, x, k, of_training=False):
-        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
-        them, both [m, k]. With of_training, x are the training points, none of which is its own neighbor."""
         if self.metric == "precomputed":
-            if of_training:
+            are_distances = bool((x >= 0).all())
+            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
+            return x / self._scale
+        if self.metric == "cosine":
+            have_direction = bool(x.any(1).all())
+            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
+            return F.normalize(x / x.abs().amax(1, keepdim=True)).float()
+        return ((x - self._center) / self._scale).float()
+
+    def _neighbors(self, x, k, first=None):
+        """nearest_neighbors of x [m, d] among the training points, in the chosen metric."""
+        if self.metric == "precomputed":
+            if first is not None:
                 x.fill_diagonal_(math.inf)
             distances, neighbors = x.topk(k, largest=False)
             return neighbors, distances.square()
-        neighbors, squares = nearest_neighbors(x, self._points, k, first=0 if of_training else None)
+        neighbors, squares = nearest_neighbors(x, self._points, k, first)
         if self.metric == "cosine":
             squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
         return neighbors, squares
 
-    def _forces(self, x):
-        """The Forces between training points x [n, d], as the chosen method computes them."""
+    def _kl_gradient(self, x):
+        """kl_gradient for training points x [n, d] by the chosen method, a function of the map."""
         n = len(x)
         perplexity = float(self.perplexity)
         method = self.method
         if method == "auto":
             method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
         k = n - 1 if method == "exact" else min(n - 1, int(3 * perplexity))
-        points = self._scaled(x)
+        points = self._scaled(x, "X")
         if self.metric != "precomputed":
             self._points = points
-        neighbors, squares = self._neighbors(points, k, of_training=True)
+        neighbors, squares = self._neighbors(points, k, first=0)
         p = conditional_affinities(squares.float(), perplexity)
         del points, squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
@@ -812,9 +790,10 @@ class TSNE:
                 repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
             else:
                 repulsion = functools.partial(mesh_repulsion, spacing=0.3 if n < 20_000 else 0.35)
-        return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
+        negative_entropy = torch.special.xlogy(p, p).sum(dtype=torch.float64)
+        return functools.partial(kl_gradient, attraction, repulsion, negative_entropy)
 
-    def _descend(self, y, forces, last, exaggeration, momentum):
+    def _descend(self, y, gradient_at, last, exaggeration, momentum):
         """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
         a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
         # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
@@ -827,7 +806,7 @@ class TSNE:
         while self.n_iter_ < last:
             self.n_iter_ += 1
             is_check = self.n_iter_ % 50 == 0
-            gradient, kl = kl_gradient(forces, y, exaggeration, is_check)
+            gradient, kl = gradient_at(y, exaggeration, is_check)
             gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
             gradient.mul_(gain)
             velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
@@ -900,8 +879,7 @@ def command(argv):
     args.device = data.pick_device(args.device)
     if args.device.type == "mps":  # a Mac's GPU has no float64, which t-SNE needs
         args.device = torch.device("cpu")
-    is_one_choice = not (args.train_and_test and args.split)
-    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+    require(not (args.train_and_test and args.split), "--train-and-test takes both: leave --split out")
     source, inputs = open_source(args)
     paths = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
@@ -984,9 +962,10 @@ def open_source(args):
     path = Path(name)
     is_array = path.suffix in (".npy", ".npz") and path.is_file()
     require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
-    require(is_array or not args.labels, f"--labels is for arrays: {name} is none")
     has_own_size = is_array or is_run(args)
     require(not (has_own_size and args.image_size), f"--image-size is not for {name}: leave it out")
+    arrays = data.open_arrays(path, ["x", "y", "x_train"]) if is_array else {}
+    require("x" in arrays or not args.labels, f"--labels is for arrays x: {name} holds none")
     if is_run(args):
         run = sample.Run(path, args.data_dir)
         run.model.to(args.device)
@@ -995,16 +974,11 @@ def open_source(args):
 
     if args.data_dir and path.exists():
         data.note(f"--data-dir does nothing for {name}")
-    arrays = {}
-    if args.labels:
-        arrays["x"] = data.open_arrays(path, ["x"])["x"]
-        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
-    elif is_array:
-        with contextlib.suppress(data.Mistake):  # data.load, below, says what is wrong
-            arrays = data.open_arrays(path, ["x", "y"])
     if "x" not in arrays:
         # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
         return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
+    if args.labels:
+        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
     x = np.atleast_1d(arrays["x"])
     pictures = None
     if x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14):  # shorter rows are features

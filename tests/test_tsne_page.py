@@ -248,6 +248,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("broken.npy", "broken.npy is no whole .npy"),
         ("zero.npy --metric cosine", "a point at 0, which has no direction"),
         ("mnist10k --labels y.npy", "--labels is for arrays"),
+        ("train.npz --labels y.npy", "--labels is for arrays x: train.npz holds none"),
         ("mnist10", "did you mean mnist10k?"),
         ("arithmetic", "arithmetic is queries"),
         ("folder", "no readable picture"),
@@ -266,7 +267,9 @@ def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, mon
     wrong["bytes"] = y.astype("S3")
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
         np.save(blobs / f"{name}.npy", array)
-    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x), np.savez(blobs / "named.npz", x=y)
+    archives = dict(train=dict(x_train=np.zeros((120, 8, 8))), empty={}, other=dict(a=x), named=dict(x=y))
+    for name, arrays in archives.items():
+        np.savez(blobs / f"{name}.npz", **arrays)
     (blobs / "broken.npy").write_bytes((blobs / "x.npy").read_bytes()[:500])
     (blobs / "folder").mkdir()
     monkeypatch.chdir(blobs)
