@@ -535,12 +535,8 @@ def as_points(X, name="X"):
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
         x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
-    require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
+    require(x.isfinite().all(), f"{name} holds NaN or infinite values: remove or replace them")
     return x
-
-
-def is_one_of(value, choices):
-    return isinstance(value, str) and value in choices
 
 
 def in_short(value):
@@ -667,8 +663,9 @@ class TSNE:
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
         x = self._scaled(x, "X_new")
-        is_near = bool((x.abs() < LARGEST).all())
-        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
+        require(
+            (x.abs() < LARGEST).all(), f"X_new lies {LARGEST:g} times as far out as the points of the map"
+        )
         neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
@@ -686,7 +683,7 @@ class TSNE:
         check("n_components", whole, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
         check("perplexity", real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
         check("early_exaggeration", real, 1, LARGEST, f"1 to {LARGEST:g}")
-        if not is_one_of(self.learning_rate, ["auto"]):
+        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
             check("learning_rate", real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
         if self.max_iter is not None:
             check("max_iter", whole, 1, math.inf, "a whole number from 1, or None")
@@ -698,7 +695,8 @@ class TSNE:
         check("angle", real, 0, 1, "0 to 1")
         for name, choices in (("metric", METRICS), ("method", METHODS)):
             value = vars(self)[name]
-            require(is_one_of(value, choices), f"{name} {in_short(value)}: give {' or '.join(choices)}")
+            is_choice = isinstance(value, str) and value in choices
+            require(is_choice, f"{name} {in_short(value)}: give {' or '.join(choices)}")
 
         limit = f"for up to {EXACT_LIMIT:,} points"
         require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
@@ -743,12 +741,10 @@ class TSNE:
     def _scaled(self, x, name):
         """Points [m, d] or distances [m, n] in the range of float32, as the neighbors are searched."""
         if self.metric == "precomputed":
-            are_distances = bool((x >= 0).all())
-            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
+            require((x >= 0).all(), f"{name} holds numbers below 0: precomputed takes distances")
             return x / self._scale
         if self.metric == "cosine":
-            have_direction = bool(x.any(1).all())
-            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
+            require(x.any(1).all(), f"{name} has a point at 0, which has no direction for metric='cosine'")
             return F.normalize(x / x.abs().amax(1, keepdim=True)).float()
         return ((x - self._center) / self._scale).float()
 
@@ -1247,7 +1243,7 @@ def name_classes(figure, tsne_map, classes, has_few_classes):
     figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
 
 
-def page(template, tsne_map, thumbnails=None):
+def page(template, tsne_map, thumbnails):
     """The page: the template with the map as JSON, in which no name can end the script. thumbnails are
     small pictures uint8 [n, C, side, side] of the points, or None."""
     order = tsne_map.drawing_order
