@@ -313,52 +313,60 @@ def morton_order(y):
     return code, order, extent
 
 
-def split_cells(code, start, level):
-    """The filled quadrants of cells of a level, whose first points are at `start` of the sorted codes: where
-    each quadrant begins and ends in the codes, and how many each cell has.
+def split_cells(code, start, end, level, n_bodies):
+    """The next level of the quadtree, below cells that hold the points start to end of the sorted codes.
 
-    The leading bits of a code name its cell, and two more bits one of its four quadrants, 0 to 3.
+    The children of a cell are its filled quadrants or, if it holds up to 8 points, these. Returns start and
+    end of the quadrants, which are numbered from n_bodies on; and, for each cell, the number of its first
+    child, and how many it has.
     """
+    mass = end - start
+    is_split = mass > 8
+    # the leading bits of a code name its cell, and two more bits one of its four quadrants, 0 to 3; a binary
+    # search finds where in the sorted codes each quadrant begins
     bits_below = 2 * (MAX_LEVEL - level - 1)
-    cell_name = code[start, None] >> bits_below + 2
+    cell_name = code[start[is_split], None] >> bits_below + 2
     quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
-    borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (cells, 5)
+    borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
     lower = borders[:, :-1]
     upper = borders[:, 1:]
     is_filled = upper > lower
-    return lower[is_filled], upper[is_filled], is_filled.sum(1)
+    n_quadrants = is_filled.sum(1)
+    first_quadrant = n_bodies + n_quadrants.cumsum(0) - n_quadrants
+    first_child = start.masked_scatter(is_split, first_quadrant)
+    n_children = mass.masked_scatter(is_split, n_quadrants)
+    return lower[is_filled], upper[is_filled], first_child, n_children
 
 
-def interaction_list(code, points, extent, low, high, angle):
-    """Which bodies repel the points in each tile, a box from low to high [tiles, 2].
-
-    A body is one of the points [n, 2], which are in Morton order, or a cell of the quadtree. The children of
-    a cell are its quadrants or, if it holds up to 8 points, these. The distance of a cell is that of its
-    center of mass from the box, which is at most that from any point in the box.
+def interaction_list(code, points, extent, targets, angle):
+    """Which bodies repel the points in each tile of targets [tiles, points, 2]. A body is one of the points
+    [n, 2], which are in Morton order, or a cell of the quadtree over them.
 
     Returns a tile and a body for each interaction, [pairs], sorted by tile; and the bodies, [3, bodies]: x
-    and y of the center of mass, and the number of points.
+    and y of the center of mass, and the number of points. The distance of a cell is that of its center of
+    mass from the box around a tile, which is at most that from any point in it.
     """
     n = len(points)
+    low = targets.amin(1)
+    high = targets.amax(1)
     sums = F.pad(points.double().cumsum(0), (0, 0, 1, 0))
     bodies = [F.pad(points, (0, 1), value=1.0)]
+    n_bodies = n
     start = code.new_zeros(1)  # a cell holds the points start to end; level 0 is the root
     end = code.new_full((1,), n)
-    n_bodies = n
-    tile = torch.arange(len(low), device=low.device)
+    tile = torch.arange(len(targets), device=code.device)
     body = torch.full_like(tile, n)  # every tile begins at the root
     far_tiles = []
     far_bodies = []
     for level in range(MAX_LEVEL + 1):
-        mass = end - start
-        center = (sums[end] - sums[start]) / mass[:, None]
-        bodies.append(torch.cat([center, mass[:, None]], 1).to(points.dtype))
+        mass = (end - start)[:, None]
+        center = (sums[end] - sums[start]) / mass
+        bodies.append(torch.cat([center, mass], 1).to(points.dtype))
         # the points of a cell of the last level coincide, so it is one body whatever the angle
         size = points.new_tensor(extent / 2**level if level < MAX_LEVEL else 0.0)
         is_far = body < n  # a point has no children
-        cell = body[~is_far] - n_bodies
         cell_tile = tile[~is_far]
-        center = bodies[-1][cell, :2]
+        center = bodies[-1][body[~is_far] - n_bodies, :2]
         below = low.index_select(0, cell_tile) - center
         above = center - high.index_select(0, cell_tile)
         outside = torch.maximum(below, above).clamp_(min=0)
@@ -368,18 +376,12 @@ def interaction_list(code, points, extent, low, high, angle):
         if is_far.all():
             break
         # all others are replaced by their children
-        tile = tile[~is_far]
         cell = body[~is_far] - n_bodies
         n_bodies += len(start)
-        is_split = mass > 8
-        lower, end, n_quadrants = split_cells(code, start[is_split], level)
-        n_children = mass.masked_scatter(is_split, n_quadrants)
-        first_quadrant = n_bodies + n_quadrants.cumsum(0) - n_quadrants
-        first_child = start.masked_scatter(is_split, first_quadrant)
-        start = lower
+        start, end, first_child, n_children = split_cells(code, start, end, level, n_bodies)
         count = n_children[cell]
         shift = first_child[cell] - (count.cumsum(0) - count)
-        tile = tile.repeat_interleave(count)
+        tile = tile[~is_far].repeat_interleave(count)
         body = shift.repeat_interleave(count)
         body += torch.arange(len(body), device=body.device)
     tile, order = torch.cat(far_tiles).sort()
@@ -397,9 +399,7 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     targets = torch.cat([points, points[fill.clamp_(min=0)]]).view(-1, tile_size, 2)
     repulsion = torch.empty_like(targets)
     potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
-    low = targets.amin(1)
-    high = targets.amax(1)
-    tile, body, bodies = interaction_list(code, points, extent, low, high, angle)
+    tile, body, bodies = interaction_list(code, points, extent, targets, angle)
     for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
         sources = body.take(pairs)  # (tiles, width)
         x_source, y_source, mass = (values.take(sources) for values in bodies)
@@ -1095,11 +1095,11 @@ def select(source, args):
                 continue
             rows = mask.nonzero()[:, 0]
             torch.manual_seed(args.seed)  # dynamic binarization samples the pixels that are read
-            x = source.read(name, rows)
-            x = as_points(x.reshape(len(x), -1) if x.ndim > 2 else x)
+            points = source.read(name, rows)
+            points = as_points(points.reshape(len(points), -1) if points.ndim > 2 else points)
             pictures, labels = source.splits[name]
             pictures = None if pictures is None else pictures[rows]
-            parts.append((x, labels[rows], np.repeat(name, len(rows)), rows, pictures))
+            parts.append((points, labels[rows], np.repeat(name, len(rows)), rows, pictures))
     x, labels, split, row, pictures = zip(*parts, strict=True)
     return Map(
         title=f"{source.name}: {' and '.join(sizes)} points",
