@@ -234,9 +234,9 @@ def padded_blocks(group, n_groups, max_entries):
     """Arranges the members of many groups in a few rectangles, a row for each group, so that one tensor
     operation can treat many groups (the sliced ELLPACK format of Monakov et al. 2010).
 
-    group [members] is the group of each member, sorted. Groups of about the same size share a rectangle of
-    up to max_entries places. Yields for each rectangle: groups [rows]; the index of their members
-    [rows, width]; and a mask [rows, width], False at the places that pad a shorter row.
+    group [members] is the group of each member, sorted. Yields for each rectangle, of up to max_entries
+    places: groups [rows] of about the same size; the index of their members [rows, width]; and a mask
+    [rows, width], False at the places that pad a shorter row.
     """
     count = torch.bincount(group, minlength=n_groups)
     first = count.cumsum(0) - count
@@ -255,9 +255,8 @@ def padded_blocks(group, n_groups, max_entries):
 class SparseAttraction:
     """exact_attraction for maps [n, 2] and sparse affinities: row, column, p [pairs], sorted by row.
 
-    Points with about the same number of neighbors share a rectangle [points, neighbors] that fits the
-    processor's cache, padded with p = 0. All rectangles use the same memory in turn, since to
-    allocate it anew takes a large part of the time.
+    The rectangles [points, neighbors] fit the processor's cache and are padded with p = 0. All use the same
+    memory in turn, since to allocate it anew takes a large part of the time.
     """
 
     def __init__(self, row, column, p, n):
@@ -916,7 +915,7 @@ def is_run(args):
 def output_paths(args, inputs):
     """Where the picture, the arrays and the page go, in a folder that exists afterwards. None may be one of
     the input files, or lie in one of the input folders, but for the run's own."""
-    name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
+    name = "tsne.png" if args.what in (None, "latents") else f"tsne-{args.what}.png"
     folder = Path(args.source) if is_run(args) else Path()
     picture = Path(args.out) if args.out else folder / name
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
