@@ -1149,8 +1149,8 @@ def compute_map(points, args):
     points.embedding = embedding.cpu().numpy()
 
     # a point is correct if the most frequent class among its neighbors is its own
-    is_correct = points.labels[neighbors.cpu()]
-    is_correct = torch.from_numpy(is_correct).mode(1).values.numpy() == points.labels
+    labels = torch.from_numpy(points.labels)
+    is_correct = (labels[neighbors.cpu()].mode(1).values == labels).numpy()
     of_class = [is_correct[points.labels == c] for c in range(len(points.classes))]
     points.class_accuracy = [correct.mean() if len(correct) else math.nan for correct in of_class]
     if points.has_classes:
