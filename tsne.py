@@ -446,7 +446,7 @@ def fast_fft_size(size):
     return size
 
 
-@functools.lru_cache(maxsize=8)  # a map keeps its mesh for many iterations
+@functools.lru_cache(maxsize=1)  # a map keeps its mesh for many iterations
 def kernel_transform(size, h, offset, dtype, device):
     """The real FFT of 1 / (1 + r^2) - offset on a periodic mesh of spacing h, divided by the square of the
     spline's FFT, which undoes the smoothing by the spline, onto the nodes and from them."""
