@@ -31,7 +31,7 @@ import numbers
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -143,24 +143,18 @@ def weighted_differences(weights, y, partners):
     return y * sums[:1].T - sums[1:].T
 
 
-@dataclass
-class Forces:
-    """What moves the points of a map y [n, c]."""
-
-    attraction: Callable  # attraction(y, want_kl) and repulsion(y) return what exact_attraction and
-    repulsion: Callable  # exact_repulsion do
-    negative_entropy: torch.Tensor  # sum_ij p_ij log p_ij, the part of the KL divergence that no map changes
-
-
-def kl_gradient(forces, y, exaggeration=1.0, want_kl=True):
+def kl_gradient(attraction, repulsion, negative_entropy, y, exaggeration=1.0, want_kl=True):
     """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration, and the
     KL divergence in nats, or None if it is not wanted. It is that of P without exaggeration:
-    sum_ij p_ij log p_ij + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z."""
-    attractive, log_term = forces.attraction(y, want_kl)
-    repulsive, z = forces.repulsion(y)
+    sum_ij p_ij log p_ij (the negative entropy) + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
+
+    attraction(y, want_kl) and repulsion(y) return what exact_attraction and exact_repulsion do.
+    """
+    attractive, log_term = attraction(y, want_kl)
+    repulsive, z = repulsion(y)
     z = z.clamp(min=1e-12)  # 0 by rounding where all points are far apart
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
-    kl = (forces.negative_entropy + (log_term + z.log())).item() if want_kl else None
+    kl = (negative_entropy + (log_term + z.log())).item() if want_kl else None
     return gradient, kl
 
 
@@ -228,9 +222,8 @@ def symmetrize(neighbors, p, block=4096):
         incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
         key_outgoing = outgoing // k * n + targets[outgoing]  # i * n + j
         key_incoming = targets[incoming] * n + incoming // k
-        key, order = torch.cat([key_outgoing, key_incoming]).sort()
-        key, pair = torch.unique_consecutive(key, return_inverse=True)
-        terms = p[torch.cat([outgoing, incoming])[order]]
+        key, pair = torch.cat([key_outgoing, key_incoming]).unique(return_inverse=True)
+        terms = p[torch.cat([outgoing, incoming])]
         value = p.new_zeros(len(key)).index_add_(0, pair, terms)
         parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
     row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -241,9 +234,9 @@ def padded_blocks(group, n_groups, max_entries):
     """Arranges the members of many groups in a few rectangles, a row for each group, so that one tensor
     operation can treat many groups (the sliced ELLPACK format of Monakov et al. 2010).
 
-    group [members] is the group of each member, sorted. Groups of about the same size share a rectangle of
-    up to max_entries places. Yields for each rectangle: groups [rows]; the index of their members
-    [rows, width]; and a mask [rows, width], False at the places that pad a shorter row.
+    group [members] is the group of each member, sorted. Yields for each rectangle, of up to max_entries
+    places: groups [rows] of about the same size; the index of their members [rows, width]; and a mask
+    [rows, width], False at the places that pad a shorter row.
     """
     count = torch.bincount(group, minlength=n_groups)
     first = count.cumsum(0) - count
@@ -262,24 +255,21 @@ def padded_blocks(group, n_groups, max_entries):
 class SparseAttraction:
     """exact_attraction for maps [n, 2] and sparse affinities: row, column, p [pairs], sorted by row.
 
-    Points with about the same number of neighbors share a rectangle [points, neighbors] that fits the
-    processor's cache, padded with p = 0. All rectangles use the same memory in turn, since to
-    allocate it anew takes a large part of the time.
+    The rectangles [points, neighbors] fit the processor's cache and are padded with p = 0. All use the same
+    memory in turn, since to allocate it anew takes a large part of the time.
     """
 
     def __init__(self, row, column, p, n):
         self.rectangles = []
-        self.max_size = 0
         for rows, pairs, is_pair in padded_blocks(row, n, 1 << 17):
             partners = torch.where(is_pair, column[pairs], rows[:, None])
             self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
-            self.max_size = max(self.max_size, partners.numel())
 
     def __call__(self, y, want_kl=True):
         y = y.T.contiguous()  # (2, n)
         attraction = torch.zeros_like(y)
         log_term = 0.0
-        buffer = y.new_empty(3 * self.max_size)
+        buffer = y.new_empty(3 * max(p.numel() for _, _, p in self.rectangles))
         for rows, partners, p in self.rectangles:
             workspace = buffer[: 3 * p.numel()].view(3, *p.shape)
             difference = workspace[:2]
@@ -322,90 +312,79 @@ def morton_order(y):
     return code, order, extent
 
 
-@dataclass
-class QuadTree:
-    """An entry for each cell, level after level from the root, and then one for each point. A cell of up to
-    8 points has these points as its children."""
+def split_cells(code, start, end, level, n_bodies):
+    """The next level of the quadtree, below cells that hold the points start to end of the sorted codes.
 
-    bodies: torch.Tensor  # [3, entries]: x and y of the center of mass, and the number of points
-    size: torch.Tensor  # [entries]: the width of the cell; 0 for a point
-    first_child: torch.Tensor  # [entries]: its children are consecutive entries from this one on
-    n_children: torch.Tensor  # [entries]
-
-
-def build_quadtree(code, y, extent):
-    """The QuadTree over points y [n, 2] in Morton order, where each cell holds points start to end."""
-    start = code.new_zeros(1)
-    end = code.new_full((1,), len(code))
-    levels = []
-    n_cells = 1  # of all levels so far
-    for level in range(MAX_LEVEL + 1):
-        is_last = level == MAX_LEVEL
-        # the points of a cell of the last level coincide, so it is one body whatever the angle
-        size = y.new_full((len(start),), 0 if is_last else extent / 2**level)
-        is_split = (end - start > 8) & (not is_last)
-        # the leading bits of a code name its cell, and two more bits one of the four quadrants, 0 to 3; a
-        # binary search finds where in the sorted codes each quadrant begins
-        bits_below = max(0, 2 * (MAX_LEVEL - level - 1))
-        cell_name = code[start[is_split], None] >> bits_below + 2
-        quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
-        borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
-        lower = borders[:, :-1]
-        upper = borders[:, 1:]
-        is_filled = upper > lower
-        n_children = torch.zeros_like(start).masked_scatter_(is_split, is_filled.sum(1))
-        first_child = n_cells + n_children.cumsum(0) - n_children
-        levels.append((start, end, size, first_child, n_children))
-        start = lower[is_filled]
-        end = upper[is_filled]
-        n_cells += len(start)
-        if len(start) == 0:
-            break
-    start, end, size, first_child, n_children = map(torch.cat, zip(*levels, strict=True))
-    mass = end - start
-    is_leaf = n_children == 0
-    first_child = torch.where(is_leaf, n_cells + start, first_child)
-    n_children = torch.where(is_leaf, mass, n_children)
-    sums = F.pad(y.double().cumsum(0), (0, 0, 1, 0))
-    center = torch.cat([(sums[end] - sums[start]) / mass[:, None], y])
-    masses = F.pad(mass, (0, len(y)), value=1)
-    return QuadTree(
-        bodies=torch.cat([center.T, masses[None]]).to(y.dtype),
-        size=F.pad(size, (0, len(y))),
-        first_child=F.pad(first_child, (0, len(y))),
-        n_children=F.pad(n_children, (0, len(y))),
-    )
-
-
-def interaction_list(tree, low, high, angle):
-    """Which entries of the tree repel the points in each tile, a box from low to high, [tiles, 2].
-
-    Returns a tile and an entry for each interaction, [pairs], sorted by tile. The distance of a cell is that
-    of its center of mass from the box, which is at most that from any point in the box.
+    The children of a cell are its filled quadrants or, if it holds up to 8 points, these. Returns start and
+    end of the quadrants, which are numbered from n_bodies on; and, for each cell, the number of its first
+    child, and how many it has.
     """
-    x, y, _ = tree.bodies
-    tile = torch.arange(len(low), device=low.device)
-    entry = torch.zeros_like(tree.first_child[: len(low)])  # every tile begins at the root
+    mass = end - start
+    is_split = mass > 8
+    # the leading bits of a code name its cell, and two more bits one of its four quadrants, 0 to 3; a binary
+    # search finds where in the sorted codes each quadrant begins
+    bits_below = 2 * (MAX_LEVEL - level - 1)
+    cell_name = code[start[is_split], None] >> bits_below + 2
+    quadrant_names = cell_name * 4 + torch.arange(5, device=code.device)
+    borders = torch.searchsorted(code >> bits_below, quadrant_names)  # (split cells, 5)
+    lower = borders[:, :-1]
+    upper = borders[:, 1:]
+    is_filled = upper > lower
+    n_quadrants = is_filled.sum(1)
+    first_quadrant = n_bodies + n_quadrants.cumsum(0) - n_quadrants
+    first_child = start.masked_scatter(is_split, first_quadrant)
+    n_children = mass.masked_scatter(is_split, n_quadrants)
+    return lower[is_filled], upper[is_filled], first_child, n_children
+
+
+def interaction_list(code, points, extent, targets, angle):
+    """Which bodies repel the points in each tile of targets [tiles, points, 2]. A body is one of the points
+    [n, 2], which are in Morton order, or a cell of the quadtree over them.
+
+    Returns a tile and a body for each interaction, [pairs], sorted by tile; and the bodies, [3, bodies]: x
+    and y of the center of mass, and the number of points. The distance of a cell is that of its center of
+    mass from the box around a tile, which is at most that from any point in it.
+    """
+    n = len(points)
+    low = targets.amin(1)
+    high = targets.amax(1)
+    sums = F.pad(points.double().cumsum(0), (0, 0, 1, 0))
+    bodies = [F.pad(points, (0, 1), value=1.0)]
+    n_bodies = n
+    start = code.new_zeros(1)  # a cell holds the points start to end; level 0 is the root
+    end = code.new_full((1,), n)
+    tile = torch.arange(len(targets), device=code.device)
+    body = torch.full_like(tile, n)  # every tile begins at the root
     far_tiles = []
-    far_entries = []
-    while len(tile) > 0:
-        center = torch.stack([x.take(entry), y.take(entry)], 1)
-        below = low.index_select(0, tile) - center
-        above = center - high.index_select(0, tile)
+    far_bodies = []
+    for level in range(MAX_LEVEL + 1):
+        mass = (end - start)[:, None]
+        center = (sums[end] - sums[start]) / mass
+        bodies.append(torch.cat([center, mass], 1).to(points.dtype))
+        # the points of a cell of the last level coincide, so it is one body whatever the angle
+        size = points.new_tensor(extent / 2**level if level < MAX_LEVEL else 0.0)
+        is_far = body < n  # a point has no children
+        cell_tile = tile[~is_far]
+        center = bodies[-1][body[~is_far] - n_bodies, :2]
+        below = low.index_select(0, cell_tile) - center
+        above = center - high.index_select(0, cell_tile)
         outside = torch.maximum(below, above).clamp_(min=0)
-        is_far = tree.size.take(entry) <= angle * outside.square().sum(1).sqrt()
+        is_far.masked_scatter_(~is_far, size <= angle * outside.square().sum(1).sqrt())
         far_tiles.append(tile[is_far].int())
-        far_entries.append(entry[is_far])
+        far_bodies.append(body[is_far])
+        if is_far.all():
+            break
         # all others are replaced by their children
-        tile = tile[~is_far]
-        entry = entry[~is_far]
-        count = tree.n_children[entry]
-        shift = tree.first_child[entry] - (count.cumsum(0) - count)
-        tile = tile.repeat_interleave(count)
-        entry = shift.repeat_interleave(count)
-        entry += torch.arange(len(entry), device=entry.device)
+        cell = body[~is_far] - n_bodies
+        n_bodies += len(start)
+        start, end, first_child, n_children = split_cells(code, start, end, level, n_bodies)
+        count = n_children[cell]
+        shift = first_child[cell] - (count.cumsum(0) - count)
+        tile = tile[~is_far].repeat_interleave(count)
+        body = shift.repeat_interleave(count)
+        body += torch.arange(len(body), device=body.device)
     tile, order = torch.cat(far_tiles).sort()
-    return tile, torch.cat(far_entries)[order]
+    return tile, torch.cat(far_bodies)[order], torch.cat(bodies).T.contiguous()
 
 
 def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
@@ -414,16 +393,15 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     n = len(y)
     code, order, extent = morton_order(y)
     points = y[order]
-    tree = build_quadtree(code, points, extent)
     # the last tile is filled up with points that come before it
     fill = torch.arange(-n % tile_size, device=y.device) + n - tile_size
     targets = torch.cat([points, points[fill.clamp_(min=0)]]).view(-1, tile_size, 2)
     repulsion = torch.empty_like(targets)
     potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
-    tile, entry = interaction_list(tree, targets.amin(1), targets.amax(1), angle)
+    tile, body, bodies = interaction_list(code, points, extent, targets, angle)
     for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
-        sources = entry.take(pairs)  # (tiles, width)
-        x_source, y_source, mass = (values.take(sources) for values in tree.bodies)
+        sources = body.take(pairs)  # (tiles, width)
+        x_source, y_source, mass = (values.take(sources) for values in bodies)
         mass = mass * is_pair
         # relative to the middle of the tile, coordinates are small and lose no digits
         middle = targets[tiles].median(1).values
@@ -468,10 +446,11 @@ def fast_fft_size(size):
     return size
 
 
-def kernel_transform(size, h, offset, like):
+@functools.lru_cache(maxsize=1)  # a map keeps its mesh for many iterations
+def kernel_transform(size, h, offset, dtype, device):
     """The real FFT of 1 / (1 + r^2) - offset on a periodic mesh of spacing h, divided by the square of the
     spline's FFT, which undoes the smoothing by the spline, onto the nodes and from them."""
-    step_x, step_y = (torch.arange(length, device=like.device, dtype=like.dtype) for length in size)
+    step_x, step_y = (torch.arange(length, device=device, dtype=dtype) for length in size)
     x = torch.minimum(step_x, size[0] - step_x).mul_(h).square_()
     y = torch.minimum(step_y, size[1] - step_y).mul_(h).square_()
     square = x[:, None] + y
@@ -481,67 +460,52 @@ def kernel_transform(size, h, offset, like):
     return torch.fft.rfft2(kernel) / (spline_x[:, None] * spline_y[: size[1] // 2 + 1]).square_()
 
 
-class MeshRepulsion:
+def mesh_repulsion(y, spacing=0.35):
     """exact_repulsion for maps [n, 2], by a mesh whose nodes are `spacing` apart, or less in a small map.
 
     For few points the sum over all pairs is faster, and in a map with a far outlier, whose mesh would be
     large, the tree: then these are used instead.
     """
+    n = len(y)
+    if n < EXACT_IS_FASTEST:
+        return exact_repulsion(y)
+    points = y.T.contiguous()
+    low, high = points.aminmax(dim=1, keepdim=True)
+    extent = (high - low).flatten().tolist()
+    h = min(spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
+    is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
+    if not is_small_enough:
+        return barnes_hut_repulsion(y)
+    n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
+    # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
+    # map, or 32, a distance at which the kernel is weak enough to be ignored
+    size = tuple(fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes)
+    # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
+    # takes n from the potential of each point, which is added to Z below
+    offset = 1.0 if max(extent) < 1 else 0.0
+    transform = kernel_transform(size, h, offset, y.dtype, y.device)
 
-    def __init__(self, spacing=0.35):
-        self.spacing = spacing
-        self.transform = None  # of the kernel, for the mesh that `transform_key` describes
-        self.transform_key = None
-
-    def __call__(self, y):
-        n = len(y)
-        if n < EXACT_IS_FASTEST:
-            return exact_repulsion(y)
-        points = y.T.contiguous()
-        low, high = points.aminmax(dim=1, keepdim=True)
-        extent = (high - low).flatten().tolist()
-        h = min(self.spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
-        is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
-        if not is_small_enough:
-            return barnes_hut_repulsion(y)
-        n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
-        # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
-        # map, or 32, a distance at which the kernel is weak enough to be ignored
-        size = [fast_fft_size(min(2 * m, m + 32 / h)) for m in n_nodes]
-        # in a small map the kernel is near 1 everywhere, and float32 keeps more digits of kernel - 1; that
-        # takes n from the potential of each point, which is added to Z below
-        offset = 1.0 if max(extent) < 1 else 0.0
-        if self.transform_key != (size, h, offset):
-            self.transform_key = (size, h, offset)
-            self.transform = kernel_transform(size, h, offset, y)
-
-        place = (points - low) / h
-        cell = place.floor()
-        t = place.sub_(cell).flatten()
-        powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
-        weights, derivatives = (SPLINE.to(t) @ powers).view(2, 4, 2, n)
-        wx, wy = weights.transpose(0, 1)  # (4, n) each
-        dx, dy = derivatives.transpose(0, 1)
-        step = torch.arange(4, device=y.device)
-        cell = cell.long()
-        node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
-        charge = y.new_zeros(n_nodes[0], size[1])
-        charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
-        phi = self.convolve(charge, size).take(node)
-        phi_x = (phi * wy).sum(1)  # interpolated along y at each of four x: (4, n)
-        slope_y = (phi * dy).sum(1)
-        potential = (phi_x * wx).sum(0)
-        gradient = torch.stack([(phi_x * dx).sum(0), (slope_y * wx).sum(0)], 1)
-        z = potential.sum(dtype=torch.float64) + (offset * n - 1) * n
-        return gradient.div_(-2 * h), z
-
-    def convolve(self, charge, size):
-        """The potential at the nodes that points reach, of charges at these nodes, [n_nodes[0], size[1]].
-
-        The FFTs take one axis after the other, since most of the padded mesh is empty or not needed.
-        """
-        spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(self.transform)
-        return torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1])
+    place = (points - low) / h
+    cell = place.floor()
+    t = place.sub_(cell).flatten()
+    powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t])
+    weights, derivatives = (SPLINE.to(t) @ powers).view(2, 4, 2, n)
+    wx, wy = weights.transpose(0, 1)  # (4, n) each
+    dx, dy = derivatives.transpose(0, 1)
+    step = torch.arange(4, device=y.device)
+    cell = cell.long()
+    node = (cell[0] + step[:, None, None]) * size[1] + cell[1] + step[:, None]  # (4, 4, n)
+    charge = y.new_zeros(n_nodes[0], size[1])
+    charge.view(-1).index_add_(0, node.flatten(), (wx[:, None] * wy).flatten())
+    # one axis after the other, since most of the padded mesh is empty or not needed
+    spectrum = torch.fft.fft(torch.fft.rfft(charge), n=size[0], dim=0).mul_(transform)
+    phi = torch.fft.irfft(torch.fft.ifft(spectrum, dim=0)[: len(charge)], n=size[1]).take(node)
+    phi_x = (phi * wy).sum(1)  # interpolated along y at each of four x: (4, n)
+    slope_y = (phi * dy).sum(1)
+    potential = (phi_x * wx).sum(0)
+    gradient = torch.stack([(phi_x * dx).sum(0), (slope_y * wx).sum(0)], 1)
+    z = potential.sum(dtype=torch.float64) + (offset * n - 1) * n
+    return gradient.div_(-2 * h), z
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -554,10 +518,9 @@ def as_points(X, name="X"):
     A tensor stays on its device, unless that is a Mac's GPU ("mps"): it has no float64, the CPU has.
     """
     if isinstance(X, torch.Tensor):
-        is_dense = X.layout == torch.strided and not (X.is_meta or X.is_nested)
-        require(is_dense, f"{name} is a sparse, nested or meta tensor: give a dense one")
+        is_plain = X.layout == torch.strided and not (X.is_meta or X.is_nested or X.is_complex())
+        require(is_plain, f"{name} is sparse, nested, meta or complex: give a dense tensor of real numbers")
         x = X.detach().cpu() if X.device.type == "mps" else X.detach()
-        require(not x.is_complex(), f"{name} holds complex numbers: give real ones")
         fits_float32 = x.element_size() < 4 or x.dtype == torch.float32
         x = x.to(torch.float32 if fits_float32 else torch.float64)
     else:
@@ -569,16 +532,10 @@ def as_points(X, name="X"):
         advice = "give real numbers, and X.toarray() for a sparse matrix X"
         require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
-        with np.errstate(over="ignore"):  # of long doubles, which are infinite then
-            X = np.array(X, np.float32 if fits_float32 else np.float64, order="C")
-        x = torch.from_numpy(X)
+        x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))
     require(x.ndim == 2 and x.shape[1] > 0, f"{name} has shape {list(x.shape)}: give [points, features]")
-    require(bool(x.isfinite().all()), f"{name} holds NaN or infinite values: remove or replace them")
+    require(x.isfinite().all(), f"{name} holds NaN or infinite values: remove or replace them")
     return x
-
-
-def is_one_of(value, choices):
-    return isinstance(value, str) and value in choices
 
 
 def in_short(value):
@@ -673,8 +630,6 @@ class TSNE:
         self._check_parameters(n)
         is_table = self.metric != "precomputed" or x.shape == (n, n)
         require(is_table, f"X has shape {list(x.shape)}: precomputed takes distances [n, n]")
-        self._check_points(x, "X")
-
         # the center is the median of some points: one far outlier does not move it, and so leaves the others
         # their digits
         self._center = x[:: 1 + n // 1000].median(0).values
@@ -683,12 +638,13 @@ class TSNE:
         require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
         del offsets
         embedding = self._initial_map(x)
-        forces = self._forces(x)
+        gradient_at = self._kl_gradient(x)
         last = self.max_iter or (500 if n >= 5000 else 700)
         self.n_iter_ = 0
-        self._descend(embedding, forces, min(100, last // 5), float(self.early_exaggeration), momentum=0.8)
-        self._descend(embedding, forces, last, exaggeration=1.0, momentum=0.9)
-        _, self.kl_divergence_ = kl_gradient(forces, embedding)
+        first_phase = min(100, last // 5)
+        self._descend(embedding, gradient_at, first_phase, float(self.early_exaggeration), momentum=0.8)
+        self._descend(embedding, gradient_at, last, exaggeration=1.0, momentum=0.9)
+        _, self.kl_divergence_ = gradient_at(embedding)
         self._map = embedding
         self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
@@ -705,10 +661,10 @@ class TSNE:
         x = as_points(X_new, "X_new").to(self._map.device)
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
-        self._check_points(x, "X_new")
-        x = self._scaled(x)
-        is_near = bool((x.abs() < LARGEST).all())
-        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map: leave such out")
+        x = self._scaled(x, "X_new")
+        require(
+            (x.abs() < LARGEST).all(), f"X_new lies {LARGEST:g} times as far out as the points of the map"
+        )
         neighbors, squares = self._neighbors(x, min(len(self._map), 30))
         p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
@@ -726,7 +682,7 @@ class TSNE:
         check("n_components", whole, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
         check("perplexity", real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
         check("early_exaggeration", real, 1, LARGEST, f"1 to {LARGEST:g}")
-        if not is_one_of(self.learning_rate, ["auto"]):
+        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
             check("learning_rate", real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
         if self.max_iter is not None:
             check("max_iter", whole, 1, math.inf, "a whole number from 1, or None")
@@ -738,7 +694,8 @@ class TSNE:
         check("angle", real, 0, 1, "0 to 1")
         for name, choices in (("metric", METRICS), ("method", METHODS)):
             value = vars(self)[name]
-            require(is_one_of(value, choices), f"{name} {in_short(value)}: give {' or '.join(choices)}")
+            is_choice = isinstance(value, str) and value in choices
+            require(is_choice, f"{name} {in_short(value)}: give {' or '.join(choices)}")
 
         limit = f"for up to {EXACT_LIMIT:,} points"
         require(self.method != "exact" or n <= EXACT_LIMIT, f"method 'exact': give another; this is {limit}")
@@ -746,25 +703,16 @@ class TSNE:
         is_exact = self.method in ("auto", "exact") and n <= EXACT_LIMIT
         require(c == 2 or is_exact, f"n_components {c}: give 2; more are for 'exact', {limit}")
         if isinstance(self.init, str):
-            is_known = self.init in ("pca", "random")
-            require(is_known, f"init {in_short(self.init)}: give pca, random or a map")
-            can_start = self.init == "random" or self.metric != "precomputed"
-            require(can_start, "init 'pca': give random or a map: distances have no PCA")
+            # distances have no PCA
+            choices = ["random"] if self.metric == "precomputed" else ["pca", "random"]
+            wanted = " or ".join([*choices, "a map"])
+            require(self.init in choices, f"init {in_short(self.init)}: give {wanted}")
 
     def _check_number(self, name, kind, low, high, wanted):
         value = vars(self)[name]
-        if isinstance(value, np.generic):
-            value = value.item()
+        value = value.item() if isinstance(value, np.generic) else value
         fits = isinstance(value, kind) and low <= value <= high
         require(fits, f"{name} {in_short(value)}: give {wanted}")
-
-    def _check_points(self, x, name):
-        if self.metric == "precomputed":
-            are_distances = bool((x >= 0).all())
-            require(are_distances, f"{name} holds numbers below 0: precomputed takes distances")
-        if self.metric == "cosine":
-            have_direction = bool(x.any(1).all())
-            require(have_direction, f"{name} has a point at 0, which has no direction for metric='cosine'")
 
     def _initial_map(self, x):
         """The map to start from, float32 [n, n_components]. The first axis of one by PCA has a standard
@@ -789,41 +737,40 @@ class TSNE:
         y = y / y[:, 0].std().clamp(min=1e-30) * 1e-4
         return y.float() + 1e-6 * noise  # without noise equal points, or points on a line, would stay so
 
-    def _scaled(self, x):
+    def _scaled(self, x, name):
         """Points [m, d] or distances [m, n] in the range of float32, as the neighbors are searched."""
-        if self.metric == "cosine":
-            x = F.normalize(x / x.abs().amax(1, keepdim=True))
-        elif self.metric == "precomputed":
-            x = x / self._scale
-        else:
-            x = (x - self._center) / self._scale
-        return x if self.metric == "precomputed" else x.float()
-
-    def _neighbors(self, x, k, of_training=False):
-        """The indices of the k training points nearest to each of x [m, d], and the squared distances to
-        them, both [m, k]. With of_training, x are the training points, none of which is its own neighbor."""
         if self.metric == "precomputed":
-            if of_training:
+            require((x >= 0).all(), f"{name} holds numbers below 0: precomputed takes distances")
+            return x / self._scale
+        if self.metric == "cosine":
+            require(x.any(1).all(), f"{name} has a point at 0, which has no direction for metric='cosine'")
+            return F.normalize(x / x.abs().amax(1, keepdim=True)).float()
+        return ((x - self._center) / self._scale).float()
+
+    def _neighbors(self, x, k, first=None):
+        """nearest_neighbors of x [m, d] among the training points, in the chosen metric."""
+        if self.metric == "precomputed":
+            if first is not None:
                 x.fill_diagonal_(math.inf)
             distances, neighbors = x.topk(k, largest=False)
             return neighbors, distances.square()
-        neighbors, squares = nearest_neighbors(x, self._points, k, first=0 if of_training else None)
+        neighbors, squares = nearest_neighbors(x, self._points, k, first)
         if self.metric == "cosine":
             squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
         return neighbors, squares
 
-    def _forces(self, x):
-        """The Forces between training points x [n, d], as the chosen method computes them."""
+    def _kl_gradient(self, x):
+        """kl_gradient for training points x [n, d] by the chosen method, a function of the map."""
         n = len(x)
         perplexity = float(self.perplexity)
         method = self.method
         if method == "auto":
             method = "exact" if n < EXACT_IS_FASTEST or self.n_components != 2 else "fft"
         k = n - 1 if method == "exact" else min(n - 1, int(3 * perplexity))
-        points = self._scaled(x)
+        points = self._scaled(x, "X")
         if self.metric != "precomputed":
             self._points = points
-        neighbors, squares = self._neighbors(points, k, of_training=True)
+        neighbors, squares = self._neighbors(points, k, first=0)
         p = conditional_affinities(squares.float(), perplexity)
         del points, squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
@@ -837,10 +784,11 @@ class TSNE:
             if method == "barnes_hut":
                 repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
             else:
-                repulsion = MeshRepulsion(0.3 if n < 20_000 else 0.35)
-        return Forces(attraction, repulsion, torch.special.xlogy(p, p).sum(dtype=torch.float64))
+                repulsion = functools.partial(mesh_repulsion, spacing=0.3 if n < 20_000 else 0.35)
+        negative_entropy = torch.special.xlogy(p, p).sum(dtype=torch.float64)
+        return functools.partial(kl_gradient, attraction, repulsion, negative_entropy)
 
-    def _descend(self, y, forces, last, exaggeration, momentum):
+    def _descend(self, y, gradient_at, last, exaggeration, momentum):
         """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
         a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
         # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
@@ -853,7 +801,7 @@ class TSNE:
         while self.n_iter_ < last:
             self.n_iter_ += 1
             is_check = self.n_iter_ % 50 == 0
-            gradient, kl = kl_gradient(forces, y, exaggeration, is_check)
+            gradient, kl = gradient_at(y, exaggeration, is_check)
             gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
             gradient.mul_(gain)
             velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
@@ -926,13 +874,14 @@ def command(argv):
     args.device = data.pick_device(args.device)
     if args.device.type == "mps":  # a Mac's GPU has no float64, which t-SNE needs
         args.device = torch.device("cpu")
-    is_one_choice = not (args.train_and_test and args.split)
-    require(is_one_choice, "--train-and-test takes both splits: leave --split out")
+    require(not (args.train_and_test and args.split), "--train-and-test takes both: leave --split out")
     source, inputs = open_source(args)
-    picture_path, array_path, page_path = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
+    paths = output_paths(args, [*inputs, TEMPLATE, data.BUILT_IN])
     template = TEMPLATE.read_text(encoding="utf-8") if args.html else None
-    for note in idle_flags(args):
-        data.note(note)
+    if args.angle != 0.5 and args.method != "barnes_hut":
+        data.note(f"--angle does nothing with --method {args.method}")
+    if args.pca != 50 and args.metric == "cosine":
+        data.note("--pca does nothing with --metric cosine")
 
     source.name = data.visible(source.name)
     source.classes = [data.visible(name) for name in source.classes]
@@ -941,45 +890,39 @@ def command(argv):
     except TSNEError as error:
         raise TSNEError(f"{args.source}: {error}") from None
     settings = json.dumps({name: str(value) for name, value in vars(args).items()})
-    data.write_file(array_path, lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
+    data.write_file(paths[1], lambda file: np.savez(file, **as_arrays(tsne_map), settings=settings))
     figure = draw(tsne_map)
-    file_format = picture_path.suffix[1:]
-    data.write_file(picture_path, lambda file: figure.savefig(file, format=file_format, dpi=120))
-    print(report(tsne_map), data.visible(f"{picture_path}"), data.visible(f"{array_path}"), sep="\n")
+    file_format = paths[0].suffix[1:]
+    data.write_file(paths[0], lambda file: figure.savefig(file, format=file_format, dpi=120))
+    print(tsne_map.title, "; ".join(tsne_map.caption), sep="\n")
+    if tsne_map.has_classes:
+        for name, accuracy in zip(tsne_map.classes, tsne_map.class_accuracy, strict=True):
+            print(f"{accuracy:7.1%}  {name}")
     if args.html:
-        thumbnails = tsne_map.points.pictures
+        thumbnails = tsne_map.pictures
         if thumbnails is not None:
             thumbnails = data.resize(thumbnails, thumbnail_side(thumbnails))
         text = page(template, tsne_map, thumbnails).encode()
-        data.write_file(page_path, lambda file: file.write(text))
-        print(data.visible(f"{page_path}"))
+        data.write_file(paths[2], lambda file: file.write(text))
+    for path in paths:
+        print(data.visible(f"{path}"))
 
 
 def is_run(args):
     return (Path(args.source) / "config.json").exists()
 
 
-def idle_flags(args):
-    """A note for each flag that changes nothing."""
-    notes = []
-    if args.angle != 0.5 and args.method != "barnes_hut":
-        notes.append(f"--angle does nothing with --method {args.method}")
-    if args.pca != 50 and args.metric == "cosine":
-        notes.append("--pca does nothing with --metric cosine")
-    if args.data_dir and not is_run(args) and Path(args.source).exists():
-        notes.append(f"--data-dir does nothing for {args.source}")
-    return notes
-
-
 def output_paths(args, inputs):
     """Where the picture, the arrays and the page go, in a folder that exists afterwards. None may be one of
     the input files, or lie in one of the input folders, but for the run's own."""
-    name = f"tsne-{args.what}.png" if args.what in ("refined", "test", "pixels") else "tsne.png"
+    name = "tsne.png" if args.what in (None, "latents") else f"tsne-{args.what}.png"
     folder = Path(args.source) if is_run(args) else Path()
     picture = Path(args.out) if args.out else folder / name
     require(picture.suffix in (".png", ".pdf", ".svg"), f"--out {picture}: end it in .png, .pdf or .svg")
-    paths = [picture, picture.with_suffix(".npz"), picture.with_suffix(".html")]
-    for path in paths if args.html else paths[:2]:
+    paths = [picture, picture.with_suffix(".npz")]
+    if args.html:
+        paths.append(picture.with_suffix(".html"))
+    for path in paths:
         places = [place for place in (path, *path.resolve().parents) if place.exists()]
         is_in_run = is_run(args) and any(place.samefile(folder) for place in places)
         for source in inputs:
@@ -994,42 +937,6 @@ def output_paths(args, inputs):
 # Sources: everything that can be mapped, and the points that the flags select from it
 
 
-def open_source(args):
-    """The Source that the flags name, and the paths that it is read from."""
-    import data
-    import sample
-
-    name = args.source
-    path = Path(name)
-    is_array = path.suffix in (".npy", ".npz") and path.is_file()
-    require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
-    require(is_array or not args.labels, f"--labels is for arrays: {name} is none")
-    has_own_size = is_array or is_run(args)
-    require(not (has_own_size and args.image_size), f"--image-size is not for {name}: leave it out")
-    if is_run(args):
-        run = sample.Run(path, args.data_dir)
-        run.model.to(args.device)
-        inputs = [Path(run.config["flags"].get("data", path))]
-        return run_source(run, args.what or "latents"), inputs
-
-    arrays = {}
-    if args.labels:
-        arrays["x"] = data.open_arrays(path, ["x"])["x"]
-        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
-    elif is_array:
-        with contextlib.suppress(data.Mistake):  # data.load, below, says what is wrong
-            arrays = data.open_arrays(path, ["x", "y"])
-    if "x" not in arrays:
-        # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
-        return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
-    pictures = None
-    if may_be_pictures(arrays["x"]):
-        with contextlib.suppress(data.Mistake):  # then they are features
-            pictures = torch.from_numpy(data.as_pictures(arrays["x"], path))
-    labels_path = Path(args.labels or path)
-    return array_source(path.name, arrays, labels_path, pictures), [path, labels_path]
-
-
 @dataclass
 class Source:
     """What the command line maps: points by split, with their labels and pictures."""
@@ -1041,35 +948,69 @@ class Source:
     read: Callable  # read(split, rows) returns the points [rows, ...]
 
 
+def open_source(args):
+    """The Source that the flags name, and the paths that it is read from."""
+    import data
+    import sample
+
+    name = args.source
+    path = Path(name)
+    is_array = path.suffix in (".npy", ".npz") and path.is_file()
+    require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
+    has_own_size = is_array or is_run(args)
+    require(not (has_own_size and args.image_size), f"--image-size is not for {name}: leave it out")
+    arrays = data.open_arrays(path, ["x", "y", "x_train"]) if is_array else {}
+    require("x" in arrays or not args.labels, f"--labels is for arrays x: {name} holds none")
+    if is_run(args):
+        run = sample.Run(path, args.data_dir)
+        run.model.to(args.device)
+        inputs = [Path(run.config["flags"].get("data", path))]
+        return run_source(run, args.what or "latents"), inputs
+
+    if args.data_dir and path.exists():
+        data.note(f"--data-dir does nothing for {name}")
+    if "x" not in arrays:
+        # pictures of a data set, of a folder, or of a .npz with x_train as train.py takes it
+        return pixel_source(data.load(name, args.data_dir, args.image_size), "all"), [path]
+    if args.labels:
+        arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
+    x = np.atleast_1d(arrays["x"])
+    pictures = None
+    if x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14):  # shorter rows are features
+        with contextlib.suppress(data.Mistake):  # then they are features, too
+            pictures = torch.from_numpy(data.as_pictures(x, path))
+    labels_path = Path(args.labels or path)
+    return array_source(path.name, x, arrays.get("y"), labels_path, pictures), [path, labels_path]
+
+
 def pixel_source(dataset, default_split):
     """The pixels of a data set, as points."""
     require(dataset.name != "arithmetic", "arithmetic is queries: only pictures and arrays have a map")
     splits = {"train": dataset.train, "valid": dataset.valid, "test": dataset.test}
-
-    def read(split, rows):
-        return splits[split].x[rows]
-
-    return Source(f"pixels of {dataset.name}", dataset.classes, default_split, splits, read)
+    name = f"pixels of {dataset.name}"
+    return Source(name, dataset.classes, default_split, splits, lambda split, rows: splits[split].x[rows])
 
 
+@torch.no_grad()
 def run_source(run, what):
     """The latents of a run, a distribution being represented by its mean, or the pixels of its data."""
     model = run.model
     has_latents = model.has_encoder and (what == "latents" or model.has_free_latents)
     message = f"{run.folder} holds a {run.kind}, which has no --what {what}: --what pixels maps its pictures"
     require(what == "pixels" or has_latents, message)
-    pixels = pixel_source(run.dataset, "test")
+    source = pixel_source(run.dataset, "test")
     if what == "pixels":
-        return pixels
+        return source
     prefix = "refined latents" if what == "refined" else "latents"
-    name = f"{prefix} of {run.folder.resolve().name}"
+    source.name = f"{prefix} of {run.folder.resolve().name}"
 
     def encode(split, rows):
         batches = (run.batch(split, batch_rows) for batch_rows in rows.split(500))
         return torch.cat([model.encode(x.to(model.device), y.to(model.device)) for x, y in batches])
 
     if not model.has_free_latents:
-        return replace(pixels, name=name, read=encode)
+        source.read = encode
+        return source
 
     tables = {"train": model.latents.weight, "test": model.test_latents}
     if what == "refined":
@@ -1077,41 +1018,28 @@ def run_source(run, what):
     if what == "test":
         del tables["train"]
     # a table holds NaN until its latents are learned
-    learned = [split for split, table in tables.items() if not table.isnan().any()]
-    splits = {split: pixels.splits[split] for split in learned}
-
-    def look_up(split, rows):
-        return model.distribution.from_params(tables[split][rows.to(model.device)]).mean
-
-    default_split = "test" if what == "test" else "train"
-    return Source(name, run.classes, default_split, splits, look_up)
+    tables = {split: table for split, table in tables.items() if not table.isnan().any()}
+    means = {split: model.distribution.from_params(table).mean for split, table in tables.items()}
+    source.splits = {split: source.splits[split] for split in means}
+    source.default_split = "test" if what == "test" else "train"
+    source.read = lambda split, rows: means[split][rows.to(model.device)]
+    return source
 
 
-def array_source(name, arrays, labels_path, pictures):
-    """Points x [n, ...] and, where there are any, labels y [n] from a dict of arrays. The only split is
-    called "row"."""
-    x = np.atleast_1d(arrays["x"])
-    y = arrays.get("y", np.full(len(x), ""))
+def array_source(name, x, y, labels_path, pictures):
+    """Points x [n, ...] and, unless y is None, their labels y [n]. The only split is called "row"."""
+    y = np.full(len(x), "") if y is None else y
     fits = y.shape == x.shape[:1] and y.dtype.kind in "iubU"
     problem = f"{labels_path} has labels of shape {list(y.shape)}, {y.dtype}"
     require(fits, f"{problem}: give a whole number or a string to each of {len(x):,} points")
     names, class_numbers = np.unique(y, return_inverse=True)
     splits = {"row": (pictures, torch.from_numpy(class_numbers))}
-
-    def read(split, rows):
-        return x[rows.numpy()]
-
-    return Source(name, [str(label) for label in names], "all", splits, read)
-
-
-def may_be_pictures(x):
-    """Rows of at least 14 * 14 numbers may be the pixels of a square; shorter ones are features."""
-    return x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14)
+    return Source(name, [*map(str, names)], "all", splits, lambda split, rows: x[rows.numpy()])
 
 
 @dataclass
-class Points:
-    """The selected points."""
+class Map:
+    """The selected points and, once it is computed, their map."""
 
     title: str  # "latents of vae-mnist10k: 300 of 2,000 test points"
     classes: list  # class names
@@ -1120,13 +1048,28 @@ class Points:
     split: np.ndarray  # the name of the split [n] that each point is from
     row: np.ndarray  # its index there [n]
     pictures: torch.Tensor | None  # uint8 [n, C, H, W]
+    n_placed: int = 0  # the last ones are test points, which are placed in the map of the others
+    embedding: np.ndarray | None = None  # [n, 2]
+    kl: float | None = None  # nats
+    class_accuracy: list | None = None  # the 10-NN accuracy of each class; NaN for a class without points
+    caption: list | None = None  # lines: about t-SNE and, if there are classes, their accuracy
+
+    @property
+    def has_classes(self):
+        return len(self.classes) > 1
+
+    @property
+    def drawing_order(self):
+        """Random, so that no class covers another, with the placed points last."""
+        n = len(self.embedding)
+        order = np.random.RandomState(0).permutation(n - self.n_placed)
+        return np.append(order, np.arange(n - self.n_placed, n))
 
 
-def select_rows(source, args):
-    """Which points the flags ask for: all, or -n random ones, of train and of test each with
-    --train-and-test, and of all splits together otherwise.
-
-    Returns [(split, rows)], and how many these are, in words."""
+@torch.no_grad()
+def select(source, args):
+    """A Map of the points that the flags ask for: all, or -n random ones, of train and of test each with
+    --train-and-test, and of all splits together otherwise. It has no embedding yet."""
     split = args.split or source.default_split
     if args.train_and_test:
         groups = {"train": ["train"], "test": ["test"]}
@@ -1134,111 +1077,57 @@ def select_rows(source, args):
         groups = {"": list(source.splits)}
     else:
         groups = {split: [split]}
-    selection = []
     sizes = []  # "300 of 1,000 train"
+    parts = []  # of each split: points, labels, split, row and pictures
     for group, names in groups.items():
-        totals = [len(source.splits[name][1]) if name in source.splits else 0 for name in names]
+        totals = [len(source.splits[name][1]) for name in names if name in source.splits]
         n = sum(totals)
         require(n > 0, f"there are no {group or 'such'} points, or no latents of them were saved")
         is_selected = torch.zeros(n, dtype=torch.bool)
         random = torch.Generator().manual_seed(args.seed)
         is_selected[torch.randperm(n, generator=random)[: args.n]] = True
-        for name, mask in zip(names, is_selected.split(totals), strict=True):
-            if mask.any():
-                selection.append((name, mask.nonzero()[:, 0]))
         n_selected = int(is_selected.sum())
         size = f"{n_selected:,}" if n_selected == n else f"{n_selected:,} of {n:,}"
         sizes.append(f"{size} {group}".strip())
-    return selection, " and ".join(sizes)
-
-
-@torch.no_grad()
-def select(source, args):
-    """The Points of a Source that the flags ask for."""
-    selection, sizes = select_rows(source, args)
-    x = []
-    pictures = []
-    labels = []
-    for split, rows in selection:
-        # of the data, where dynamic binarization samples pixels each time they are read
-        torch.manual_seed(args.seed)
-        points = source.read(split, rows)
-        x.append(as_points(points.reshape(len(points), -1) if points.ndim > 2 else points))
-        split_pictures, split_labels = source.splits[split]
-        labels.append(split_labels[rows])
-        if split_pictures is not None:
-            pictures.append(split_pictures[rows])
-    return Points(
-        title=f"{source.name}: {sizes} points",
+        for name, mask in zip(names, is_selected.split(totals), strict=True):
+            if not mask.any():
+                continue
+            rows = mask.nonzero()[:, 0]
+            torch.manual_seed(args.seed)  # dynamic binarization samples the pixels that are read
+            points = source.read(name, rows)
+            points = as_points(points.reshape(len(points), -1) if points.ndim > 2 else points)
+            pictures, labels = source.splits[name]
+            pictures = None if pictures is None else pictures[rows]
+            parts.append((points, labels[rows], np.repeat(name, len(rows)), rows, pictures))
+    x, labels, split, row, pictures = zip(*parts, strict=True)
+    return Map(
+        title=f"{source.name}: {' and '.join(sizes)} points",
         classes=source.classes,
         x=torch.cat(x),
         labels=torch.cat(labels).numpy(),
-        split=np.concatenate([np.repeat(split, len(rows)) for split, rows in selection]),
-        row=torch.cat([rows for _, rows in selection]).numpy(),
-        pictures=torch.cat(pictures) if pictures else None,
+        split=np.concatenate(split),
+        row=torch.cat(row).numpy(),
+        pictures=None if pictures[0] is None else torch.cat(pictures),
     )
 
 
 # -----------------------------------------------------------------------------------------------------------
-# The map of the selected points: computed, described, drawn, and written as a page
-
-
-@dataclass
-class Map:
-    """The map of points. The last n_placed are test points that were placed in the map of the others."""
-
-    points: Points
-    embedding: np.ndarray  # [n, 2]
-    n_placed: int
-    dimensions: list  # of the data, and after PCA if there was one
-    perplexity: float
-    kl: float  # nats
-    is_correct: np.ndarray  # bool [n]: is the most frequent class among a point's 10 neighbors its own?
-
-    @property
-    def n_fitted(self):
-        return len(self.embedding) - self.n_placed
-
-    @property
-    def class_accuracy(self):
-        """The 10-NN accuracy of each class; NaN for a class without points."""
-        classes = range(len(self.points.classes))
-        of_class = [self.is_correct[self.points.labels == c] for c in classes]
-        return [correct.mean() if len(correct) else math.nan for correct in of_class]
-
-    @property
-    def drawing_order(self):
-        """Random, so that no class covers another, with the placed points last."""
-        order = np.random.RandomState(0).permutation(self.n_fitted)
-        return np.append(order, np.arange(self.n_fitted, len(self.embedding)))
-
-    @property
-    def caption_lines(self):
-        """One line about t-SNE and, if there are classes, one about how well they are separated."""
-        dimensions = f"{self.dimensions[0]} dimensions"
-        if len(self.dimensions) > 1:
-            dimensions += f", {self.dimensions[1]} after PCA"
-        line = f"t-SNE of {dimensions}, perplexity {self.perplexity:g}, KL {self.kl:.3f} nats"
-        if len(self.points.classes) == 1:
-            return [line]
-        accuracy = f"10-NN accuracy {self.is_correct[: self.n_fitted].mean():.1%}"
-        if self.n_placed:
-            accuracy += f", of the ringed test points {self.is_correct[self.n_fitted :].mean():.1%}"
-        return [line, accuracy]
+# The map of the selected points: computed, drawn, and written as a page
 
 
 def compute_map(points, args):
-    """The Map of the points: PCA, then t-SNE, then a vote of each point's 10 neighbors in the map.
+    """Completes the Map of the selected points: PCA, then t-SNE, then a vote of each point's 10 neighbors in
+    the map.
 
     The points before PCA are freed at once: of 70,000 digits they take 220 MB.
     """
-    n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
-    n = len(points.x) - n_placed
-    dimensions = [points.x.shape[1]]
-    if 0 < args.pca < dimensions[0] and args.metric == "euclidean":
+    points.n_placed = int((points.split == "test").sum()) if args.train_and_test else 0
+    n = len(points.x) - points.n_placed
+    dimensions = f"{points.x.shape[1]} dimensions"
+    if 0 < args.pca < points.x.shape[1] and args.metric == "euclidean":
         points.x = points.x - points.x[:n].mean(0)
         points.x = points.x @ principal_axes(points.x[:n], args.pca)
-        dimensions.append(points.x.shape[1])
+        dimensions += f", {points.x.shape[1]} after PCA"
     tsne = TSNE(
         perplexity=args.perplexity,
         max_iter=args.max_iter,
@@ -1248,51 +1137,44 @@ def compute_map(points, args):
         angle=args.angle,
     )
     embedding = tsne.fit_transform(points.x[:n].to(args.device))
+    points.kl = tsne.kl_divergence_
+    points.caption = [f"t-SNE of {dimensions}, perplexity {args.perplexity:g}, KL {points.kl:.3f} nats"]
     k = min(10, n - 1)
     neighbors, _ = nearest_neighbors(embedding, embedding, k, first=0)
-    if n_placed:
+    if points.n_placed:
         placed = tsne.transform(points.x[n:].to(args.device))
         neighbors_of_placed, _ = nearest_neighbors(placed, embedding, k)
         embedding = torch.cat([embedding, placed])
         neighbors = torch.cat([neighbors, neighbors_of_placed])
+    points.embedding = embedding.cpu().numpy()
+
+    # a point is correct if the most frequent class among its neighbors is its own
     labels = torch.from_numpy(points.labels)
-    most_frequent = labels[neighbors.cpu()].mode(1).values
-    return Map(
-        points=points,
-        embedding=embedding.cpu().numpy(),
-        n_placed=n_placed,
-        dimensions=dimensions,
-        perplexity=args.perplexity,
-        kl=tsne.kl_divergence_,
-        is_correct=(most_frequent == labels).numpy(),
-    )
+    is_correct = (labels[neighbors.cpu()].mode(1).values == labels).numpy()
+    of_class = [is_correct[points.labels == c] for c in range(len(points.classes))]
+    points.class_accuracy = [correct.mean() if len(correct) else math.nan for correct in of_class]
+    if points.has_classes:
+        accuracy = f"10-NN accuracy {is_correct[:n].mean():.1%}"
+        if points.n_placed:
+            accuracy += f", of the ringed test points {is_correct[n:].mean():.1%}"
+        points.caption.append(accuracy)
+    return points
 
 
 def as_arrays(tsne_map):
     """What tsne.npz holds of a map."""
-    points = tsne_map.points
     return {
         "embedding": tsne_map.embedding,
         "put": tsne_map.n_placed,
         "kl": tsne_map.kl,
         "shares": tsne_map.class_accuracy,
-        "labels": points.labels,
-        "split": points.split,
-        "row": points.row,
-        "classes": points.classes,
-        "title": points.title,
-        "caption": "; ".join(tsne_map.caption_lines),
+        "labels": tsne_map.labels,
+        "split": tsne_map.split,
+        "row": tsne_map.row,
+        "classes": tsne_map.classes,
+        "title": tsne_map.title,
+        "caption": "; ".join(tsne_map.caption),
     }
-
-
-def report(tsne_map):
-    """The lines about a map that the command prints."""
-    lines = [tsne_map.points.title, "; ".join(tsne_map.caption_lines)]
-    classes = tsne_map.points.classes
-    if len(classes) > 1:
-        for name, accuracy in zip(classes, tsne_map.class_accuracy, strict=True):
-            lines.append(f"{accuracy:7.1%}  {name}")
-    return "\n".join(lines)
 
 
 def draw(tsne_map):
@@ -1302,10 +1184,9 @@ def draw(tsne_map):
 
     order = tsne_map.drawing_order
     x, y = tsne_map.embedding[order].T
-    labels = tsne_map.points.labels[order]
-    n = tsne_map.n_fitted
-    has_classes = len(tsne_map.points.classes) > 1
-    classes = np.unique(labels) if has_classes else np.empty(0, int)  # those that have points
+    labels = tsne_map.labels[order]
+    n = len(x) - tsne_map.n_placed
+    classes = np.unique(labels) if tsne_map.has_classes else np.empty(0, int)  # those that have points
     has_few_classes = len(classes) <= 20
 
     map_height = np.clip(5.7 * np.ptp(y) / max(np.ptp(x), 1e-30), 3, 8)
@@ -1321,48 +1202,37 @@ def draw(tsne_map):
         smooth = len(x) < 5000  # many points with smooth edges make a large file
         axis.scatter(x[:n], y[:n], size, colors[:n], alpha=alpha, linewidths=0, antialiased=smooth)
         axis.scatter(x[n:], y[n:], 2 * size, colors[n:], edgecolors="black", linewidths=0.4)
-        figure.suptitle(textwrap.fill(tsne_map.points.title, 90), fontsize=10)
-        caption = "\n".join(tsne_map.caption_lines)
-        if has_classes:
+        figure.suptitle(textwrap.fill(tsne_map.title, 90), fontsize=10)
+        caption = "\n".join(tsne_map.caption)
+        if tsne_map.has_classes:
             caption += ", of each class in the legend"
         if has_few_classes:
             figure.supxlabel(caption, fontsize=8)
-            name_regions(axis, tsne_map, classes)
         else:
             axis.set_xlabel(caption, fontsize=8)
-        add_legend(figure, tsne_map, classes, has_few_classes)
+        name_classes(figure, tsne_map, classes[:100], has_few_classes)
     return figure
 
 
-def short_name(name):
-    return " ".join(name.split())[:18]
-
-
-def name_regions(axis, tsne_map, classes):
-    """Writes the name of a class at the median of its points, if over half of them are correct."""
-    from matplotlib.patheffects import withStroke
-
-    outline = [withStroke(linewidth=3, foreground="white")]
-    accuracy = tsne_map.class_accuracy
-    for c in classes:
-        if accuracy[c] > 0.5:
-            x, y = np.median(tsne_map.embedding[tsne_map.points.labels == c], 0)
-            name = short_name(tsne_map.points.classes[c])
-            axis.text(x, y, name, ha="center", va="center", weight="bold", path_effects=outline)
-
-
-def add_legend(figure, tsne_map, classes, has_few_classes):
-    """The legend: few classes at the right of the map, the first 100 of many below it."""
+def name_classes(figure, tsne_map, classes, has_few_classes):
+    """The legend: few classes at the right of the map, many below it. The name of one of few classes is also
+    at the median of its points, if over half of them are correct."""
     from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
     from matplotlib.textpath import TextPath
 
-    accuracy = tsne_map.class_accuracy
+    outline = [withStroke(linewidth=3, foreground="white")]
+    key_style = dict(marker="o", markersize=6 if has_few_classes else 3, linestyle="")
     keys = []
-    for c in classes[:100]:
-        label = f" {short_name(tsne_map.points.classes[c])} ({accuracy[c]:.0%})"
-        marker_size = 6 if has_few_classes else 3
-        style = dict(marker="o", markersize=marker_size, linestyle="")
-        keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **style))
+    for c in classes:
+        name = " ".join(tsne_map.classes[c].split())[:18]
+        accuracy = tsne_map.class_accuracy[c]
+        label = f" {name} ({accuracy:.0%})"
+        keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **key_style))
+        if has_few_classes and accuracy > 0.5:
+            x, y = np.median(tsne_map.embedding[tsne_map.labels == c], 0)
+            text_style = dict(ha="center", va="center", weight="bold", path_effects=outline)
+            figure.axes[0].text(x, y, name, **text_style)
     if has_few_classes:
         style = dict(loc="outside right center", fontsize=8)
     else:
@@ -1372,27 +1242,26 @@ def add_legend(figure, tsne_map, classes, has_few_classes):
     figure.legend(handles=keys, frameon=False, handletextpad=0, **style)
 
 
-def page(template, tsne_map, thumbnails=None):
+def page(template, tsne_map, thumbnails):
     """The page: the template with the map as JSON, in which no name can end the script. thumbnails are
     small pictures uint8 [n, C, side, side] of the points, or None."""
     order = tsne_map.drawing_order
     places = tsne_map.embedding * [1, -1]  # on a page, y grows downward
     places = places[order] - places.min(0)
     x, y = np.rint(places.T * 20000 / max(places.max(), 1e-30)).astype(int).tolist()
-    points = tsne_map.points
     content = {
         "x": x,
         "y": y,
         "colors": COLORS,
         "atlas": None if thumbnails is None else picture_atlas(thumbnails[order]),
         "side": 0 if thumbnails is None else thumbnails.shape[2],
-        "title": tsne_map.points.title,
-        "caption": "; ".join(tsne_map.caption_lines),
-        "classes": points.classes,
+        "title": tsne_map.title,
+        "caption": "; ".join(tsne_map.caption),
+        "classes": tsne_map.classes,
         "n_placed": tsne_map.n_placed,
-        "labels": points.labels[order].tolist(),
-        "split": points.split[order].tolist(),
-        "row": points.row[order].tolist(),
+        "labels": tsne_map.labels[order].tolist(),
+        "split": tsne_map.split[order].tolist(),
+        "row": tsne_map.row[order].tolist(),
     }
     return template.replace("__MAP__", json.dumps(content).replace("<", r"\u003c"))
 

@@ -148,14 +148,14 @@ def test_exact_gradient_is_that_of_the_divergence(components):
     x = torch.randn(30, 5, dtype=torch.float64)
     y = torch.randn(30, components, dtype=torch.float64)
     p = dense(*sparse_affinities(x, 5), 30)
-    forces = tsne.Forces(
-        attraction=lambda y, want_kl: tsne.exact_attraction(p, y, want_kl),
-        repulsion=tsne.exact_repulsion,
-        negative_entropy=torch.special.xlogy(p, p).sum(),
+    forces = (
+        lambda y, want_kl: tsne.exact_attraction(p, y, want_kl),
+        tsne.exact_repulsion,
+        torch.special.xlogy(p, p).sum(),
     )
-    gradient, kl = tsne.kl_gradient(forces, y)
+    gradient, kl = tsne.kl_gradient(*forces, y)
     assert kl == pytest.approx(divergence(p, y).item())
-    assert tsne.kl_gradient(forces, y, want_kl=False)[1] is None
+    assert tsne.kl_gradient(*forces, y, want_kl=False)[1] is None
     for i, c in itertools.product((0, 7, 29), range(components)):
         step = torch.zeros_like(y)
         step[i, c] = 1e-5
@@ -165,7 +165,7 @@ def test_exact_gradient_is_that_of_the_divergence(components):
 
 @pytest.mark.parametrize(
     "repulsion, tolerance",
-    [(lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-5), (tsne.MeshRepulsion(0.05), 1e-3)],
+    [(lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-5), (lambda y: tsne.mesh_repulsion(y, 0.05), 1e-3)],
     ids=["barnes_hut", "fft"],
 )
 def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
@@ -174,8 +174,8 @@ def test_other_gradients_are_those_of_the_divergence(repulsion, tolerance):
     row, column, value = sparse_affinities(x, 5)
     p = dense(row, column, value, 200)
     attraction = tsne.SparseAttraction(row, column, value, 200)
-    forces = tsne.Forces(attraction, repulsion, torch.special.xlogy(p, p).sum())
-    gradient, kl = tsne.kl_gradient(forces, y)
+    negative_entropy = torch.special.xlogy(p, p).sum()
+    gradient, kl = tsne.kl_gradient(attraction, repulsion, negative_entropy, y)
     assert kl == pytest.approx(divergence(p, y).item(), rel=1e-4)
     for i, c in itertools.product((0, 50, 199), range(2)):
         step = torch.zeros_like(y)
@@ -194,9 +194,9 @@ def test_exaggeration_multiplies_the_attraction_only():
     def no_repulsion(y):
         return torch.zeros_like(y), torch.ones(())
 
-    forces = tsne.Forces(attraction, no_repulsion, torch.zeros(()))
-    plain, _ = tsne.kl_gradient(forces, y)
-    exaggerated, _ = tsne.kl_gradient(forces, y, 12.0)
+    forces = (attraction, no_repulsion, torch.zeros(()))
+    plain, _ = tsne.kl_gradient(*forces, y)
+    exaggerated, _ = tsne.kl_gradient(*forces, y, 12.0)
     torch.testing.assert_close(exaggerated, 12 * plain)
 
 
@@ -237,7 +237,7 @@ def test_mesh_is_near_exact_in_maps_of_any_size(extent):
     y *= extent / (y - y.mean(0)).abs().max()
     expected, total = tsne.exact_repulsion(y)
     for dtype, spacing, tolerance in ((torch.float32, 0.35, 0.02), (torch.float64, 0.1, 1e-3)):
-        approximate, approximate_total = tsne.MeshRepulsion(spacing)(y.to(dtype))
+        approximate, approximate_total = tsne.mesh_repulsion(y.to(dtype), spacing)
         assert relative_error(approximate, expected) < tolerance
         assert approximate_total.item() == pytest.approx(total.item(), rel=1e-3)
 
@@ -245,7 +245,7 @@ def test_mesh_is_near_exact_in_maps_of_any_size(extent):
 def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
     y = clusters(3000, scale=60)
     expected, total = tsne.exact_repulsion(y)
-    approximate, approximate_total = tsne.MeshRepulsion(0.25)(y)
+    approximate, approximate_total = tsne.mesh_repulsion(y, 0.25)
     assert y.amax() - y.amin() > 2 * 64
     assert relative_error(approximate, expected) < 0.01
     assert approximate_total.item() == pytest.approx(total.item(), rel=0.01)
@@ -253,7 +253,7 @@ def test_mesh_of_a_wide_map_where_its_period_is_not_twice_the_map():
 
 def test_mesh_leaves_a_stretched_map_to_the_tree():
     y = torch.cat([clusters(900), torch.tensor([[1e8, 0.0]])])
-    approximate, total = tsne.MeshRepulsion()(y)
+    approximate, total = tsne.mesh_repulsion(y)
     expected, expected_total = tsne.exact_repulsion(y)
     assert relative_error(approximate, expected) < 0.01
     assert total.item() == pytest.approx(expected_total.item(), rel=0.01)
@@ -278,16 +278,14 @@ def test_awkward_maps(name, dtype):
     for repulsion, tolerance in (
         (lambda y: tsne.barnes_hut_repulsion(y, 0.0), 1e-6 if dtype == torch.float64 else 5e-5),
         (tsne.barnes_hut_repulsion, 0.05 if name == "line" else 0.01),
-        (tsne.MeshRepulsion(), 0.004),
+        (tsne.mesh_repulsion, 0.004),
     ):
         approximate, approximate_total = repulsion(y)
         assert (approximate - expected).norm() / size < tolerance
         assert approximate_total.item() == pytest.approx(total.item(), rel=0.01)
 
 
-@pytest.mark.parametrize(
-    "repulsion", [tsne.exact_repulsion, tsne.barnes_hut_repulsion, tsne.MeshRepulsion()]
-)
+@pytest.mark.parametrize("repulsion", [tsne.exact_repulsion, tsne.barnes_hut_repulsion, tsne.mesh_repulsion])
 def test_permuting_the_points_permutes_the_repulsion(repulsion):
     y = clusters(900)
     order = torch.randperm(900)
@@ -670,14 +668,14 @@ def test_new_points_without_distances_are_refused(metric, value, message):
         (np.zeros((50, 3)), dict(max_iter=0), "max_iter"),
         (np.zeros((50, 3)), dict(metric="hamming"), "euclidean or cosine or precomputed"),
         (np.zeros((50, 3)), dict(method="tree"), "auto or exact or barnes_hut or fft"),
-        (np.zeros((50, 3)), dict(init="spectral"), "pca, random or a map"),
+        (np.zeros((50, 3)), dict(init="spectral"), "pca or random or a map"),
         (np.zeros((50, 3)), dict(init=np.zeros((50, 3))), "init has shape"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), np.nan)), "init holds NaN"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), 1e30)), "init reaches"),
         (scipy.sparse.eye(50).tocsr(), {}, "X.toarray\\(\\) for a sparse matrix"),
-        (torch.eye(50).to_sparse(), {}, "X is a sparse, nested"),
-        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), {}, "X is a sparse, nested"),
-        (torch.zeros(50, 3, device="meta"), {}, "meta tensor: give a dense one"),
+        (torch.eye(50).to_sparse(), {}, "X is sparse, nested"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), {}, "X is sparse, nested"),
+        (torch.zeros(50, 3, device="meta"), {}, "meta or complex: give a dense tensor"),
         (np.ma.masked_less(np.arange(150.0).reshape(50, 3), 5), {}, "X has masked values"),
         (np.full((50, 3), None), {}, "X holds object"),
         (np.zeros((50, 3), "M8[s]"), {}, "X holds datetime64"),
@@ -689,7 +687,7 @@ def test_new_points_without_distances_are_refused(metric, value, message):
         (np.zeros((50, 3)), dict(init=None), "init holds object"),
         (np.zeros((50, 3)), dict(metric="precomputed", init="random"), "precomputed takes distances"),
         (np.full((50, 50), -1.0), dict(metric="precomputed", init="random"), "precomputed takes distances"),
-        (np.zeros((50, 50)), dict(metric="precomputed"), "no PCA"),
+        (np.zeros((50, 50)), dict(metric="precomputed"), "init 'pca': give random or a map"),
         (np.eye(50)[:, 1:], dict(metric="cosine"), "no direction"),
         (np.broadcast_to(np.float32(0), (10_001, 3)), dict(method="exact"), "10,000"),
     ],

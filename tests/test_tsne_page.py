@@ -248,6 +248,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("broken.npy", "broken.npy is no whole .npy"),
         ("zero.npy --metric cosine", "a point at 0, which has no direction"),
         ("mnist10k --labels y.npy", "--labels is for arrays"),
+        ("train.npz --labels y.npy", "--labels is for arrays x: train.npz holds none"),
         ("mnist10", "did you mean mnist10k?"),
         ("arithmetic", "arithmetic is queries"),
         ("folder", "no readable picture"),
@@ -266,7 +267,9 @@ def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, mon
     wrong["bytes"] = y.astype("S3")
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
         np.save(blobs / f"{name}.npy", array)
-    np.savez(blobs / "empty.npz"), np.savez(blobs / "other.npz", a=x), np.savez(blobs / "named.npz", x=y)
+    archives = dict(train=dict(x_train=np.zeros((120, 8, 8))), empty={}, other=dict(a=x), named=dict(x=y))
+    for name, arrays in archives.items():
+        np.savez(blobs / f"{name}.npz", **arrays)
     (blobs / "broken.npy").write_bytes((blobs / "x.npy").read_bytes()[:500])
     (blobs / "folder").mkdir()
     monkeypatch.chdir(blobs)
@@ -412,17 +415,18 @@ def test_the_points_before_pca_are_freed(digits, capsys, tmp_path, monkeypatch):
 def map_of(embedding, labels, classes, n_placed=0, **fields):
     """A tsne.Map of that embedding, whose points are of train but for the last n_placed."""
     n = len(embedding)
-    points = tsne.Points(
-        title=fields.pop("title", "a <title>"),
-        classes=classes,
+    defaults = dict(
+        title="a <title>",
         x=None,
-        labels=labels,
         split=np.repeat(["train", "test"], [n - n_placed, n_placed]),
         row=np.arange(n),
         pictures=None,
+        kl=1.234,
+        class_accuracy=np.ones(len(classes)),
+        caption=["t-SNE of 12288 dimensions, 50 after PCA, perplexity 30, KL 1.234 nats"],
     )
-    settings = dict(dimensions=[12288, 50], perplexity=30, kl=1.234, is_correct=np.ones(n)) | fields
-    return tsne.Map(points, embedding, n_placed, **settings)
+    parts = dict(embedding=embedding, labels=labels, classes=classes, n_placed=n_placed)
+    return tsne.Map(**defaults | parts | fields)
 
 
 @pytest.mark.parametrize("long_name", ["AFRICAN GIANT SWALLOWTAIL", "W" * 30])
@@ -431,8 +435,8 @@ def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed, long_name
     random = np.random.RandomState(0)
     names = [*HOSTILE, *[f"{long_name} {k}" for k in range(300)]][:n_classes]
     labels = np.arange(600) % n_classes
-    rank = np.arange(600) // n_classes  # of a point in its class
-    share = labels / max(n_classes - 1, 1)  # from 0% of the first class to 100% of the last
+    line = "t-SNE of 12288 dimensions, 50 after PCA, perplexity 30, KL 1.234 nats"
+    accuracy = "10-NN accuracy 50.0%, of the ringed test points 50.0%"
     title = "pixels of $name: 12,345 of 67,890 train and 12,345 of 67,890 test points"
     figure = tsne.draw(
         map_of(
@@ -441,7 +445,8 @@ def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed, long_name
             classes=names if n_classes > 1 else [""],
             n_placed=n_placed,
             title=title,
-            is_correct=(rank + 1 <= share * (600 // n_classes)).astype(float),
+            class_accuracy=np.linspace(0, 1, n_classes),
+            caption=[line, accuracy] if n_classes > 1 else [line],
         )
     )
     figure.set_dpi(120)
@@ -580,7 +585,7 @@ def test_the_page_shows_hides_and_moves_the_map(tmp_path):
         tmp_path,
     )
     assert result["title"] == result["heading"] == "a <title>"
-    assert result["caption"] == "; ".join(tsne_map.caption_lines)
+    assert result["caption"] == "; ".join(tsne_map.caption)
     assert result["legend"] == ["all / none", *HOSTILE] and result["hacked"] is None
     # the places in the window are those of the map, turned over, scaled and shifted
     places, embedding = np.array(result["places"]), embedding * [1, -1]
