@@ -101,28 +101,29 @@ class Run:
         """Images x [B, C, H, W] in [0, 1] and labels y [B] at the places `index` [B] of a split."""
         return self.dataset.split(split).batch(index)
 
-    def random_index(self, split, n, seed):
-        """Places of n random examples of a split, or of all if it has fewer; the same for the same seed."""
+    def random_batch(self, split, n, seed):
+        """(places [B], x, y) of n random examples of a split, or of all if it has fewer; the same places for
+        the same seed."""
         size = len(self.dataset.split(split).x)
         require(size > 0, f"{self.folder} has no {split} images")
         generator = torch.Generator().manual_seed(seed)
-        return torch.randperm(size, generator=generator)[:n]
+        index = torch.randperm(size, generator=generator)[:n]
+        return index, *self.batch(split, index)
 
-    def latents(self, split, index, batch=None):
-        """Latents [B, latent_dim] of the images at these places: learned ones, else the encoder's.
+    def latents(self, split, index, x=None, y=None):
+        """Latents [B, latent_dim] of the images x at these places: learned ones, else the encoder's.
 
-        `batch` is what the encoder reads. Give the one that is shown: with dynamic binarization, another
-        batch of the same places differs.
+        Where x is shown, give it: with dynamic binarization, another batch of the same places differs.
         """
         if self.model.has_free_latents:
             return self.model.learned_latents(split)[index]
-        x, y = batch or self.batch(split, index)
+        if x is None:
+            x, y = self.batch(split, index)
         return self.model.encode(x, y)
 
-    def reconstructions(self, split, index, batch):
+    def reconstructions(self, split, index, x, y):
         """The images decoded from `latents`, [B, C, H, W] in [0, 1]."""
-        _, y = batch
-        return self.model.decode(self.latents(split, index, batch), y)
+        return self.model.decode(self.latents(split, index, x, y), y)
 
 
 def open_judge(folder, run):
@@ -148,23 +149,17 @@ def read_log(folder):
         titles, *table = csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True)
         rows = [dict(zip(titles, cells, strict=True)) for cells in table]
         for row in rows:
-            check_log_row(row)
-    except (ValueError, csv.Error) as error:
-        raise Mistake(f"{path} is damaged: {error}") from None
+            if row["split"] not in LINE_STYLES:
+                raise ValueError(f"a row has the split {row['split']!r}")
+            int(row["epoch"])  # these two raise ValueError for what is no number
+            for title, cell in row.items():
+                if title != "split" and not title.startswith("kl_per_dimension"):
+                    float(cell or 0)
+    except (KeyError, ValueError, csv.Error) as error:
+        raise Mistake(f"{path} is damaged: {error!r}") from None
     has_epoch = any(row["split"] == "train" for row in rows)
     require(has_epoch, f"{path} holds no finished epoch yet: nothing to draw")
     return rows
-
-
-def check_log_row(row):
-    """ValueError unless a row of log.csv has an epoch, a known split, and numbers in all other cells."""
-    int(row.get("epoch", ""))
-    if row.get("split") not in LINE_STYLES:
-        raise ValueError(f"a row has the split {row.get('split')!r}")
-    for title, cell in row.items():
-        numbers = [] if title == "split" else [float(word) for word in cell.split()]
-        if len(numbers) > 1 and not title.startswith("kl_per_dimension"):
-            raise ValueError(f"{cell!r} is no number")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -216,8 +211,8 @@ def add_latents(title, scale, truncate):
 def image_grid(images, title, rows=None, columns=None, captions=None, correct=None):
     """A figure of images [R, K, C, H, W] in [0, 1].
 
-    `rows` and `columns` are names beside and above the images, `captions` [R][K] are texts below them;
-    `correct` [R][K] marks a caption with a tick (True), a cross (False) or nothing (None).
+    `rows` and `columns` are names beside and above the images. `captions` are texts below them in reading
+    order; `correct` marks each caption with a tick (True), a cross (False) or nothing (None).
     """
     n_rows, n_columns, _, height, width = images.shape
 
@@ -226,7 +221,7 @@ def image_grid(images, title, rows=None, columns=None, captions=None, correct=No
     image_width = max(0.45, min(0.75, 8 / n_columns))  # inches, so that a row takes about 8 if it can
     if aspect < 0.9:
         image_width = 1.6  # a strip of several characters
-    caption_lines = 1 + captions[0][0].count("\n") if captions else 0
+    caption_lines = 1 + captions[0].count("\n") if captions else 0
     gap = 0.08
     below = gap + 0.15 * caption_lines / image_width  # 0.15 inches for each line of a caption
     x_step = 1 + gap  # from an image to the next one on its right
@@ -249,12 +244,13 @@ def image_grid(images, title, rows=None, columns=None, captions=None, correct=No
     left_share = left / figure_width
     axes = figure.add_axes([left_share, 0, 1 - left_share, 1 - top / figure_height])
     axes.set_axis_off()
-    for r in range(n_rows):
-        for k in range(n_columns):
-            show_image(axes, images[r, k], k * x_step, -r * y_step)
-            if captions:
-                is_correct = correct[r][k] if correct else None
-                show_caption(axes, captions[r][k], is_correct, k * x_step + 0.5, -r * y_step - aspect - 0.04)
+    for place, image in enumerate(images.flatten(0, 1)):
+        r, k = divmod(place, n_columns)
+        show_image(axes, image, k * x_step, -r * y_step)
+        if captions:
+            sign, color = CAPTION_STYLES[correct[place] if correct else None]
+            style = dict(ha="center", va="top", color=color, fontsize=7)
+            axes.text(k * x_step + 0.5, -r * y_step - aspect - 0.04, sign + captions[place], **style)
     for r, name in enumerate(rows or []):
         axes.text(-0.1, -r * y_step - aspect / 2, name, ha="right", va="center")
     for k, name in enumerate(columns or []):
@@ -272,15 +268,9 @@ def show_image(axes, image, x, y):
     axes.imshow(pixels.cpu().numpy(), extent=extent, cmap="gray", vmin=0, vmax=1)  # the last three: of gray
 
 
-def show_caption(axes, caption, is_correct, x, y):
-    """Write a caption centered below (x, y)."""
-    sign, color = CAPTION_STYLES[is_correct]
-    axes.text(x, y, sign + caption, ha="center", va="top", color=color, fontsize=7)
-
-
 def judge_images(images, labels, judge):
     """Captions and `correct` of `image_grid` for images [R, K, C, H, W]: which class the judge names and how
-    confident it is, and whether that agrees with labels [R, K].
+    confident it is, and whether that agrees with labels [R * K].
 
     Without a judge both are None; without labels `correct` is.
     """
@@ -292,15 +282,8 @@ def judge_images(images, labels, judge):
         f"{judge.classes[c][:11]}{separator}{p:.0%}"
         for c, p in zip(predicted.tolist(), confidence.tolist(), strict=True)
     ]
-    correct = None
-    if labels is not None:
-        correct = (predicted.view(labels.shape) == labels).tolist()
-    return in_rows(captions, images.shape[1]), correct
-
-
-def in_rows(items, n):
-    """A list as a list of rows of n items."""
-    return [items[start : start + n] for start in range(0, len(items), n)]
+    correct = None if labels is None else (predicted == labels).tolist()
+    return captions, correct
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -370,18 +353,17 @@ def draw_real(run, n=8, split="test", seed=0, judge=None):
     own judge."""
     if judge is None and run.model.task == "classification":
         judge = run
-    index = run.random_index(split, n * n, seed)
-    x, y = run.batch(split, index)
+    _, x, y = run.random_batch(split, n * n, seed)
     n = min(n, len(x))
     n_shown = len(x) // n * n  # whole rows
     images = x[:n_shown].unflatten(0, (-1, n))
-    labels = y[:n_shown].unflatten(0, (-1, n))
+    labels = y[:n_shown]
     captions, correct = judge_images(images, labels, judge)
     title = f"{run.dataset.name}, {split} images"
     if judge:
         title += f", named by {judge.name}"
     else:
-        captions = [[run.classes[c][:12] for c in row] for row in labels.tolist()]
+        captions = [run.classes[c][:12] for c in labels.tolist()]
     return image_grid(images, title, captions=captions, correct=correct)
 
 
@@ -401,7 +383,7 @@ def draw_class(run, n=10, classes=None, scale=1.0, truncate=None, seed=0, judge=
     classes = classes_to_decode(run, classes)
     labels = torch.tensor(classes).repeat_interleave(n)
     images = run.model.sample(len(labels), labels, scale, truncate).unflatten(0, (-1, n))
-    captions, correct = judge_images(images, labels.unflatten(0, (-1, n)), judge)
+    captions, correct = judge_images(images, labels, judge)
     title = add_latents(f"samples of {run.name} by class", scale, truncate)
     if judge:
         share = torch.tensor(correct).float().mean()
@@ -428,10 +410,8 @@ def read_snapshot(path, image_shape):
     channels, height, width = image_shape
     try:
         pixels = torch.from_numpy(np.array(data.read_picture(path, None)))
-    except MemoryError:
-        raise
     except Exception as error:  # the errors of Pillow for broken files have no class in common
-        raise Mistake(f"{path} is damaged: {error}") from None
+        raise Mistake(f"{path} is damaged: {error}") from error
     fits = pixels.shape == (3 * height, 3 * width, 3)
     require(fits, f"{path} is no snapshot of this run, which has {3 * height} x {3 * width} pixels")
     images = pixels[:, :, :channels] / 255  # of gray images the three channels are alike
@@ -464,9 +444,8 @@ def draw_reconstruct(run, n=10, seed=0):
     rows = []
     names = []
     for split in splits:
-        index = run.random_index(split, n, seed)
-        batch = run.batch(split, index)
-        rows += [batch[0], run.reconstructions(split, index, batch)]
+        index, x, y = run.random_batch(split, n, seed)
+        rows += [x, run.reconstructions(split, index, x, y)]
         names += [f"{split}: original", "reconstruction"]
     return image_grid(torch.stack(rows), f"reconstructions of {run.name}", names)
 
@@ -474,29 +453,24 @@ def draw_reconstruct(run, n=10, seed=0):
 def compare_reconstructions(*runs, n=10, split="test", seed=0):
     """The same images as several runs reconstruct them, a row for each run."""
     first = runs[0]
-    index = first.random_index(split, n, seed)
-    x, _ = first.batch(split, index)
+    index, x, _ = first.random_batch(split, n, seed)
     rows = [x]
     for run in runs:
         same = torch.equal(run.dataset.split(split).x, first.dataset.split(split).x)
         require(same, f"{run.folder} has other {split} images than {first.folder}")
-        _, y = run.batch(split, index)  # each run may number the classes in its own way
-        rows.append(run.reconstructions(split, index, (x, y)))
+        y = run.dataset.split(split).y[index]  # each run may number the classes in its own way
+        rows.append(run.reconstructions(split, index, x, y))
     names = ["original"] + [run.name for run in runs]
     return image_grid(torch.stack(rows), "reconstructions", names)
 
 
 def draw_untrained(run, n=10, split="test", seed=0):
     """Images, and their reconstructions by the model before and after training."""
-    index = run.random_index(split, n, seed)
-    x, y = run.batch(split, index)
-    trained = run.reconstructions(split, index, (x, y))
-    training_seed = run.config["flags"].get("seed")
-    is_seed = isinstance(training_seed, int) and 0 <= training_seed <= 2**31
-    require(is_seed, f"{run.folder}/config.json is damaged: its seed is {training_seed!r}")
-    torch.manual_seed(training_seed)  # the weights that training began with
+    index, x, y = run.random_batch(split, n, seed)
+    trained = run.reconstructions(split, index, x, y)
+    torch.manual_seed(run.config["flags"]["seed"])  # draws the weights that training began with
     initial = models.build(run.kind, **run.model.recipe["arguments"]).eval()
-    z = run.latents(split, index) if initial.has_free_latents else initial.encode(x, y)
+    z = run.latents(split, index, x, y) if initial.has_free_latents else initial.encode(x, y)
     rows = torch.stack([x, initial.decode(z, y), trained])
     return image_grid(rows, f"what training did for {run.name}", ["original", "untrained", "trained"])
 
@@ -504,15 +478,14 @@ def draw_untrained(run, n=10, split="test", seed=0):
 def draw_amortization(run, n=8, split="test", seed=0):
     """The encoder's posteriors against Gaussians fitted to each image for the same decoder. The difference
     of their ELBOs is the amortization gap (Cremer et al. 2018)."""
-    index = run.random_index(split, n, seed)
-    x, y = run.batch(split, index)
+    _, x, y = run.random_batch(split, n, seed)
     with torch.random.fork_rng():
         encoded, fitted = models.amortization(run.model, x, y)  # each: parameters [B, 2 * D], −ELBO [B]
     rows = [x]
-    captions = [[""] * len(x)]
+    captions = [""] * len(x)
     for params, negative_elbo in (encoded, fitted):
         rows.append(run.model.decode(models.Gaussian.from_params(params).mean, y))
-        captions.append([f"{value:.1f}" for value in negative_elbo.tolist()])
+        captions += [f"{value:.1f}" for value in negative_elbo.tolist()]
     gap = (encoded[1] - fitted[1]).mean()
     title = f"amortization gap of {run.name}: {gap:.2f} nats/image; below each its −ELBO"
     names = ["original", "by the encoder", "fitted"]
@@ -525,9 +498,8 @@ def draw_amortization(run, n=8, split="test", seed=0):
 
 def draw_scale(run, n=5, seed=0):
     """Test images, and what their latents times 0.5, 1 and 1.5 decode to."""
-    index = run.random_index("test", n, seed)
-    x, y = run.batch("test", index)
-    z = run.latents("test", index, (x, y))
+    index, x, y = run.random_batch("test", n, seed)
+    z = run.latents("test", index, x, y)
     factors = (0.5, 1.0, 1.5)
     rows = [x] + [run.model.decode(factor * z, y) for factor in factors]
     names = ["original"] + [f"z x {factor:g}" for factor in factors]
@@ -555,7 +527,7 @@ def draw_interpolate(run, n=9, rows=5, classes=None, seed=0):
     lines = []
     for index in choose_pairs(run, rows, classes, seed):
         x, y = run.batch("test", index)
-        z = run.latents("test", index, (x, y))  # (2, D)
+        z = run.latents("test", index, x, y)  # (2, D)
         labels = torch.where(t[:, 0] < 0.5, y[0], y[1])
         between = run.model.decode((1 - t) * z[0] + t * z[1], labels)
         lines.append(torch.cat([x[:1], between, x[1:]]))
@@ -626,9 +598,9 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
 def draw_answers(run, n=5, rows=6, split="test", seed=0):
     """Random queries of a split and their answers."""
     torch.manual_seed(seed)
-    index = run.random_index(split, rows * n, seed)
-    examples = subset(run.dataset.split(split), index)
-    return answer_cards(run, examples, examples.batch(slice(None)), n, "answers")
+    queries = run.dataset.split(split)
+    index, x, y = run.random_batch(split, rows * n, seed)
+    return answer_cards(run, queries.x[index], queries.y[index], x, y, n, "answers")
 
 
 def draw_errors(run, n=5, rows=6, split="test", seed=0):
@@ -636,47 +608,46 @@ def draw_errors(run, n=5, rows=6, split="test", seed=0):
     torch.manual_seed(seed)
     queries = run.dataset.split(split)
     batches = list(models.batches(queries))
-    predicted = torch.cat([answer_tokens(run.model, queries, run.model.predict(x)) for x, _ in batches])
+    predicted = torch.cat([answer_tokens(run, run.model.predict(x)) for x, _ in batches])
     wrong = (predicted != queries.y).any(1).nonzero()[:, 0]
     require(len(wrong) > 0, f"{run.folder} answers every {split} query correctly: no error to show")
     index = wrong[torch.randperm(len(wrong))[: rows * n]]
     x = torch.cat([x for x, _ in batches])[index]  # in the very handwriting that was misread
     y = torch.cat([y for _, y in batches])[index]
     title = f"{len(wrong):,} of {len(queries.x):,} answers are wrong"
-    return answer_cards(run, subset(queries, index), (x, y), n, title)
+    return answer_cards(run, queries.x[index], queries.y[index], x, y, n, title)
 
 
 def draw_query(run, query="12+34", seed=0):
     """The answer to a query; five answers where the query is drawn, each time in other handwriting."""
     torch.manual_seed(seed)
-    tokens = data.encode_text(query)[None]  # (1, 5)
-    solution = models.solve_queries(tokens)  # (1, 3)
     n = 5 if run.dataset.test.drawn == "query" else 1
-    examples = run.dataset.test._replace(x=tokens.repeat(n, 1), y=solution.repeat(n, 1))
-    return answer_cards(run, examples, examples.batch(slice(None)), n, "answers")
+    tokens = data.encode_text(query).repeat(n, 1)  # (n, 5)
+    solutions = models.solve_queries(tokens)  # (n, 3)
+    x, y = run.dataset.test._replace(x=tokens, y=solutions).batch(slice(None))
+    return answer_cards(run, tokens, solutions, x, y, n, "answers")
 
 
-def answer_cards(run, examples, batch, n_columns, title):
-    """A card for each query with the model's answer. `examples` is a split of the queries and true answers;
-    `batch` holds both as the model meets them: tokens, or images of characters."""
-    x, y = batch
+def answer_cards(run, queries, solutions, x, y, n_columns, title):
+    """A card for each query with the model's answer. `queries` [B, 5] and `solutions` [B, 3] are tokens; x
+    and y are the same as the model meets them: tokens, or images of characters."""
     prediction = run.model.predict(x)
-    predicted = answer_tokens(run.model, examples, prediction)
-    if examples.drawn == "query":
+    predicted = answer_tokens(run, prediction)
+    drawn = run.dataset.test.drawn
+    if drawn == "query":
         images = side_by_side(x)
-    elif examples.drawn == "answer":
+    elif drawn == "answer":
         images = torch.cat([side_by_side(y), side_by_side(prediction)], 2)  # the true one above
         title += ", drawn below the true ones"
     else:
         images = torch.ones(len(x), 1, 1, 25)  # a thin white strip above the text
-    captions = [answer_caption(*tokens) for tokens in zip(examples.x, predicted, examples.y, strict=True)]
-    correct = (predicted == examples.y).all(1).tolist()
+    captions = [answer_caption(*tokens) for tokens in zip(queries, predicted, solutions, strict=True)]
+    correct = (predicted == solutions).all(1).tolist()
 
     n_blanks = -len(x) % n_columns  # that fill the last row
-    images = torch.cat([images, torch.ones(n_blanks, *images.shape[1:])])
-    captions = in_rows(captions + [""] * n_blanks, n_columns)
-    correct = in_rows(correct + [None] * n_blanks, n_columns)
-    images = images.unflatten(0, (-1, n_columns))
+    images = torch.cat([images, torch.ones(n_blanks, *images.shape[1:])]).unflatten(0, (-1, n_columns))
+    captions += [""] * n_blanks
+    correct += [None] * n_blanks
     return image_grid(images, f"{run.name}: {title}", captions=captions, correct=correct)
 
 
@@ -688,14 +659,9 @@ def answer_caption(query, predicted, solution):
     return text
 
 
-def subset(split, index):
-    """The examples of a split at the places `index` [B]."""
-    return split._replace(x=split.x[index], y=split.y[index])
-
-
-def answer_tokens(model, split, prediction):
-    """Tokens [B, 3] of a model's predictions; drawn ones are read by the classifier inside the model."""
-    return model.read(prediction) if split.drawn == "answer" else prediction
+def answer_tokens(run, prediction):
+    """Tokens [B, 3] of predicted answers; drawn ones are read by the classifier inside the model."""
+    return run.model.read(prediction) if run.dataset.test.drawn == "answer" else prediction
 
 
 def side_by_side(characters):
@@ -814,17 +780,17 @@ def options_of(function):
 
 
 def draw_each(names, run, **options):
-    """Draw several pictures of a run; yields their paths. One that cannot be drawn becomes a note and costs
+    """Draw several pictures of a run; returns their paths. One that cannot be drawn becomes a note and costs
     no other: of a defect too, whose traceback is seen when that picture is drawn alone."""
+    paths = []
     for what in names:
         try:
-            path = draw(what, [run], **options)
+            paths.append(draw(what, [run], **options))
         except Exception as error:
             is_foreseen = isinstance(error, (Mistake, models.ModelError, OSError))
             reason = error if is_foreseen else f"{type(error).__name__}: {error}"
             data.note(f"no picture of --what {what}: {reason}")
-        else:
-            yield path
+    return paths
 
 
 def possible_pictures(run):
@@ -835,7 +801,7 @@ def possible_pictures(run):
 def draw_run(folder, model, dataset):
     """Draw the pictures of a run whose training has just ended; returns their paths."""
     run = Run(folder, model=model, dataset=dataset)
-    return list(draw_each([name for name in possible_pictures(run) if PICTURES[name].after_training], run))
+    return draw_each([name for name in possible_pictures(run) if PICTURES[name].after_training], run)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -878,13 +844,12 @@ def command(argv):
     note_idle(options, names, runs)
     if "judge" in options:
         options["judge"] = open_judge(options["judge"], runs[0])
-    n_drawn = 0
-    for path in [draw(what, runs, out, **options)] if what else draw_each(names, runs[0], **options):
+    paths = [draw(what, runs, out, **options)] if what else draw_each(names, runs[0], **options)
+    for path in paths:
         print(data.visible(str(path)))
-        n_drawn += 1
     if data_dir and not any("dataset" in vars(run) for run in runs):  # where cached_property keeps it
         data.note("--data-dir does nothing here: no data set is read")
-    return 0 if n_drawn == len(names) else 1
+    return 0 if len(paths) == len(names) else 1
 
 
 def note_idle(options, names, runs):

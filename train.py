@@ -31,11 +31,22 @@ import torch
 import data
 import models
 import sample
-from data import Mistake, note, number, pick_device, require, visible, write_file, write_json
+from data import note, number, pick_device, require, visible, write_file, write_json
 
 # -----------------------------------------------------------------------------------------------------------
-# Flags, and where their defaults are: RUN_DEFAULTS below, data.FLAGS, and for what depends on the model, its
-# class (how to train it) and its constructor (the rest)
+# Flags. Their defaults are in RUN_DEFAULTS, data.FLAGS and, for what depends on the model, MODEL_DEFAULTS
+
+RUN_DEFAULTS = dict(
+    out=None, resume=None, seed=0, device="auto", steps=None, clip=None, bf16=False, patience=None
+)
+MODEL_DEFAULTS = {  # of training, in the model's class, and of the network, in its constructor
+    name: cls.defaults | models.constructor_defaults(name) for name, cls in models.MODELS.items()
+}
+POSITIVE_COUNT = number(int, 1)
+COUNT = number(int, 0)
+POSITIVE = number(float, 0, above=True)
+WEIGHT = number(float, 0)
+SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 
 def flags():
@@ -55,13 +66,6 @@ def flags():
     add_latent_flags(parser.add_argument_group("free latents"))
     add_network_flags(parser.add_argument_group("networks"))
     return parser
-
-
-POSITIVE_COUNT = number(int, 1)
-COUNT = number(int, 0)
-POSITIVE = number(float, 0, above=True)
-WEIGHT = number(float, 0)
-SWITCH = argparse.BooleanOptionalAction  # --flag and --no-flag
 
 
 def add_training_flags(group):
@@ -133,10 +137,9 @@ def add(group, flag, help, type=None, **options):
     """group.add_argument(flag, ...); the help ends with each model's default."""
     name = flag[2:].replace("-", "_")
     models_with = {}  # {default: names of the models that have it}
-    for model, cls in models.MODELS.items():
-        default = (cls.defaults | models.constructor_defaults(model)).get(name)
-        if default is not None:
-            models_with.setdefault(str(default), []).append(model)
+    for model, defaults in MODEL_DEFAULTS.items():
+        if defaults.get(name) is not None:
+            models_with.setdefault(str(defaults[name]), []).append(model)
     if models_with:
         defaults = "; ".join(f"{' '.join(names)} {default}" for default, names in models_with.items())
         help = f"{help} (default {defaults})"
@@ -152,19 +155,10 @@ def shape(text):
     return tuple(POSITIVE_COUNT(part) for part in parts)
 
 
-RUN_DEFAULTS = dict(
-    out=None, resume=None, seed=0, device="auto", steps=None, clip=None, bf16=False, patience=None
-)
-
-
 def read_flags(argv):
     """(args, last): every flag of a run, and the content of its last.pt (None for a new run)."""
     parser = flags()
-    return complete_flags(parser, vars(parser.parse_args(argv)))
-
-
-def complete_flags(parser, explicit):
-    """As read_flags, from the dict of the flags that were given."""
+    explicit = vars(parser.parse_args(argv))
     if "resume" in explicit:
         return resumed_flags(parser, explicit)
     if "model" not in explicit:
@@ -174,31 +168,31 @@ def complete_flags(parser, explicit):
     for name in explicit:
         if name not in defaults and name != "model":
             parser.error(f"{dashed(name)} does nothing for --model {model}")
-    values = defaults | explicit
-    note_idle_flags(values, explicit)
+    args = argparse.Namespace(**(defaults | explicit))
+    note_idle_flags(vars(args), explicit)
     arithmetic = [name for name, cls in models.MODELS.items() if cls.task == "arithmetic"]
-    fits = (values["data"] == "arithmetic") == (model in arithmetic)
+    fits = (args.data == "arithmetic") == (model in arithmetic)
     pairs = f"--data arithmetic goes with --model {'|'.join(arithmetic)} and with no other"
-    require(fits, f"{pairs}: --model {model} cannot have --data {values['data']}")
-    return argparse.Namespace(**values), None
+    require(fits, f"{pairs}: --model {model} cannot have --data {args.data}")
+    return args, None
 
 
 def default_flags(parser, model):
-    values = RUN_DEFAULTS | data.FLAGS | models.MODELS[model].defaults | models.constructor_defaults(model)
+    values = RUN_DEFAULTS | data.FLAGS | MODEL_DEFAULTS[model]
     known = parser.names | data.FLAGS.keys()  # a constructor's other arguments come from the data
     return {name: value for name, value in values.items() if name in known}
 
 
 def resumed_flags(parser, explicit):
-    """As complete_flags, for --resume: the flags of the run, except for --epochs and --device."""
+    """As read_flags, for --resume: the flags of the run, except for --epochs and --device."""
     for name in explicit:
         if name not in ("resume", "epochs", "device"):
             parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
     folder = explicit["resume"]
     last = read_last(Path(folder))
     saved = last["config"]["flags"]
-    values = check_flags(parser, saved, f"{folder}/last.pt")
-    args = argparse.Namespace(**(values | explicit))
+    # an older version may lack some flags
+    args = argparse.Namespace(**(default_flags(parser, last["model"]) | saved | explicit))
     if "epochs" in explicit:
         epoch = last["state"]["epoch"]
         require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
@@ -206,29 +200,6 @@ def resumed_flags(parser, explicit):
         if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
             note("the cosine schedule is stretched: the learning rate rises again")
     return args, last
-
-
-def check_flags(parser, saved, where):
-    """The flags of a checkpoint, and defaults for those that it lacks. What train.py refuses, it refuses."""
-    require(saved["model"] in models.MODELS, f"{where} is damaged: there is no --model {saved['model']!r}")
-    defaults = default_flags(parser, saved["model"])
-    actions = {action.dest: action for action in parser._actions}
-    for name, value in saved.items():
-        action = actions.get(name)
-        if action is None or value is None and defaults.get(name) is None:
-            continue
-        try:
-            if action.nargs == 0 or isinstance(action, SWITCH):
-                fits = isinstance(value, bool)
-            elif action.choices:
-                fits = value in list(action.choices)
-            else:
-                text = ",".join(map(str, value)) if action.type is shape else str(value)
-                fits = (action.type or str)(text) == value
-        except (argparse.ArgumentTypeError, TypeError):
-            fits = False
-        require(fits, f"{where} is damaged: it has {dashed(name)} {value!r}")
-    return defaults | saved
 
 
 def read_last(folder):
@@ -239,31 +210,12 @@ def read_last(folder):
     is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
     require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
     data.check_config(checkpoint["config"], path)
-    check_state(checkpoint["state"], path)
+    state = checkpoint["state"]
+    types = {entry.name: entry.type for entry in fields(State)}
+    fits = isinstance(state, dict) and state.keys() == types.keys()
+    fits = fits and all(isinstance(state[name], kind) for name, kind in types.items())
+    require(fits, f"{path} is damaged, or of another version: its state is not that of a run")
     return checkpoint
-
-
-def check_state(state, path):
-    """Require that a checkpoint's state has the entries of State, of their types."""
-    require(isinstance(state, dict), f"{path} is damaged: its state is not a table of entries")
-    for entry in fields(State):
-        require(entry.name in state, f"{path} lacks the entry state.{entry.name}")
-    phases = state["finished_phases"]
-    fits = {entry.name: isinstance(state[entry.name], entry.type) for entry in fields(State)}
-    fits["best"] = isinstance(state["best"], int | float)
-    fits["history"] = fits["history"] and all(map(is_row, state["history"]))
-    fits["finished_phases"] = fits["finished_phases"] and all(name in PHASES for name in phases)
-    for name, value in state.items():
-        require(fits.get(name), f"{path} is damaged: its state.{name} is {str(value)[:80]}")
-
-
-def is_row(row):
-    """Whether a value is a row of log.csv: an epoch, a split, and numbers or lists of numbers."""
-    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-        return False
-    lists = [value if isinstance(value, list) else [value] for name, value in row.items() if name != "split"]
-    are_numbers = all(isinstance(number, int | float) for numbers in lists for number in numbers)
-    return are_numbers and isinstance(row.get("split"), str)
 
 
 def note_idle_flags(values, explicit):
@@ -290,8 +242,6 @@ def dashed(name):
 # -----------------------------------------------------------------------------------------------------------
 # A run
 
-PHASES = ("refined", "test_latents")  # of fitting free latents, named after the buffers that keep them
-
 
 @dataclass
 class State:
@@ -301,10 +251,10 @@ class State:
     step: int = 0  # updates
     images: int = 0  # seen in training
     seconds: float = 0.0  # of training
-    best: float = math.inf  # validation loss
+    best: float | int = math.inf  # validation loss
     best_epoch: int = 0
     history: list = field(default_factory=list)  # rows of log.csv
-    finished_phases: list = field(default_factory=list)  # of fit_free_latents
+    finished_phases: list = field(default_factory=list)  # buffers that fit_free_latents has filled
 
 
 @dataclass
@@ -319,7 +269,7 @@ class Training:
     model: models.Model
     optimizers: list  # one for each of model.turns()
     state: State
-    saved_epoch: int | None = None  # that last.pt holds
+    saved_epoch: int | None  # that last.pt holds
 
     @property
     def updates_per_epoch(self):
@@ -348,7 +298,7 @@ class Training:
         write_file(self.folder / "best.pt", lambda file: models.save(file, self.model, epoch=epoch))
 
     def save_last(self):
-        """Write last.pt, from which a run is resumed, config.json and log.csv."""
+        """Write last.pt, from which a run is resumed, and log.csv."""
         extras = dict(
             config=self.config,
             state=asdict(self.state),
@@ -356,7 +306,25 @@ class Training:
         )
         write_file(self.folder / "last.pt", lambda file: models.save(file, self.model, **extras))
         self.saved_epoch = self.state.epoch
-        write_logs(self.folder, self.config, self.state.history)
+        self.write_log()
+
+    def write_log(self):
+        """Write log.csv from the whole history, so that a resumed run has no row twice."""
+        units = {"seconds": "s"} | self.config["units"]
+        names = list(dict.fromkeys(name for row in self.state.history for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, names)
+        table.writerow({name: f"{name} [{units[name]}]" if units.get(name) else name for name in names})
+        for row in self.state.history:
+            table.writerow({name: csv_cell(value) for name, value in row.items()})
+        try:
+            write_file(self.folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
+        except PermissionError as error:  # on Windows, while a spreadsheet has the file open
+            note(f"log.csv is not up to date ({error.strerror}): later epochs, or --resume, write it")
+
+
+def csv_cell(value):
+    return " ".join(f"{x:.4g}" for x in value) if isinstance(value, list) else value
 
 
 def main(argv=None):
@@ -365,56 +333,9 @@ def main(argv=None):
 
 
 def run(argv):
-    parser = flags()
-    explicit = vars(parser.parse_args(argv))
-    with contextlib.ExitStack() as locks:  # which are held until the run ends
-        if "resume" in explicit:
-            folder = Path(explicit["resume"])
-            if (folder / "last.pt").exists():
-                locks.enter_context(data.lock(folder))
-        args, last = complete_flags(parser, explicit)
-        if last:
-            torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
-        return train_to_the_end(set_up(args, argv, last, locks))
-
-
-def train_to_the_end(training):
-    """Train, fit free latents and evaluate; returns the exit status."""
-    folder = training.folder
-    resume = visible(f"python train.py --resume {shlex.quote(str(folder))}")
-    is_link = (folder / "epochs").is_symlink()
-    require(not is_link, f"{folder}/epochs is a link, perhaps to other pictures: remove it")
-    remove_leftovers(training)
-    announce(training)
-    try:
-        fit(training)
-        if training.model.has_free_latents:
-            fit_free_latents(training)
-        finish(training)
-    except KeyboardInterrupt:
-        if training.saved_epoch is None:
-            raise  # nothing is saved yet
-        print(f"\nstopped after epoch {training.saved_epoch}; to continue: {resume}", file=sys.stderr)
-        return 130
-    except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
-        require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
-        raise
-
-
-def remove_leftovers(training):
-    """Remove what a process that was killed was writing: temporary files of the names that a run has."""
-    names = ["config.json", "log.csv", "best.pt", "last.pt", "summary.json"]
-    names += [picture.filename for picture in sample.PICTURES.values()]
-    names += [f"epochs/{training.state.epoch:04d}.png"]
-    for name in names:
-        data.remove_leftovers(training.folder / name)
-
-
-def set_up(args, argv, last, locks):
-    """The Training of a new run, or of a resumed one, whose last.pt holds `last`.
-
-    The lock of a new run's folder is entered into the ExitStack `locks`.
-    """
+    args, last = read_flags(argv)
+    if last:
+        torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
     device = pick_device(args.device)
     dataset = data.load(**{name: vars(args)[name] for name in data.FLAGS})
     has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
@@ -422,21 +343,24 @@ def set_up(args, argv, last, locks):
     require(patience_fits, "--patience needs a validation loss, and there is none here")
     model = make_model(args, dataset, last).to(device)
     optimizers = make_optimizers(model, args.lr)
-    if last:
-        folder = Path(args.resume)
-        config = last["config"] | {"flags": vars(args)}
-        state = State(**last["state"])
-        load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
-    else:
-        folder = new_folder(args, dataset, locks)
-        config = make_config(args, dataset, argv, model)
+    folder = Path(args.resume) if last else new_folder(args, dataset)
+    with data.lock(folder):
+        if last:
+            config = last["config"] | {"flags": vars(args)}
+            state = State(**last["state"])
+            for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
+                # learning rates follow from the flags
+                optimizer.load_state_dict(optimizer.state_dict() | {"state": saved["state"]})
+        else:
+            config = make_config(args, dataset, argv, model)
+            state = State()
         write_json(folder / "config.json", config)  # before last.pt, which no folder has without its flags
-        state = State()
-    saved_epoch = state.epoch if last else None
-    return Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
+        saved_epoch = state.epoch if last else None
+        training = Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
+        return train_to_the_end(training)
 
 
-def make_model(args, dataset, last=None):
+def make_model(args, dataset, last):
     """The model that the flags describe, with the weights of `last` if a run is resumed."""
     known = vars(args) | dict(
         image_shape=dataset.image_shape,
@@ -447,22 +371,14 @@ def make_model(args, dataset, last=None):
     takes = models.constructor_defaults(args.model)
     arguments = {name: value for name, value in known.items() if name in takes}
     if last:
-        is_same = last["arguments"] == arguments and last["config"]["classes"] == dataset.classes
         digest = last["config"].get("data_digest")  # which runs of older versions do not have
-        is_same = is_same and digest in (None, data.digest(dataset))
+        is_same = last["arguments"] == arguments and digest in (None, data.digest(dataset))
         require(is_same, f"the data are not those that {args.resume} was trained on")
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
         models.load_weights(model, last["weights"])
     return model
-
-
-def is_like(saved, tensor):
-    """Whether something is a tensor of the same type, shape and layout in memory as another."""
-    if not isinstance(saved, torch.Tensor) or saved.layout != tensor.layout:
-        return False
-    return (saved.dtype, saved.shape, saved.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
 
 
 def make_optimizers(model, lr):
@@ -474,53 +390,44 @@ def make_optimizers(model, lr):
     return optimizers
 
 
-def load_optimizers(optimizers, saved, path):
-    """Load Adam's moments, whose sizes its fused kernel trusts. Learning rates follow from the flags."""
-    damaged = f"{path} is damaged: its optimizers are not those of its model"
-    require(isinstance(saved, list) and len(saved) == len(optimizers), damaged)
-    for optimizer, content in zip(optimizers, saved, strict=True):
-        params = [param for group in optimizer.param_groups for param in group["params"]]
-        require(isinstance(content, dict) and isinstance(content.get("state"), dict), damaged)
-        for index, entry in content["state"].items():
-            require(type(index) is int and 0 <= index < len(params), damaged)
-            is_entry = isinstance(entry, dict) and entry.keys() == {"step", "exp_avg", "exp_avg_sq"}
-            require(is_entry and is_like(entry["step"], torch.tensor(0.0)), damaged)
-            moments = (entry["exp_avg"], entry["exp_avg_sq"])
-            require(all(is_like(moment, params[index]) for moment in moments), damaged)
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": content["state"]})
-
-
-def new_folder(args, dataset, locks):
-    """A new or empty folder, locked for this process alone. Nothing is ever overwritten."""
-    if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        require_free(folder)
-    else:
-        folder = make_numbered_folder(Path("runs", f"{args.model}-{dataset.name}"))
-    locks.enter_context(data.lock(folder))
-    require_free(folder)  # still so, now that no other process can have it
-    return folder
-
-
-def make_numbered_folder(path):
-    """Make the folder `path` or, where that exists, `path`-2, -3, ...; no two processes get the same."""
-    for count in itertools.count(1):
-        folder = path.with_name(path.name if count == 1 else f"{path.name}-{count}")
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-
-
-def require_free(folder):
-    """Require that a folder is empty, but for what a run leaves that was killed before its first last.pt."""
+def new_folder(args, dataset):
+    """A new folder, or an empty --out. Nothing is ever overwritten."""
+    if not args.out:
+        name = f"{args.model}-{dataset.name}"
+        for count in itertools.count(1):
+            folder = Path("runs", name if count == 1 else f"{name}-{count}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)  # no two processes make the same
+                return folder
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
     names = {path.name for path in folder.iterdir()}
     is_run = "last.pt" in names
     require(not is_run, f"--out {folder} holds a run already: name another, or --resume {folder}")
-    name_of_ours = re.compile(r"\.lock|config\.json|best\.pt|\.(config\.json|(best|last)\.pt)\.\d+\.tmp")
-    ours = {name for name in names if name_of_ours.fullmatch(name)}
-    is_free = not names or ".lock" in names and names == ours
+    # what a run leaves that was killed before its first last.pt
+    ours = re.compile(r"\.lock|epochs|config\.json|best\.pt|\.(config\.json|(best|last)\.pt)\.\d+\.tmp")
+    is_free = not names or ".lock" in names and all(ours.fullmatch(name) for name in names)
     require(is_free, f"--out {folder} is not empty: name a new folder, for nothing is overwritten")
+    return folder
+
+
+def train_to_the_end(training):
+    """Train, fit free latents and evaluate; returns the exit status."""
+    resume = visible(f"python train.py --resume {shlex.quote(str(training.folder))}")
+    announce(training)
+    try:
+        fit(training)
+        if training.model.has_free_latents:
+            fit_free_latents(training)
+        finish(training)
+    except KeyboardInterrupt:
+        if training.saved_epoch is None:
+            raise
+        print(f"\nstopped after epoch {training.saved_epoch}; to continue: {resume}", file=sys.stderr)
+        return 130
+    except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
+        require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
+        raise
 
 
 def make_config(args, dataset, argv, model):
@@ -578,8 +485,8 @@ def fit(training):
         validated = {}
         if model.has_validation_loss and len(valid.x):
             validated = evaluate(model, valid)
-            if not math.isfinite(validated["loss"]):
-                raise not_finite(training, f"the validation loss after step {state.step}")
+            is_finite = math.isfinite(validated["loss"])
+            require_finite(training, is_finite, f"the validation loss after step {state.step}")
         elif trained and not model.has_validation_loss:
             trained |= evaluate(model, train)  # its diagnosis
         warning = (validated or trained).pop("warning", None)
@@ -590,9 +497,9 @@ def fit(training):
             state.best = score
             state.best_epoch = epoch
             training.save_best()
-        training.save_last()
         if model.draws_samples:
             sample.snapshot(training.folder, model, epoch)
+        training.save_last()  # after the snapshot, so that a killed epoch is repeated with its snapshot
         console.end_epoch(trained, validated, warning)
 
 
@@ -626,12 +533,12 @@ def train_epoch(training, split, console):
         state.step += 1
         console.show_progress(images, time.perf_counter() - started)
     table = torch.stack(rows)  # (updates, terms)
-    bad = (~table.isfinite().all(1)).nonzero()
-    if len(bad):
-        step = state.step - len(rows) + bad[0].item() + 1
-        raise not_finite(training, f"the training loss at step {step}")
+    are_finite = table.isfinite().all(1).tolist()
+    for step, is_finite in enumerate(are_finite, state.step - len(rows) + 1):
+        require_finite(training, is_finite, f"the training loss at step {step}")
     for name in state.finished_phases:  # these latents were fitted to the decoder as it was
         model.get_buffer(name).fill_(math.nan)
+    state.history = [row for row in state.history if row["split"] not in state.finished_phases]
     state.finished_phases = []
     state.epoch += 1
     state.images += images
@@ -681,12 +588,9 @@ def evaluate(model, split):
         return means | model.diagnose(split)
 
 
-def not_finite(training, quantity):
-    """The Mistake that ends a training which diverged."""
-    good = "no epoch is saved yet"
-    if training.saved_epoch is not None:
-        good = f"{training.folder}/last.pt keeps epoch {training.saved_epoch}, the last good one"
-    return Mistake(f"{quantity} is not a finite number; {good}. Try a lower --lr, or --clip 1")
+def require_finite(training, is_finite, quantity):
+    advice = f"try a lower --lr, or --clip 1 (last good epoch: {training.saved_epoch})"
+    require(is_finite, f"{quantity} is not a finite number: {advice}")
 
 
 def fit_free_latents(training):
@@ -707,10 +611,9 @@ def fit_phase(training, name, split, epochs, start):
     title = name.replace("_", " ")
     first = state.epoch if name == "refined" else 0  # its curve continues that of training
     advice = f"train again with --fit-lr {model.fit_lr / 10:g}"
-    diverges = f"fitting the {title} does not converge: {advice}"
 
     def callback(epoch, loss):
-        require(math.isfinite(loss), diverges)
+        require(math.isfinite(loss), f"fitting the {title} does not converge: {advice}")
         training.log(name, {"loss": loss}, first + epoch)
         if epoch % math.ceil(epochs / 10) == 0 or epoch == epochs:
             print(f"{title}: epoch {epoch}/{epochs}, loss {loss:.5g}", flush=True)
@@ -739,18 +642,16 @@ class Console:
         self.is_terminal = sys.stdout.isatty()
         self.has_header = False
         self.warning = None  # the last one
-        self.started = time.perf_counter()
-        self.first_step = training.state.step
         self.refreshed = 0.0  # when the line of progress last changed
 
-    def time_left(self):
-        """An estimate from the time per update so far, "" before the first update."""
-        steps = self.training.state.step - self.first_step
-        if steps == 0:
+    def pace(self, images, seconds):
+        """Images per second and, from that, the time left."""
+        if seconds == 0:
             return ""
-        seconds_per_step = (time.perf_counter() - self.started) / steps
-        seconds = round(seconds_per_step * (self.training.total_steps - self.training.state.step))
-        return f"{seconds // 60}:{seconds % 60:02d} left"
+        rate = images / seconds
+        steps_left = self.training.total_steps - self.training.state.step
+        seconds_left = round(steps_left * self.training.args.batch_size / rate)
+        return f"{rate:>9,.0f} images/s  {seconds_left // 60}:{seconds_left % 60:02d} left"
 
     def show_progress(self, images, seconds):
         """Show how far training is, after so many images and seconds of this epoch."""
@@ -760,8 +661,7 @@ class Console:
             state = self.training.state
             epoch = f"epoch {state.epoch + 1}/{self.training.total_epochs}"
             share = f"{state.step / self.training.total_steps:4.0%}"
-            line = f"{epoch}  {share}  {images / seconds:,.0f} images/s  {self.time_left()}"
-            print(f"\r{line}\x1b[K", end="", flush=True)
+            print(f"\r{epoch}  {share}{self.pace(images, seconds)}\x1b[K", end="", flush=True)
 
     def end_epoch(self, trained, validated, warning):
         """Print both losses, and the other terms of the validation or, without one, of the training."""
@@ -772,50 +672,23 @@ class Console:
         columns = {}  # (split, term): value
         if "loss" in terms:
             columns["train", "loss"] = trained.get("loss")  # None before the first epoch
-            columns[split, "loss"] = terms["loss"]
         for name, value in terms.items():
-            if name not in ("loss", "kl_per_dimension"):  # the latter, in log.csv, is too long for a column
+            if name != "kl_per_dimension":  # which, in log.csv, is too long for a column
                 columns[split, name] = value
         if not self.has_header:
             self.has_header = True
-            self.print_header(columns)
+            units = self.training.config["units"]
+            titles = [(split, name.replace("_", " "), units[name]) for split, name in columns]
+            for line in zip(*titles, strict=True):
+                print(" " * 9 + "".join(f"{title:>15}" for title in line))
         state = self.training.state
         cells = "".join(f"{'-':>15}" if value is None else f"{value:15.5g}" for value in columns.values())
-        rate = f"{state.images / state.seconds:>9,.0f} images/s" if state.seconds else ""
         start = "\r\x1b[K" if self.is_terminal else ""
         epoch = f"{state.epoch:>4}/{self.training.total_epochs:<4}"
-        print(f"{start}{epoch}{cells}{rate}  {self.time_left()}", flush=True)
-        if state.epoch and warning != self.warning:  # an untrained model deserves every warning
+        print(f"{start}{epoch}{cells}{self.pace(state.images, state.seconds)}", flush=True)
+        if state.epoch and warning not in (None, self.warning):  # an untrained model deserves every warning
             self.warning = warning
-            print(f"warning: {warning or 'the last one no longer applies'}", file=sys.stderr)
-
-    def print_header(self, columns):
-        """Three lines: splits, terms, units."""
-        units = self.training.config["units"]
-        titles = [(split, name.replace("_", " "), units[name]) for split, name in columns]
-        for line in zip(*titles, strict=True):
-            print(" " * 9 + "".join(f"{title:>15}" for title in line))
-
-
-def write_logs(folder, config, history):
-    """config.json, and log.csv from the whole history, so that a resumed run has no row twice."""
-    units = {"seconds": "s"} | config["units"]
-    names = list(dict.fromkeys(name for row in history for name in row))
-    titles = [f"{name} [{units[name]}]" if units.get(name) else name for name in names]
-    text = io.StringIO()
-    table = csv.DictWriter(text, names)
-    csv.writer(text).writerow(titles)
-    for row in history:
-        cells = dict(row)
-        for name, value in row.items():
-            if isinstance(value, list):
-                cells[name] = " ".join(f"{x:.4g}" for x in value)
-        table.writerow(cells)
-    try:
-        write_json(folder / "config.json", config)
-        write_file(folder / "log.csv", lambda file: file.write(text.getvalue().encode()))
-    except PermissionError as error:  # on Windows, of a file that a spreadsheet has open
-        note(f"{error.filename} is not up to date ({error.strerror}): later epochs, or --resume, write it")
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def finish(training):
@@ -839,7 +712,7 @@ def finish(training):
         peak_memory_mb=peak_memory(training.device),
     )
     write_json(training.folder / "summary.json", summary)
-    write_logs(training.folder, training.config, state.history)  # once more, if a program had one open
+    training.write_log()  # once more, if a program had it open
     print(f"best epoch {state.best_epoch} of {state.epoch}, {state.seconds:.0f} s of training")
     for split, terms in scores.items():
         numbers = {name: value for name, value in terms.items() if not isinstance(value, list)}

@@ -314,7 +314,7 @@ def test_a_loss_that_is_no_number_stops_with_one_line_and_keeps_the_last_good_ep
     monkeypatch.setattr(models.Autoencoder, "loss", poisoned)
     error = refused(train.main, argv)
     assert "step 5" in error if where == "training" else "step 6" in error, error
-    assert "last.pt keeps epoch 1" in error and last(tmp_path / "run")["state"]["epoch"] == 1
+    assert "last good epoch: 1" in error and last(tmp_path / "run")["state"]["epoch"] == 1
 
 
 class Killed(BaseException):
@@ -381,14 +381,14 @@ def test_more_epochs_find_the_latents_anew(model, digits, tmp_path, monkeypatch,
     killed_after(3 + 1, more, monkeypatch)  # in the fourth epoch
     checkpoint = last(tmp_path / "two")
     assert checkpoint["state"]["epoch"] == 3 and checkpoint["state"]["finished_phases"] == []
+    assert {row["split"] for row in checkpoint["state"]["history"]} == {"train"}
     for name in ("refined", "test_latents"):  # they were those of another network
         assert checkpoint["weights"][name].isnan().all()
     assert train.main(more) == 0
     weights, whole = last(tmp_path / "two")["weights"], last(tmp_path / "whole")["weights"]
     assert same(weights, whole) and not same(weights["test_latents"], first["test_latents"])
     splits = [row["split"] for row in last(tmp_path / "two")["state"]["history"]]
-    phases = ["refined", "refined", "test_latents", "test_latents"]
-    assert splits == [*["train"] * 2, *phases, *["train"] * 2, *phases]
+    assert splits == [*["train"] * 4, "refined", "refined", "test_latents", "test_latents"]
 
 
 @pytest.mark.parametrize("model", FREE)
@@ -431,7 +431,7 @@ def test_a_loss_that_is_no_number_after_the_phases_tells_the_right_epoch(
         models.AutoDecoder, "loss", lambda *args: (loss(*args)[0], {"loss": torch.tensor(math.nan)})
     )
     error = refused(train.main, ["--resume", folder, "--epochs", "3"])
-    assert "last.pt keeps epoch 2" in error and last(folder)["state"]["epoch"] == 2
+    assert "last good epoch: 2" in error and last(folder)["state"]["epoch"] == 2
 
 
 @pytest.mark.parametrize("objective, unit", [("nats", "nats/image"), ("report", "report R1")])
@@ -752,16 +752,11 @@ def test_a_new_run_takes_no_folder_that_holds_files(name, digits, tmp_path, refu
 def test_a_run_killed_before_its_first_checkpoint_is_started_again_by_the_same_command(digits, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
+    (folder / "epochs").mkdir()
     for name in (".lock", "config.json", "best.pt", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
         (folder / name).write_text("half")
     assert train.main(small("ae", digits, "--steps 1", folder)) == 0
     assert not list(folder.glob(".*.tmp"))
-
-
-def test_no_two_runs_get_the_same_folder(tmp_path):
-    folders = [train.make_numbered_folder(tmp_path / "runs" / "ae") for _ in range(3)]
-    assert [folder.name for folder in folders] == ["ae", "ae-2", "ae-3"]
-    assert all(folder.is_dir() for folder in folders)
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--out"])
@@ -789,10 +784,10 @@ def test_a_run_is_not_resumed_on_other_data(split, digits, tmp_path, refused):
 def test_resuming_removes_temporary_files_of_its_own_names_alone(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run("vae"), folder)
-    others = (".notes.txt.1.tmp", ".log.csv.bak.tmp", "epochs/.0002.jpg.4194305.tmp")
-    for name in (*others, ".log.csv.4194305.tmp", ".loss.png.4194305.tmp", "epochs/.0002.png.4194305.tmp"):
+    others = (".notes.txt.1.tmp", ".log.csv.bak.tmp", "epochs/.0003.jpg.4194305.tmp")
+    for name in (*others, ".log.csv.4194305.tmp", ".loss.png.4194305.tmp", "epochs/.0003.png.4194305.tmp"):
         (folder / name).write_text("half")
-    assert train.main(["--resume", str(folder)]) == 0
+    assert train.main(["--resume", str(folder), "--epochs", "3"]) == 0
     assert {str(path.relative_to(folder)) for path in folder.rglob(".*.tmp")} == set(others)
 
 
@@ -805,41 +800,15 @@ def test_a_linked_folder_of_snapshots_is_refused(run, tmp_path, refused):
     assert not (tmp_path / "pictures" / "0003.png").exists()
 
 
-def moment(checkpoint):
-    return checkpoint["optimizers"][0]["state"][0]
-
-
 DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusal
     "config is a list": (lambda c: c.update(config=[]), "not a table of entries"),
     "no flags": (lambda c: c["config"].pop("flags"), "lacks the entry flags"),
-    "another model": (lambda c: c["config"]["flags"].update(model="gpt"), "no --model 'gpt'"),
-    "flag of another type": (lambda c: c["config"]["flags"].update(epochs="x"), "--epochs 'x'"),
-    "flag out of range": (lambda c: c["config"]["flags"].update(lr=-1.0), "--lr -1.0"),
-    "flag without a value": (lambda c: c["config"]["flags"].update(batch_size=None), "--batch-size None"),
-    "switch of another type": (lambda c: c["config"]["flags"].update(he_init="x"), "--he-init 'x'"),
     "threads": (lambda c: c["config"].update(threads=10**6), "entry threads"),
-    "state is a number": (lambda c: c.update(state=5), "state is not a table"),
-    "no epoch": (lambda c: c["state"].pop("epoch"), "lacks the entry state.epoch"),
-    "epoch is text": (lambda c: c["state"].update(epoch="x"), "state.epoch is x"),
-    "best is text": (lambda c: c["state"].update(best="x"), "state.best is x"),
-    "history is text": (lambda c: c["state"].update(history="x"), "state.history is x"),
-    "a row is text": (lambda c: c["state"]["history"].append("x"), "state.history"),
-    "a cell is text": (lambda c: c["state"]["history"][0].update(loss="x"), "state.history"),
-    "phases": (lambda c: c["state"].update(finished_phases=["x"]), "state.finished_phases"),
-    "another entry": (lambda c: c["state"].update(more=1), "state.more"),
-    "no optimizers": (lambda c: c.update(optimizers=[]), "its optimizers"),
-    "an optimizer is a number": (lambda c: c.update(optimizers=[5]), "its optimizers"),
-    "no moment": (lambda c: moment(c).pop("exp_avg"), "its optimizers"),
-    "moment is None": (lambda c: moment(c).update(exp_avg=None), "its optimizers"),
-    "moment of another shape": (lambda c: moment(c).update(exp_avg=torch.zeros(1)), "its optimizers"),
-    "moment of another type": (
-        lambda c: moment(c).update(exp_avg_sq=moment(c)["exp_avg_sq"].double()), "its optimizers"),
-    "moment of another layout": (
-        lambda c: moment(c).update(exp_avg=torch.zeros(1).expand(moment(c)["exp_avg"].shape)),
-        "its optimizers"),
-    "moment is sparse": (
-        lambda c: moment(c).update(exp_avg=moment(c)["exp_avg"].to_sparse()), "its optimizers"),
-    "step is an int": (lambda c: moment(c).update(step=3), "its optimizers"),
+    "state is a number": (lambda c: c.update(state=5), "its state is not that of a run"),
+    "no epoch": (lambda c: c["state"].pop("epoch"), "its state is not that of a run"),
+    "epoch is text": (lambda c: c["state"].update(epoch="x"), "its state is not that of a run"),
+    "history is text": (lambda c: c["state"].update(history="x"), "its state is not that of a run"),
+    "another entry": (lambda c: c["state"].update(more=1), "its state is not that of a run"),
     "weights of another shape": (
         lambda c: c["weights"].update({name: torch.zeros(1) for name in c["weights"]}), "its weights"),
     "weights of another type": (
@@ -854,7 +823,7 @@ def test_a_damaged_last_checkpoint_is_refused(name, run, tmp_path, refused):
     change(checkpoint)
     torch.save(checkpoint, tmp_path / "last.pt")
     error = refused(train.main, ["--resume", tmp_path])
-    assert phrase in error and "last.pt" in error, error
+    assert phrase in error, error
 
 
 def test_a_batch_of_one_under_batch_norm_is_one_line(tmp_path, refused):
