@@ -190,9 +190,8 @@ def resumed_flags(parser, explicit):
             parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
     folder = explicit["resume"]
     last = read_last(Path(folder))
-    saved = last["config"]["flags"]
-    # an older version may lack some flags
-    args = argparse.Namespace(**(default_flags(parser, last["model"]) | saved | explicit))
+    saved = check_flags(parser, last["config"]["flags"], f"{folder}/last.pt")
+    args = argparse.Namespace(**(saved | explicit))
     if "epochs" in explicit:
         epoch = last["state"]["epoch"]
         require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
@@ -200,6 +199,29 @@ def resumed_flags(parser, explicit):
         if args.lr_schedule == "cosine" and last["state"]["step"] > 0:
             note("the cosine schedule is stretched: the learning rate rises again")
     return args, last
+
+
+def check_flags(parser, saved, where):
+    """The flags of a checkpoint, and defaults for those that it lacks. What train.py refuses, it refuses."""
+    require(saved["model"] in models.MODELS, f"{where} is damaged: there is no --model {saved['model']!r}")
+    defaults = default_flags(parser, saved["model"])
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in saved.items():
+        action = actions.get(name)
+        if action is None or value is None and defaults.get(name) is None:
+            continue
+        try:
+            if action.nargs == 0 or isinstance(action, SWITCH):
+                fits = isinstance(value, bool)
+            elif action.choices:
+                fits = value in list(action.choices)
+            else:
+                text = ",".join(map(str, value)) if action.type is shape else str(value)
+                fits = (action.type or str)(text) == value
+        except (argparse.ArgumentTypeError, TypeError):
+            fits = False
+        require(fits, f"{where} is damaged: it has {dashed(name)} {value!r}")
+    return defaults | saved
 
 
 def read_last(folder):
@@ -214,8 +236,19 @@ def read_last(folder):
     types = {entry.name: entry.type for entry in fields(State)}
     fits = isinstance(state, dict) and state.keys() == types.keys()
     fits = fits and all(isinstance(state[name], kind) for name, kind in types.items())
+    fits = fits and all(is_row(row) for row in state["history"])
+    fits = fits and set(state["finished_phases"]) <= {"refined", "test_latents"}
     require(fits, f"{path} is damaged, or of another version: its state is not that of a run")
     return checkpoint
+
+
+def is_row(row):
+    """Whether a value is a row of log.csv: an epoch, a split, and numbers or lists of numbers."""
+    if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+        return False
+    lists = [value if isinstance(value, list) else [value] for name, value in row.items() if name != "split"]
+    are_numbers = all(isinstance(number, int | float) for numbers in lists for number in numbers)
+    return are_numbers and isinstance(row.get("split"), str)
 
 
 def note_idle_flags(values, explicit):
@@ -348,9 +381,7 @@ def run(argv):
         if last:
             config = last["config"] | {"flags": vars(args)}
             state = State(**last["state"])
-            for optimizer, saved in zip(optimizers, last["optimizers"], strict=True):
-                # learning rates follow from the flags
-                optimizer.load_state_dict(optimizer.state_dict() | {"state": saved["state"]})
+            load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
         else:
             config = make_config(args, dataset, argv, model)
             state = State()
@@ -388,6 +419,29 @@ def make_optimizers(model, lr):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # which a schedule multiplies
     return optimizers
+
+
+def is_like(saved, tensor):
+    """Whether something is a tensor of the same type, shape and layout in memory as another."""
+    if not isinstance(saved, torch.Tensor) or saved.layout != tensor.layout:
+        return False
+    return (saved.dtype, saved.shape, saved.stride()) == (tensor.dtype, tensor.shape, tensor.stride())
+
+
+def load_optimizers(optimizers, saved, path):
+    """Load Adam's moments, whose sizes its fused kernel trusts. Learning rates follow from the flags."""
+    damaged = f"{path} is damaged: its optimizers are not those of its model"
+    require(isinstance(saved, list) and len(saved) == len(optimizers), damaged)
+    for optimizer, content in zip(optimizers, saved, strict=True):
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        require(isinstance(content, dict) and isinstance(content.get("state"), dict), damaged)
+        for index, entry in content["state"].items():
+            require(type(index) is int and 0 <= index < len(params), damaged)
+            is_entry = isinstance(entry, dict) and entry.keys() == {"step", "exp_avg", "exp_avg_sq"}
+            require(is_entry and is_like(entry["step"], torch.tensor(0.0)), damaged)
+            moments = (entry["exp_avg"], entry["exp_avg_sq"])
+            require(all(is_like(moment, params[index]) for moment in moments), damaged)
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": content["state"]})
 
 
 def new_folder(args, dataset):

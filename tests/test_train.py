@@ -800,15 +800,41 @@ def test_a_linked_folder_of_snapshots_is_refused(run, tmp_path, refused):
     assert not (tmp_path / "pictures" / "0003.png").exists()
 
 
+def moment(checkpoint):
+    return checkpoint["optimizers"][0]["state"][0]
+
+
 DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusal
     "config is a list": (lambda c: c.update(config=[]), "not a table of entries"),
     "no flags": (lambda c: c["config"].pop("flags"), "lacks the entry flags"),
+    "another model": (lambda c: c["config"]["flags"].update(model="gpt"), "no --model 'gpt'"),
+    "flag of another type": (lambda c: c["config"]["flags"].update(epochs="x"), "--epochs 'x'"),
+    "flag out of range": (lambda c: c["config"]["flags"].update(lr=-1.0), "--lr -1.0"),
+    "flag without a value": (lambda c: c["config"]["flags"].update(batch_size=None), "--batch-size None"),
+    "switch of another type": (lambda c: c["config"]["flags"].update(he_init="x"), "--he-init 'x'"),
     "threads": (lambda c: c["config"].update(threads=10**6), "entry threads"),
-    "state is a number": (lambda c: c.update(state=5), "its state is not that of a run"),
-    "no epoch": (lambda c: c["state"].pop("epoch"), "its state is not that of a run"),
-    "epoch is text": (lambda c: c["state"].update(epoch="x"), "its state is not that of a run"),
-    "history is text": (lambda c: c["state"].update(history="x"), "its state is not that of a run"),
-    "another entry": (lambda c: c["state"].update(more=1), "its state is not that of a run"),
+    "state is a number": (lambda c: c.update(state=5), "its state is not"),
+    "no epoch": (lambda c: c["state"].pop("epoch"), "its state is not"),
+    "epoch is text": (lambda c: c["state"].update(epoch="x"), "its state is not"),
+    "best is text": (lambda c: c["state"].update(best="x"), "its state is not"),
+    "history is text": (lambda c: c["state"].update(history="x"), "its state is not"),
+    "a row is text": (lambda c: c["state"]["history"].append("x"), "its state is not"),
+    "a cell is text": (lambda c: c["state"]["history"][0].update(loss="x"), "its state is not"),
+    "phases": (lambda c: c["state"].update(finished_phases=["x"]), "its state is not"),
+    "another entry": (lambda c: c["state"].update(more=1), "its state is not"),
+    "no optimizers": (lambda c: c.update(optimizers=[]), "its optimizers"),
+    "an optimizer is a number": (lambda c: c.update(optimizers=[5]), "its optimizers"),
+    "no moment": (lambda c: moment(c).pop("exp_avg"), "its optimizers"),
+    "moment is None": (lambda c: moment(c).update(exp_avg=None), "its optimizers"),
+    "moment of another shape": (lambda c: moment(c).update(exp_avg=torch.zeros(1)), "its optimizers"),
+    "moment of another type": (
+        lambda c: moment(c).update(exp_avg_sq=moment(c)["exp_avg_sq"].double()), "its optimizers"),
+    "moment of another layout": (
+        lambda c: moment(c).update(exp_avg=torch.zeros(1).expand(moment(c)["exp_avg"].shape)),
+        "its optimizers"),
+    "moment is sparse": (
+        lambda c: moment(c).update(exp_avg=moment(c)["exp_avg"].to_sparse()), "its optimizers"),
+    "step is an int": (lambda c: moment(c).update(step=3), "its optimizers"),
     "weights of another shape": (
         lambda c: c["weights"].update({name: torch.zeros(1) for name in c["weights"]}), "its weights"),
     "weights of another type": (
