@@ -1341,12 +1341,14 @@ BIAS = "decoder.stack.0.bias"
     (["arguments", "encoder_hidden"], 10**20, "cannot build"),
     (["arguments", "encoder"], None, "encoder None"), (["arguments", "encoder"], "lstm", "weights"),
     (["arguments", "encoder"], [], "cannot build"),
-    (["arguments", "decoder"], "conv", "cannot build"), (["arguments", "encoder_depth"], "1", "cannot build"),
+    (["arguments", "decoder"], "conv", "cannot build"),
+    (["arguments", "encoder_depth"], "1", "cannot build"),
     (["weights"], MISSING, "no 'weights'"), (["weights"], torch.ones(3), "'weights' of type dict"),
     (["weights", BIAS], MISSING, BIAS), (["weights", "gone"], torch.ones(1), "weights gone"),
     (["weights", BIAS], None, BIAS), (["weights", BIAS], torch.ones(9), BIAS),
     (["weights", BIAS], torch.ones(8).double(), BIAS), (["weights", BIAS], torch.ones(8).cfloat(), BIAS),
-    (["weights", BIAS], torch.ones(8, device="meta"), "cannot build"), (["weights", 5], torch.ones(1), "weights 5"),
+    (["weights", BIAS], torch.ones(8, device="meta"), "cannot build"),
+    (["weights", 5], torch.ones(1), "weights 5"),
 ])  # fmt: skip
 def test_an_entry_that_is_missing_unknown_or_ill_typed_is_named(place, value, message, tmp_path):
     saved = tiny()
