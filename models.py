@@ -827,11 +827,8 @@ def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, lab
 
 
 def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
-    """How much a VAE loses because one encoder serves all images (Cremer et al. 2018).
-
-    Compares the encoder's Gaussians with Gaussians fitted to each image, which start from the encoder's, for
-    the same decoder. Returns for each of the two their parameters [B, 2 * D] and −ELBO [B] in nats.
-    """
+    """How much a VAE loses because one encoder serves all images (Cremer et al. 2018): for the encoder's
+    Gaussians and for those fitted to each image, their parameters [B, 2 * D] and −ELBO [B] in nats."""
     posterior = model.posterior(x, labels)
     encoded = torch.cat([posterior.mean, posterior.log_variance], 1).detach()
     fitted = model.fit_latents(x, epochs, lr, start=encoded, beta=1.0, labels=labels)
@@ -868,9 +865,9 @@ class Exponential:
         return cls(params)
 
     def sample(self):
-        """z [B, D], by the inverse of the cumulative distribution function. The uniform noise is kept away
-        from 0, whose logarithm is infinite."""
-        return -torch.rand_like(self.mean).clamp(min=1e-7).log() * self.mean
+        """z [B, D], by the inverse of the cumulative distribution function."""
+        noise = torch.rand_like(self.mean).clamp(min=1e-7)  # log 0 is infinite
+        return -noise.log() * self.mean
 
     def kl(self):
         return self.log_rate + self.mean - 1
@@ -1297,12 +1294,13 @@ class Text2Text(Model):
         dense=0,
         decoder_hidden=256,
         decoder_depth=1,
+        **frames,
     ):
         super().__init__(objective)
         require(n_classes == len(SYMBOLS), "a sequence model is for the symbols of --data arithmetic")
         self.directions = 2 if bidirectional else 1
         self.attention = attention
-        frame_size = self.make_frame_layers()
+        frame_size = self.make_frame_layers(**frames)
         size = self.directions * encoder_hidden
         self.encoder = nn.LSTM(
             frame_size, encoder_hidden, encoder_depth, batch_first=True, bidirectional=bidirectional
@@ -1370,27 +1368,19 @@ class Image2Text(Text2Text):
 
     defaults = Text2Text.defaults | dict(epochs=25, drawn="query")
 
-    def __init__(
-        self, n_classes, encoder_layers=None, batch_norm=False, frame_size=0, augment=False, **options
-    ):
-        self.encoder_layers = encoder_layers  # the constructor of Text2Text makes the layers from these
-        self.batch_norm = batch_norm
-        self.frame_size = frame_size
+    def make_frame_layers(self, encoder_layers=None, batch_norm=False, frame_size=0, augment=False):
         self.augment = augment
-        super().__init__(n_classes, **options)
-
-    def make_frame_layers(self):
-        if self.encoder_layers:
-            self.reader = ConvEncoder(CHARACTER_SHAPE, parse_layers(self.encoder_layers), self.batch_norm)
+        if encoder_layers:
+            self.reader = ConvEncoder(CHARACTER_SHAPE, parse_layers(encoder_layers), batch_norm)
             size = self.reader.size
         else:
             self.reader = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
             size = 32 * 13 * 13
-        if not self.frame_size:
+        if not frame_size:
             return size
-        to_frame = nn.Linear(size, self.frame_size, bias=False)
-        self.reader = nn.Sequential(self.reader, to_frame, nn.BatchNorm1d(self.frame_size), nn.Tanh())
-        return self.frame_size
+        to_frame = nn.Linear(size, frame_size, bias=False)
+        self.reader = nn.Sequential(self.reader, to_frame, nn.BatchNorm1d(frame_size), nn.Tanh())
+        return frame_size
 
     def frames(self, x):
         images = x.flatten(0, 1)
@@ -1468,16 +1458,10 @@ class Text2Image(Text2Text):
 
     def diagnose(self, split):
         """Accuracy of drawn answers as the reader reads them, and of the reader on the data's images."""
-        drawn = []
-        shown = []
-        truth = []
-        for x, y in batches(split):
-            drawn.append(self.read(self.predict(x)))
-            shown.append(self.read(y))
-            truth.append(solve_queries(x))
-        truth = torch.cat(truth)
-        accuracy = answer_accuracy(torch.cat(drawn), truth)
-        accuracy["reader"] = answer_accuracy(torch.cat(shown), truth)["characters"]
+        parts = [(self.read(self.predict(x)), self.read(y), solve_queries(x)) for x, y in batches(split)]
+        drawn, shown, truth = map(torch.cat, zip(*parts, strict=True))  # tokens [n, 3] each
+        accuracy = answer_accuracy(drawn, truth)
+        accuracy["reader"] = answer_accuracy(shown, truth)["characters"]
         return {name: value.item() for name, value in accuracy.items()}
 
 
@@ -1508,11 +1492,12 @@ MODELS = {
     "text2image": Text2Image,
 }
 
-# Functions that receive the keyword arguments which a constructor collects in **networks
+# Functions that receive the keyword arguments which a constructor collects in **networks or **frames
 NETWORKS = {
     Autoencoder: (make_encoder, make_decoder),
     AutoDecoder: (make_decoder,),
     Classifier: (make_encoder,),
+    Image2Text: (Image2Text.make_frame_layers,),
 }
 
 UNITS = {  # of logged terms, where `units` of a model does not replace them
@@ -1540,7 +1525,7 @@ def constructor_defaults(model):
     """Every keyword argument of MODELS[model], as {name: default}. Arguments without a default, which are
     facts of the data, map to inspect.Parameter.empty."""
     defaults = {}
-    # A constructor passes its **options to its parent's, and its **networks to the functions of NETWORKS.
+    # A constructor passes **options to its parent's, **networks and **frames to the functions of NETWORKS.
     # From the oldest ancestor to the class itself, a default replaces that of an ancestor.
     for cls in reversed(MODELS[model].__mro__):
         for network in NETWORKS.get(cls, ()):
