@@ -1500,6 +1500,8 @@ NETWORKS = {
     Image2Text: (Image2Text.make_frame_layers,),
 }
 
+FACTS = ("image_shape", "n_classes", "n_train", "n_test")  # arguments that the data decide: no defaults
+
 UNITS = {  # of logged terms, where `units` of a model does not replace them
     "loss": "nats/image",
     "reconstruction": "nats/image",
@@ -1522,19 +1524,15 @@ UNITS = {  # of logged terms, where `units` of a model does not replace them
 
 
 def constructor_defaults(model):
-    """Every keyword argument of MODELS[model], as {name: default}. Arguments without a default, which are
-    facts of the data, map to inspect.Parameter.empty."""
+    """Every keyword argument of MODELS[model], as {name: default}; FACTS map to inspect.Parameter.empty."""
     defaults = {}
     # A constructor passes **options to its parent's, **networks and **frames to the functions of NETWORKS.
     # From the oldest ancestor to the class itself, a default replaces that of an ancestor.
-    for cls in reversed(MODELS[model].__mro__):
-        for network in NETWORKS.get(cls, ()):
-            for name, parameter in inspect.signature(network).parameters.items():
-                if parameter.default is not parameter.empty:
-                    defaults[name] = parameter.default
-        if issubclass(cls, Model) and "__init__" in vars(cls):
-            for name, parameter in inspect.signature(cls.__init__).parameters.items():
-                if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+    ancestors = [cls for cls in reversed(MODELS[model].__mro__) if issubclass(cls, Model)]
+    for cls in ancestors:
+        for function in (*NETWORKS.get(cls, ()), cls.__init__):
+            for name, parameter in inspect.signature(function).parameters.items():
+                if parameter.default is not parameter.empty or name in FACTS:
                     defaults[name] = parameter.default
     return defaults
 
