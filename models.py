@@ -1297,7 +1297,7 @@ class Text2Text(Model):
         **frames,
     ):
         super().__init__(objective)
-        require(n_classes == len(SYMBOLS), "a sequence model is for the symbols of --data arithmetic")
+        require(n_classes == len(SYMBOLS), "this model is for the 13 symbols of --data arithmetic")
         self.directions = 2 if bidirectional else 1
         self.attention = attention
         frame_size = self.make_frame_layers(**frames)
