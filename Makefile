@@ -3,6 +3,7 @@
 # make test-all  the long tests too
 # make reproduce the tables of RESULTS.md, days on two cores; may be stopped and started again at any moment
 #     BUDGET=short      10 updates for each row, into runs/reproduce-short/table.md
+#     BUDGET=tenth      a tenth of the updates for the heavy rows, into runs/reproduce-tenth/table.md
 #     EXPERIMENT=r4     a report or a row
 #     DATA_DIR=DIR      with DIR/mnist and DIR/butterflies for R2 and R3; without it, data sets of the repository
 #

@@ -1,6 +1,7 @@
 """Runs the rows of rows.toml, each an experiment of a report, and writes the tables of RESULTS.md.
 
     python experiments/reproduce.py --budget short             # 10 updates for each: does everything work?
+    python experiments/reproduce.py --budget tenth             # the heavy rows with a tenth of their updates
     python experiments/reproduce.py r4 r1-ad                   # a report or a row, at the full budget
     python experiments/reproduce.py --data-dir DIR             # everything: days on two cores
     python experiments/reproduce.py r4 --no-training           # only measure the finished runs
@@ -152,7 +153,7 @@ def trainings(row, args):
         for flag, value in SHORT.items():
             if flag == "--steps" or flag in text:
                 argv += [flag, value]
-    elif is_tenth(row):
+    elif args.budget == "tenth" and row.heavy:
         flags, _ = train.read_flags(argv)
         if flags.steps:
             argv += ["--steps", str(max(1, flags.steps // 10))]
@@ -166,11 +167,6 @@ def whole_data_flags(row, args):
     if not (args.data_dir and row.whole):
         return []
     return run.whole_data_flags([f"@{run.RECIPES[row.recipe]}"], args.data_dir)
-
-
-def is_tenth(row):
-    """Heavy rows get a tenth of their updates, unless there is a GPU."""
-    return row.heavy and not GPU
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -226,7 +222,8 @@ def collect(row, args):
     result = new_result(row, folders, args)
     if previous == result:
         return
-    if previous and previous.asked == result.asked and previous.seeds > len(folders):
+    is_comparable = previous and previous.asked == result.asked and previous.tenth == result.tenth
+    if is_comparable and previous.seeds > len(folders):
         seeds = f"{previous.seeds} seeds, of which {len(folders)} have finished here"
         print(f"{row.name}: the stored result is kept: it has {seeds}")
         return
@@ -254,7 +251,7 @@ def new_result(row, folders, args):
         row=row.name,
         asked=requirements(row),
         budget=args.budget,
-        tenth=args.budget == "full" and is_tenth(row),
+        tenth=args.budget == "tenth" and row.heavy,
         data=summaries[0]["data"] if summaries else row.data,
         of_data_dir=bool(whole_data_flags(row, args)),
         judges={name: metrics.sha256(path.read_bytes()) for name, path in checkpoints.items()},
@@ -483,12 +480,15 @@ def describe_runs(row, result):
 
 
 def write_tables(args):
-    """Writes the tables between their marks in RESULTS.md; with a short budget, into a file of their own."""
+    """Writes the tables between their marks in RESULTS.md; with a smaller budget, into their own file."""
     results = read_results(args)
     parts = tables(results)
-    if args.budget == "short":
+    if args.budget != "full":
         path = args.out / "table.md"
-        text = "# 10 updates each: these numbers mean nothing\n"
+        updates = "10 updates each: these numbers mean nothing"
+        if args.budget == "tenth":
+            updates = "A tenth of the updates for the heavy rows"
+        text = f"# {updates}\n"
         text += "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
     else:
         path = RESULTS
@@ -565,7 +565,8 @@ def flags():
     parser = data.Parser(prog="reproduce.py", description=__doc__)
     add = parser.add_argument
     add("rows", nargs="*", metavar="ROW", help="rows or reports (default: all)")
-    add("--budget", choices=("short", "full"), default="full", help="short: 10 updates for each (full)")
+    budgets = "short: 10 updates for each; tenth: a tenth of the updates for the heavy rows (full)"
+    add("--budget", choices=("short", "tenth", "full"), default="full", help=budgets)
     add("--jobs", type=data.number(int, 1), default=2, help="trainings at a time (default 2)")
     add("--data-dir", metavar="DIR", help="folder with mnist/ and butterflies/, for R2 and R3")
     add("--no-training", action="store_true", help="only measure finished runs and write the tables")
@@ -576,8 +577,6 @@ def command(argv):
     args = flags().parse_args(argv)
     require(not args.data_dir or Path(args.data_dir).is_dir(), f"{args.data_dir} is not a folder")
     args.out = Path(os.path.relpath(HERE.parent / "runs" / f"reproduce-{args.budget}"))
-    if GPU:
-        print(f"on {GPU}: the heavy rows are trained in full too")
     rows = choose(args.rows)
     failed = []
     with contextlib.ExitStack() as locks:

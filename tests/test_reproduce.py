@@ -107,15 +107,15 @@ def test_a_report_brings_the_judges_that_its_rows_need():
     assert choose("r2-text2text") == ["r2-text2text"]  # and not r2-text2text-deep
 
 
-def test_heavy_rows_have_a_tenth_of_their_updates_without_a_gpu(tmp_path, monkeypatch):
-    def updates(name, gpu):
-        monkeypatch.setattr(reproduce, "GPU", gpu)
-        training = reproduce.trainings(reproduce.ROWS[name], arguments(tmp_path))[0]
+def test_a_budget_of_a_tenth_is_for_heavy_rows(tmp_path):
+    def updates(name, budget):
+        training = reproduce.trainings(reproduce.ROWS[name], arguments(tmp_path, budget))[0]
         flags, _ = train.read_flags(training.argv)
         return flags.steps or flags.epochs
 
-    assert (updates("r0-conv-ae", None), updates("r0-conv-ae", "a GPU")) == (843, 8430)
-    assert (updates("r3-vae-z6", None), updates("r3-vae-z6", "a GPU")) == (5, 50)
+    assert (updates("r0-conv-ae", "tenth"), updates("r0-conv-ae", "full")) == (843, 8430)
+    assert (updates("r3-vae-z6", "tenth"), updates("r3-vae-z6", "full")) == (5, 50)
+    assert updates("r4-conv-ae", "tenth") == updates("r4-conv-ae", "full")
 
 
 def test_whole_data_are_for_the_rows_that_want_them(tmp_path):
@@ -292,6 +292,19 @@ def test_a_run_with_other_flags_than_its_row_stops_no_other(here, judged, capsys
         "r4-vae: error: .*r4-vae was trained with --.* None, not .*: delete it, or move it", error
     )
     assert "r4-mean: measured" in out
+
+
+def test_a_full_run_replaces_seeds_with_a_tenth_of_the_updates(here, judged):
+    for seed in (1, 2):
+        write_run(here / f"r4-vae,seed={seed}")
+    args = arguments(here)
+    collect(args)
+    path = here / "experiments" / "results" / "r4-vae.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tenth": True}))
+    (here / "r4-vae,seed=2" / "summary.json").unlink()
+    collect(args)
+    result = reproduce.read_results(args)["r4-vae"]
+    assert result.seeds == 2 and not result.tenth
 
 
 def test_fewer_seeds_do_not_replace_more(here, judged, capsys):
