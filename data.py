@@ -342,15 +342,15 @@ def open_arrays(path, names=None):
         if isinstance(content, np.ndarray):
             return {"x": np.asarray(content)}
         with content:
-            wanted = [name for name in content.files if names is None or name in names]
-            keys = ", ".join(content.files) or "nothing"
-            require(wanted or names is None, f"{path} holds {keys}: it needs {' or '.join(names or ())}")
-            return {name: np.asarray(content[name]) for name in wanted}  # bytes, where it is no .npy
-    except Mistake:
-        raise
+            keys = content.files
+            wanted = [name for name in keys if names is None or name in names]
+            arrays = {name: np.asarray(content[name]) for name in wanted}  # content[name] may be bytes
     except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
+    message = f"{path} holds {', '.join(keys) or 'nothing'}: it needs {' or '.join(names or ())}"
+    require(arrays or names is None, message)
+    return arrays
 
 
 def as_pictures(x, where):
@@ -394,8 +394,8 @@ def note_black(x, where):
 def read_arrays(path):
     """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
     and the class names, `classes`."""
-    names = ["classes", *[f"{part}_{split}" for part in "xy" for split in SPLITS]]
-    arrays = open_arrays(path, [*names, *SYNONYMS])
+    regular_names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
+    arrays = open_arrays(path, ["classes", *regular_names, *SYNONYMS])
     names = [SYNONYMS.get(key, key) for key in arrays]
     advice = "call the pictures x_train and the labels y_train, and nothing else so"
     is_clear = "x_train" in names and len(set(names)) == len(names)
@@ -438,8 +438,7 @@ def read_picture(path, size):
     require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
     with Image.open(path, formats=FORMATS) as picture:
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
-        if picture.mode == "F":
-            raise ValueError("its pixels are floats of an unknown range")
+        require(picture.mode != "F", "its pixels are floats of an unknown range")
         if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
             pixels = np.asarray(picture).clip(0, 65535)
             picture = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
@@ -638,7 +637,6 @@ def read_quickdraw(classes, per_class, data_dir):
 # Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
 
 ALPHABET = "0123456789+- "  # a token is a symbol's place in it
-SIGNS_PER_SYMBOL = 50  # drawn pictures of each symbol that is not a digit
 
 
 def encode(texts, length):
@@ -680,8 +678,8 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
     n_valid = round(valid_fraction * (len(x) - n_test))
     splits = np.array(["test", "valid", "train"])[np.digitize(rank, [n_test, n_test + n_valid])]
 
-    signs = draw_signs(SIGNS_PER_SYMBOL)
-    sign_tokens = torch.arange(10, len(ALPHABET)).repeat_interleave(SIGNS_PER_SYMBOL)
+    signs = draw_signs(50)
+    sign_tokens = torch.tensor([10, 11, 12]).repeat_interleave(50)
     parts = []
     for name in SPLITS:
         rows = splits == name
