@@ -181,8 +181,7 @@ def load(
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
     "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
     """
-    arguments = locals()
-    check_arguments(arguments)
+    check_arguments(locals())
     data = str(data)
     advice = f"leave it out with {data}"
     require(not classes or data == "quickdraw", f"--classes is for --data quickdraw: {advice}")
@@ -218,11 +217,11 @@ def load(
 FLAGS = {name: parameter.default for name, parameter in inspect.signature(load).parameters.items()}
 
 
-def check_arguments(arguments, where=""):
+def check_arguments(arguments):
     """Require that the arguments of `load`, a dict, have its types and lie in their ranges."""
     for name, kind in load.__annotations__.items():
         value = arguments[name]
-        require(isinstance(value, kind), f"{where}{name} is {value!r}, not {inspect.formatannotation(kind)}")
+        require(isinstance(value, kind), f"{name} is {value!r}, not {inspect.formatannotation(kind)}")
     size = arguments["image_size"]
     per_class = arguments["per_class"]
     ranges = {  # name: whether its value is right, and what is
@@ -233,7 +232,7 @@ def check_arguments(arguments, where=""):
         "drawn": (arguments["drawn"] in (None, "query", "answer"), "query or answer"),
     }
     for name, (fits, right) in ranges.items():
-        require(fits, f"{where}{name} is {arguments[name]!r}: give {right}")
+        require(fits, f"{name} is {arguments[name]!r}: give {right}")
 
 
 def digest(dataset):
@@ -758,11 +757,10 @@ def check_config(config, where):
         "threads": lambda threads: type(threads) is int and 1 <= threads <= 1024,
     }
     require(isinstance(config, dict), f"{where} is damaged: it is not a table of entries")
+    advice = "it is damaged, or of another version"
     for name, check in is_right.items():
         is_there = name in config and check(config[name])
-        require(is_there, f"{where} is damaged, or of another version: look at its entry {name}")
-    arguments = FLAGS | {name: value for name, value in config["flags"].items() if name in FLAGS}
-    check_arguments(arguments, f"{where} is damaged: its flag ")
+        require(is_there, f"{where} lacks the entry {name} in its usual form: {advice}")
 
 
 def load_for_run(config, data_dir=None, data=None):
@@ -832,6 +830,8 @@ class Parser(argparse.ArgumentParser):
         flags = []
         for arg in sys.argv[1:] if args is None else args:
             flags += self.read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        if any("\0" in flag for flag in flags):
+            self.error("a NUL byte is in the arguments")
         values, unknown = self.parse_known_args(flags)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]

@@ -1307,10 +1307,6 @@ def test_a_whole_config_is_read(tmp_path):
         ({"classes": 5}, "entry classes"),
         ({"image_shape": [1, 0, 28]}, "entry image_shape"),
         ({"threads": 10**9}, "entry threads"),
-        ({"flags": CONFIG["flags"] | {"data": 5}}, "flag data is 5"),
-        ({"flags": CONFIG["flags"] | {"data_dir": 5}}, "flag data_dir is 5"),
-        ({"flags": CONFIG["flags"] | {"image_size": -1}}, "flag image_size is -1"),
-        ({"flags": CONFIG["flags"] | {"binarize": "x"}}, "flag binarize is 'x'"),
     ],
 )
 def test_a_damaged_config_says_which_entry(change, phrase, tmp_path):
@@ -1319,10 +1315,18 @@ def test_a_damaged_config_says_which_entry(change, phrase, tmp_path):
         data.read_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, value", [("data", 5), ("data_dir", 5), ("image_size", -1), ("binarize", "x")]
+)
+def test_a_damaged_flag_of_a_config_is_named(name, value):
+    with pytest.raises(data.Mistake, match=f"{name} is {value!r}"):
+        data.load_for_run({"flags": {name: value}})
+
+
 @pytest.mark.parametrize("name", CONFIG)
 def test_a_config_of_another_version_says_what_it_lacks(name, tmp_path):
     data.write_json(tmp_path / "config.json", {key: CONFIG[key] for key in CONFIG if key != name})
-    with pytest.raises(data.Mistake, match=f"of another version: look at its entry {name}"):
+    with pytest.raises(data.Mistake, match=f"lacks the entry {name}"):
         data.read_config(tmp_path)
 
 
@@ -1402,6 +1406,7 @@ def test_control_characters_are_shown(parser, capsys):
     data.note("a \x1b[2J\n b é 猫")
     assert capsys.readouterr().err == "note: a \\x1b[2J\\n b é 猫\n"
     assert "\\x1b[2J" in refused(parser, capsys, "\x1b[2J")
+    assert "NUL" in refused(parser, capsys, "--data", "a\0b")
 
 
 def test_numbers_beyond_reason_are_refused():
