@@ -60,12 +60,6 @@ BUTTERFLIES = ["monarch", "peacock", "ulysses", "luna moth", "rosy maple moth"]
 BUTTERFLIES += ["zebra longwing", "clouded sulphur", "mourning cloak", "birdwing", "cinnabar moth"]
 
 
-MAX_BYTES = 2**31  # that one compressed file may unpack to
-MAX_PIXELS = 50_000_000  # of one picture
-LARGEST_SIDE = math.isqrt(MAX_PIXELS)
-MAX_DATA_BYTES = 2**35  # of all pictures of a data set, after they are resized
-
-
 class Mistake(Exception):
     """An error that the user can correct. Its message is one line: what is wrong, where, and what to do."""
 
@@ -187,22 +181,19 @@ def load(
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
     "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
     """
-    arguments = locals()
-    check_arguments(arguments)
+    check_arguments(locals())
     data = str(data)
-    for name, flag, value in (
-        ("quickdraw", "--classes", classes),
-        ("quickdraw", "--per-class", per_class),
-        ("arithmetic", "--keep-twins", keep_twins),
-    ):
-        require(not value or data == name, f"{flag} is for --data {name}: leave it out with {data}")
+    advice = f"leave it out with {data}"
+    require(not classes or data == "quickdraw", f"--classes is for --data quickdraw: {advice}")
+    require(not per_class or data == "quickdraw", f"--per-class is for --data quickdraw: {advice}")
+    require(not keep_twins or data == "arithmetic", f"--keep-twins is for --data arithmetic: {advice}")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
         require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
         return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
 
-    path = expand(data)
-    data_dir = expand(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN)
+    path = Path(os.path.expanduser(data))
+    data_dir = Path(os.path.expanduser(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN))
     pictures = read(data, path, data_dir, image_size, classes, per_class)
     y, classes = number_labels(pictures, data)
     x = torch.from_numpy(np.ascontiguousarray(pictures.x))
@@ -223,36 +214,25 @@ def load(
     return Dataset(name, classes, *[split_class(x[splits == s], y[splits == s]) for s in SPLITS])
 
 
-def expand(path):
-    """The path, with a home folder in the place of ~. Raises Mistake."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise Mistake(f"{path}: there is no user of that name here") from None
-
-
 FLAGS = {name: parameter.default for name, parameter in inspect.signature(load).parameters.items()}
 
 
-def check_arguments(arguments, where=""):
+def check_arguments(arguments):
     """Require that the arguments of `load`, a dict, have its types and lie in their ranges."""
     for name, kind in load.__annotations__.items():
         value = arguments[name]
-        fits = isinstance(value, kind) and (type(value) is not bool or kind is bool)
-        require(fits, f"{where}{name} is {value!r}, not {inspect.formatannotation(kind)}")
+        require(isinstance(value, kind), f"{name} is {value!r}, not {inspect.formatannotation(kind)}")
     size = arguments["image_size"]
     per_class = arguments["per_class"]
     ranges = {  # name: whether its value is right, and what is
-        "data": ("\0" not in str(arguments["data"]), "a path without a NUL byte"),
-        "data_dir": ("\0" not in str(arguments["data_dir"]), "a path without a NUL byte"),
-        "image_size": (size is None or 1 <= size <= LARGEST_SIDE, f"pixels from 1 to {LARGEST_SIDE}"),
+        "image_size": (size is None or size >= 1, "pixels from 1"),
         "per_class": (per_class is None or per_class >= 1, "a number from 1"),
         "valid_fraction": (0 <= arguments["valid_fraction"] < 1, "a number in [0, 1)"),
         "binarize": (arguments["binarize"] in (None, "static", "stochastic"), "static or stochastic"),
         "drawn": (arguments["drawn"] in (None, "query", "answer"), "query or answer"),
     }
     for name, (fits, right) in ranges.items():
-        require(fits, f"{where}{name} is {arguments[name]!r}: give {right}")
+        require(fits, f"{name} is {arguments[name]!r}: give {right}")
 
 
 def digest(dataset):
@@ -262,7 +242,7 @@ def digest(dataset):
         split = dataset.split(name)
         tensors = [split.x, split.y]
         if isinstance(split, Queries):
-            tensors += [split.glyphs.x, split.glyphs.y]
+            tensors += split.glyphs
         for tensor in tensors:
             sha256.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             sha256.update(np.ascontiguousarray(tensor.cpu().numpy()))
@@ -311,16 +291,14 @@ def resize(x, size):
     """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
     n, channels, height, width = x.shape
     n_bytes = n * channels * size**2
-    require(size >= 1, f"the image size is {size}: give a side in pixels, from 1")
     too_large = f"{n:,} pictures of {size}x{size} pixels take {n_bytes:,} bytes: give a smaller --image-size"
-    require(n_bytes <= MAX_DATA_BYTES, too_large)
+    require(n_bytes <= 2**35, too_large)
     side = min(height, width)
     top = (height - side) // 2
     left = (width - side) // 2
     x = x[:, :, top : top + side, left : left + side]
     parts = []
-    n_part = max(1, min(1000, MAX_PIXELS // size**2))  # all at once, the floats would take too much memory
-    for part in x.split(n_part):
+    for part in x.split(100):  # all at once, the floats would take too much memory
         part = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
         parts.append(part.round().to(torch.uint8))
     return torch.cat(parts)
@@ -350,32 +328,28 @@ SYNONYMS = {"x": "x_train", "images": "x_train", "y": "y_train", "labels": "y_tr
 SYNONYMS |= {"x_val": "x_valid", "x_validation": "x_valid", "y_val": "y_valid", "y_validation": "y_valid"}
 
 
-def open_arrays(path, names=None, mmap_mode=None):
+def open_arrays(path, names=None):
     """The arrays of a .npy, under the key "x", or of a .npz, as a dict. Raises Mistake. Never unpickles.
 
-    With names, only the arrays of those names are read, and at least one of them must be there.
+    A .npy is memory-mapped: only the rows in use are read. With names, only the arrays of those names are
+    read from a .npz, and at least one of them must be there.
     """
     path = Path(path)
     require(path.is_file(), f"{path} is not a file")  # a pipe would be waited for
     try:
-        content = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses sizes beyond those of the file
+        content = np.load(path, mmap_mode="c", allow_pickle=False)  # c: what is changed stays in memory
         if isinstance(content, np.ndarray):
-            return {"x": content if mmap_mode else np.array(content)}
+            return {"x": np.asarray(content)}
         with content:
-            wanted = [name for name in content.files if names is None or name in names]
-            keys = ", ".join(content.files) or "nothing"
-            require(wanted or names is None, f"{path} holds {keys}: it needs {' or '.join(names or ())}")
-            # zipfile unpacks no more than the declared size; what is not compressed may be larger
-            size = sum(content.zip.getinfo(f"{name}.npy").file_size for name in wanted)
-            limit = max(MAX_BYTES, path.stat().st_size)
-            advice = "save fewer pictures, or uncompressed by numpy.savez"
-            require(size <= limit, f"{path} unpacks to {size:,} bytes, more than {limit:,}: {advice}")
-            return {name: content[name] for name in wanted}
-    except Mistake:
-        raise
+            keys = content.files
+            wanted = [name for name in keys if names is None or name in names]
+            arrays = {name: np.asarray(content[name]) for name in wanted}  # content[name] may be bytes
     except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
+    message = f"{path} holds {', '.join(keys) or 'nothing'}: it needs {' or '.join(names or ())}"
+    require(arrays or names is None, message)
+    return arrays
 
 
 def as_pictures(x, where):
@@ -398,10 +372,9 @@ def as_pictures(x, where):
     require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or [n, side * side]")
     require(x.dtype.kind in "uifb", f"{where} holds {x.dtype}: give integers in 0..255 or floats in 0..1")
     limit = 255 if x.dtype.kind in "ui" else 1
-    rounding = 0 if limit == 255 else 1e-3  # a float of 1.0000001 is meant to be 1
     low = x.min()
     high = x.max()
-    in_range = low >= -rounding and high <= limit + rounding  # False for NaN too
+    in_range = low >= -1e-3 and high <= limit + 1e-3  # False for NaN, but not for a rounded 1.0000001
     values = f"{x.dtype} pixels from {low:g} to {high:g}"
     require(in_range, f"{where} has {values}: scale them to lie in 0..{limit}")
     if limit == 1:
@@ -420,61 +393,51 @@ def note_black(x, where):
 def read_arrays(path):
     """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
     and the class names, `classes`."""
-    names = ["classes", *[f"{part}_{split}" for part in "xy" for split in SPLITS]]
-    arrays = open_arrays(path, [*names, *SYNONYMS])
-    keys = ", ".join(arrays)
-    n_keys = len(arrays)
-    arrays = {SYNONYMS.get(key, key): array for key, array in arrays.items()}
-    require("x_train" in arrays, f"{path} holds {keys}: call the pictures x_train and the labels y_train")
-    require(len(arrays) == n_keys, f"{path} holds {keys}, some of which mean the same: rename them")
-    splits = [split for split in SPLITS if f"x_{split}" in arrays]
-    x = [as_pictures(arrays[f"x_{split}"], f"{path}: x_{split}") for split in splits]
-    sizes = [len(pictures) for pictures in x]
-    shapes = sorted({pictures.shape[1:] for pictures in x})
-    require(len(shapes) == 1, f"{path} has pictures of shapes {shapes}: make the splits alike")
-
+    regular_names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
+    arrays = open_arrays(path, ["classes", *regular_names, *SYNONYMS])
+    names = [SYNONYMS.get(key, key) for key in arrays]
+    advice = "call the pictures x_train and the labels y_train, and nothing else so"
+    is_clear = "x_train" in names and len(set(names)) == len(names)
+    require(is_clear, f"{path} holds {', '.join(arrays)}: {advice}")
+    arrays = dict(zip(names, arrays.values(), strict=True))
+    has_labels = any(name.startswith("y_") for name in names)
     classes = None
-    if "classes" in arrays:
+    if not has_labels:
+        classes = [Path(path).stem]
+    elif "classes" in arrays:
         classes = [str(name) for name in arrays["classes"].flat]
         require(len(set(classes)) == len(classes), f"{path}: classes repeats a name")
-    if any(f"y_{split}" in arrays for split in SPLITS):
-        labels = [arrays.get(f"y_{split}") for split in splits]
-    else:  # a single class, named after the file
-        labels = [np.zeros(size, int) for size in sizes]
-        classes = [Path(path).stem]
-    for split, y, size in zip(splits, labels, sizes, strict=True):
+
+    x = []
+    labels = []
+    splits = [split for split in SPLITS if f"x_{split}" in arrays]
+    for split in splits:
+        x.append(as_pictures(arrays[f"x_{split}"], f"{path}: x_{split}"))
+        size = len(x[-1])
+        y = arrays.get(f"y_{split}") if has_labels else np.zeros(size, int)
         where = f"{path}: y_{split}"
         fits = y is not None and y.shape == (size,)
         require(fits, f"{where} is not one label for each of {size} pictures")
         require(y.dtype.kind in "iuU", f"{where} holds {y.dtype}: give integers from 0, or strings")
         require(y.dtype.kind != "i" or y.min() >= 0, f"{where} has labels below 0: number them from 0")
+        labels.append(y)
+    shapes = sorted({pictures.shape[1:] for pictures in x})
+    require(len(shapes) == 1, f"{path} has pictures of shapes {shapes}: make the splits alike")
+    sizes = [len(pictures) for pictures in x]
     return Pictures(np.concatenate(x), np.concatenate(labels), np.repeat(splits, sizes), classes)
 
 
-FORMATS = {  # of picture files: Pillow's names and their endings; others, such as EPS, would run programs
-    "PNG": (".png",),
-    "JPEG": (".jpg", ".jpeg"),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-}
-ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+FORMATS = ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]  # others, such as EPS, would run programs
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-Image.MAX_IMAGE_PIXELS = None  # read_picture has a limit of its own
 
 
 def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
     require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
-    with Image.open(path, formats=list(FORMATS)) as picture:
-        n_pixels = picture.width * picture.height
-        too_large = f"its {picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}"
-        require(n_pixels <= MAX_PIXELS, too_large)
+    with Image.open(path, formats=FORMATS) as picture:
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
-        if picture.mode == "F":
-            raise ValueError("its pixels are floats of an unknown range")
+        require(picture.mode != "F", "its pixels are floats of an unknown range")
         if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
             pixels = np.asarray(picture).clip(0, 65535)
             picture = Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
@@ -488,7 +451,7 @@ def read_picture(path, size):
 
 
 def list_pictures(root):
-    """(pictures, left out): a list of (path, class, split), and {path: why it is not read}.
+    """(pictures, others): a list of (path, class, split), and a list of all other files' paths.
 
     A folder `train` that holds pictures itself, beside folders of other names, is a class and no split.
     """
@@ -498,61 +461,47 @@ def list_pictures(root):
         names = path.relative_to(root).parts
         if not any(name.startswith(".") for name in names) and not path.is_dir():
             files[path] = names[:-1]
+    candidates = {path: names for path, names in files.items() if path.name.lower().endswith(ENDINGS)}
     folders = {names[0] for names in files.values() if names}
-    holds_pictures = any(names == ("train",) and has_ending(path) for path, names in files.items())
-    has_splits = "train" in folders and (folders <= SPLIT_FOLDERS.keys() or not holds_pictures)
+    train_is_class = ("train",) in candidates.values() and not folders <= SPLIT_FOLDERS.keys()
+    has_splits = "train" in folders and not train_is_class
 
     pictures = []
-    left_out = {}
-    for path, names in files.items():
+    for path, names in candidates.items():
         split = "train"
         if has_splits:
             split = SPLIT_FOLDERS.get(names[0]) if names else None
             names = names[1:]
-        if not has_ending(path):
-            left_out[path] = f"its name ends in none of {' '.join(ENDINGS)}"
-        elif split is None:
-            left_out[path] = "it lies beside train/"
-        elif len(names) > 1:
-            left_out[path] = "it lies deeper than <class>/"
-        else:
-            pictures.append((path, names[0] if names else None, split))
-    if any(name is not None for _, name, _ in pictures):
-        left_out |= {path: "it lies beside class folders" for path, name, _ in pictures if name is None}
-    own_name = root.resolve().name  # the only class
-    pictures = [(path, name or own_name, split) for path, name, split in pictures if path not in left_out]
-    return pictures, left_out
-
-
-def has_ending(path):
-    return path.name.lower().endswith(ENDINGS)
+        if split and len(names) <= 1:
+            pictures.append((path, "".join(names), split))
+    if any(label for _, label, _ in pictures):
+        pictures = [picture for picture in pictures if picture[1]]  # not those beside class folders
+    else:
+        pictures = [(path, root.resolve().name, split) for path, _, split in pictures]
+    return pictures, sorted(files.keys() - {path for path, _, _ in pictures})
 
 
 def read_folder(root, size):
-    """root/{train,valid,test}/<class>/*, root/<class>/* or root/*; one channel if all is gray, else three.
-
-    What is not read is counted in a note.
-    """
-    paths, left_out = list_pictures(root)
-    pictures = []
-    labels = []
-    splits = []
+    """root/{train,valid,test}/<class>/*, root/<class>/* or root/*; one channel if all is gray, else 3."""
+    paths, others = list_pictures(root)
+    reason = f"it is not a picture ({', '.join(ENDINGS)}), or not in a class folder"
+    left_out = dict.fromkeys(others, reason)
+    examples = []
     for path, label, split in paths:
         try:
             with warnings.catch_warnings(action="ignore"):  # of Pillow, about odd but readable files
-                pictures.append(read_picture(path, size))
+                examples.append((read_picture(path, size), label, split))
         except MemoryError:
             raise
         except Exception as error:  # the errors of Pillow for broken files have no class in common
             left_out[path] = error
-        else:
-            labels.append(label)
-            splits.append(split)
     if left_out:
         first = min(left_out)
         note(f"{root}: {len(left_out):,} files are left out, the first: {first}: {left_out[first]}")
     advice = "give PATH/<class>/*.png (or .jpg, ...)"
-    require("train" in splits, f"{root} has no readable picture to train on: {advice}")
+    has_train = any(split == "train" for _, _, split in examples)
+    require(has_train, f"{root} has no readable picture to train on: {advice}")
+    pictures, labels, splits = zip(*examples, strict=True)
     sizes = {picture.shape[:2] for picture in pictures}
     require(len(sizes) == 1, f"{root} has sizes from {min(sizes)} to {max(sizes)}: give --image-size")
     x = np.stack(pictures).transpose(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
@@ -614,8 +563,7 @@ def fetch(path, check):
                 raise ValueError("sent an HTML page in its place")
             check(body)
         except (OSError, EOFError, http.client.HTTPException, ValueError) as error:
-            host = url.split("/")[2]
-            failures.append(f"{host}: {error}")
+            failures.append(f"{url.split('/')[2]}: {error}")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_file(path, lambda file, body=body: file.write(body))
@@ -626,11 +574,9 @@ def unzip(body, md5):
     """The bytes of an IDX file, gzipped or not. Raises ValueError with a phrase that says what is wrong."""
     if body.startswith(b"\x1f\x8b"):
         try:
-            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BYTES + 1)
+            body = gzip.decompress(body)
         except (EOFError, OSError, zlib.error):
             raise ValueError("is a truncated or damaged gzip file") from None
-        if len(body) > MAX_BYTES:
-            raise ValueError(f"unpacks to more than {MAX_BYTES:,} bytes")
     actual = hashlib.md5(body).hexdigest()
     if actual != md5:
         raise ValueError(f"is not the published file (MD5 {actual}, not {md5})")
@@ -673,8 +619,7 @@ def read_quickdraw(classes, per_class, data_dir):
         path = data_dir / "quickdraw" / f"{name}.npy"
         if not path.is_file():
             fetch(path, lambda body: np.load(io.BytesIO(body), allow_pickle=False))
-        arrays = open_arrays(path, mmap_mode="r")  # memory-mapped: only the rows in use are read
-        rows = arrays.get("x", np.empty(0))
+        rows = open_arrays(path).get("x", np.empty(0))
         fits = rows.dtype == np.uint8 and rows.shape[1:] == (784,) and len(rows) > 0
         require(fits, f"{path} is not in the numpy_bitmap format, uint8 [n, 784]: delete it or replace it")
         x.append(rows[:per_class].reshape(-1, 1, 28, 28))
@@ -691,7 +636,6 @@ def read_quickdraw(classes, per_class, data_dir):
 # Arithmetic, for the sequence models: queries such as "12+34" and "5-7  ", answers such as "46 " and "-2 "
 
 ALPHABET = "0123456789+- "  # a token is a symbol's place in it
-SIGNS_PER_SYMBOL = 50  # drawn pictures of each symbol that is not a digit
 
 
 def encode(texts, length):
@@ -702,9 +646,7 @@ def encode(texts, length):
 def encode_text(text):
     """Tokens int64 [5] of a query as people type it, such as "12+34". Raises Mistake."""
     parts = re.fullmatch(r"\s*([0-9]{1,2})\s*([+-])\s*([0-9]{1,2})\s*", text)
-    require(
-        parts, f"{text!r} is not a query: give two numbers from 0 to 99 with + or - between, as in 12+34"
-    )
+    require(parts, f"{text!r} is not a query: add or subtract two numbers from 0 to 99, as in 12+34")
     left, sign, right = parts.groups()
     return encode([f"{int(left)}{sign}{int(right)}"], 5)[0]
 
@@ -735,10 +677,14 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
     n_valid = round(valid_fraction * (len(x) - n_test))
     splits = np.array(["test", "valid", "train"])[np.digitize(rank, [n_test, n_test + n_valid])]
 
+    signs = draw_signs(50)
+    sign_tokens = torch.tensor([10, 11, 12]).repeat_interleave(50)
     parts = []
     for name in SPLITS:
         rows = splits == name
-        glyphs = add_signs(digits.split(name))
+        pictures, labels = digits.split(name)
+        order = labels.argsort(stable=True)
+        glyphs = Split(torch.cat([pictures[order], signs]), torch.cat([labels[order], sign_tokens]))
         is_complete = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
         fraction = f"--valid-fraction {valid_fraction:g}"
         require(is_complete, f"{fraction} leaves a digit out: give 0, or 0.01 or more")
@@ -746,14 +692,7 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
     return Dataset("arithmetic", list(ALPHABET), *parts)
 
 
-def add_signs(digits):
-    """A Split of digits and signs, sorted by symbol: pictures uint8 [n, 1, 28, 28] and tokens int64 [n]."""
-    order = digits.y.argsort(stable=True)
-    tokens = torch.arange(10, len(ALPHABET)).repeat_interleave(SIGNS_PER_SYMBOL)
-    return Split(torch.cat([digits.x[order], draw_signs()]), torch.cat([digits.y[order], tokens]))
-
-
-def draw_signs(n=SIGNS_PER_SYMBOL):
+def draw_signs(n):
     """n each of '+', '-' and blank, uint8 [3 * n, 1, 28, 28], in lines 2 pixels wide. Always the same."""
     random = np.random.RandomState(0)
     half_length = random.uniform(6, 9, (n, 1, 1))  # pixels
@@ -818,17 +757,15 @@ def check_config(config, where):
         "threads": lambda threads: type(threads) is int and 1 <= threads <= 1024,
     }
     require(isinstance(config, dict), f"{where} is damaged: it is not a table of entries")
+    advice = "it is damaged, or of another version"
     for name, check in is_right.items():
-        require(name in config, f"{where} lacks the entry {name}: it is damaged, or of another version")
-        require(check(config[name]), f"{where} is damaged: its entry {name} is not what a run writes")
-    flags = config["flags"]
-    arguments = {name: flags.get(name, default) for name, default in FLAGS.items()}
-    check_arguments(arguments, f"{where} is damaged: its flag ")
+        is_there = name in config and check(config[name])
+        require(is_there, f"{where} lacks the entry {name} in its usual form: {advice}")
 
 
 def load_for_run(config, data_dir=None, data=None):
     """The data set that a run was trained on, or another one at the same image size. Raises Mistake."""
-    flags = {name: config["flags"].get(name, default) for name, default in FLAGS.items()}
+    flags = FLAGS | {name: value for name, value in config["flags"].items() if name in FLAGS}
     if data and data != flags["data"]:
         flags = dict(data=data, data_dir=flags["data_dir"], image_size=flags["image_size"])
     if data_dir:
@@ -843,8 +780,7 @@ def add_flags(parser):
     add = parser.add_argument_group("data").add_argument
     add("--data", help=f"a path to pictures, or a name (default mnist10k); {names}")
     add("--data-dir", help="folder of the whole data sets (default DGM_DATA_DIR, else datasets/)")
-    side = number(int, 1, LARGEST_SIDE)
-    add("--image-size", type=side, help="crop to a square and resize to this side, in pixels")
+    add("--image-size", type=number(int, 1), help="crop to a square and resize to this side, in pixels")
     add("--binarize", choices=("static", "stochastic"), help="make pixels 0 or 1, once or in every batch")
     add("--classes", help=f"of quickdraw, separated by commas (default {','.join(DRAWINGS)})")
     add("--per-class", type=number(int, 1), help=f"drawings of each class (default {DRAWINGS_PER_CLASS})")
@@ -867,8 +803,7 @@ def number(kind, low, high=math.inf, above=False):
             value = kind(text)
         except ValueError:
             value = math.nan  # which is in no range
-        in_range = low < value <= high if above else low <= value <= high
-        if in_range and abs(value) < math.inf:
+        if low <= value <= high and not (above and value == low):
             return value
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
@@ -891,13 +826,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {visible(message)} (see --help)\n")
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args=None):
         flags = []
         for arg in sys.argv[1:] if args is None else args:
             flags += self.read_recipe(arg[1:]) if arg.startswith("@") else [arg]
         if any("\0" in flag for flag in flags):
             self.error("a NUL byte is in the arguments")
-        values, unknown = self.parse_known_args(flags, namespace)
+        values, unknown = self.parse_known_args(flags)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]
             similar = difflib.get_close_matches(flag, self._option_string_actions, n=1)
@@ -941,23 +876,24 @@ def run_command(prog, command, argv, *errors):
     Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
     have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
     """
-    open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # of characters that the console lacks
     try:
         status = command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        print(end="", flush=True)
         return status or 0
     except SystemExit as stop:  # how argparse ends after --help and after an error
-        if isinstance(stop.code, int):
-            return stop.code
-        return 0 if stop.code is None else 1
+        return stop.code or 0
     except KeyboardInterrupt:
         print(f"\n{prog}: interrupted", file=sys.stderr)
         return 130  # 128 + the number of the signal, as shells have it
     except BrokenPipeError:  # a reader such as `| head` has closed it; the last flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:  # torch has no common class of its lack of memory
+        is_lack = re.search("(not enough|out of|allocate) memory", str(error))
+        if not isinstance(error, MemoryError) and not is_lack:
             raise
         message = "out of memory: try a smaller --batch-size, model or picture"
         status = 1
@@ -969,23 +905,6 @@ def run_command(prog, command, argv, *errors):
         status = error.status
     print(f"{prog}: error: {visible(' '.join(message.splitlines()))}", file=sys.stderr)
     return status
-
-
-def open_streams():
-    """Let print never fail for want of a character or of a stream."""
-    if sys.stdout is None:  # the shell closed it
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def is_out_of_memory(error):
-    """Whether a MemoryError or RuntimeError means that: torch has no common class for all devices."""
-    message = re.search("(not enough|out of|allocate) memory", str(error))
-    return isinstance(error, MemoryError) or message is not None
 
 
 def write_file(path, writer):
@@ -1010,9 +929,8 @@ def write_file(path, writer):
 
 def remove_leftovers(path):
     """Remove what processes that were killed while they wrote `path` left beside it."""
-    pattern = re.escape(f".{path.name}.") + r"(\d+)\.tmp"
     for entry in path.parent.glob(".*.tmp"):
-        match = re.fullmatch(pattern, entry.name)
+        match = re.fullmatch(re.escape(f".{path.name}.") + r"(\d{1,9})\.tmp", entry.name)
         if match and not is_running(int(match[1])):
             with contextlib.suppress(OSError):  # Windows does not remove what a process is writing
                 entry.unlink()
@@ -1024,10 +942,8 @@ def is_running(pid):
         return False
     try:
         os.kill(pid, 0)
-    except PermissionError:  # of another user
-        return True
-    except (OSError, OverflowError):
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another user's
     return True
 
 

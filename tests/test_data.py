@@ -637,7 +637,7 @@ def test_broken_pictures_are_skipped_with_one_note(tmp_path, capsys, monkeypatch
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
     (tmp_path / "2.png").write_bytes(b"not a picture")
     save(tmp_path, "bomb.png", noise(90, 90))
-    monkeypatch.setattr(data, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
     dataset = data.load(tmp_path, valid_fraction=0)
     lines = capsys.readouterr().err.splitlines()
     assert len(dataset.train.y) == 2 and len(lines) == 1
@@ -845,7 +845,7 @@ def test_every_glyph_is_drawn_and_none_of_another_symbol(arithmetic):
 
 
 def test_signs_look_like_signs():
-    plus, minus, blank = (data.draw_signs()[50 * k :][:50, 0] / 255.0 for k in range(3))
+    plus, minus, blank = (data.draw_signs(50)[50 * k :][:50, 0] / 255.0 for k in range(3))
     assert not blank.any() and len(rows(plus)) == len(rows(minus)) == 50
     for sign in (plus, minus):
         assert sign.amax((1, 2)).min() > 0.9 and ((sign > 0) & (sign < 1)).any((1, 2)).all()  # soft edges
@@ -1015,7 +1015,6 @@ def test_numbers():
         (float, 0, 1, True, "0"),
         (float, 0, float("inf"), False, "nan"),
         (float, 0, float("inf"), False, "inf"),
-        (float, float("-inf"), 0, False, "-inf"),
         (float, 0, 1, False, ""),
     ]:
         with pytest.raises(argparse.ArgumentTypeError, match="is not a"):
@@ -1119,10 +1118,10 @@ FOLDERS = {  # files: the classes that are read, the number of train, valid and 
     "val": (["train/a/1", "val/a/1", "test/a/1"], ["a"], (1, 1, 1), None),
     "splits without classes": (["train/1", "train/2", "test/1"], None, (2, 0, 1), None),
     "deeper": (["a/1", "a/deep/1", "a/deep/2", "b/1"], ["a", "b"], (2, 0, 0), "2 files are left out"),
-    "beside classes": (["a/1", "b/1", "1"], ["a", "b"], (2, 0, 0), "lies beside class folders"),
-    "beside splits": (["train/a/1", "extra/a/1"], ["a"], (1, 0, 0), "lies beside train/"),
+    "beside classes": (["a/1", "b/1", "1"], ["a", "b"], (2, 0, 0), "or not in a class folder"),
+    "beside splits": (["train/a/1", "extra/a/1"], ["a"], (1, 0, 0), "or not in a class folder"),
     "other formats": (["a/1", "a/2.pgm", "a/3.PPM"], ["a"], (3, 0, 0), None),
-    "no pictures": (["a/1", "a/notes.txt"], ["a"], (1, 0, 0), "its name ends in none of .png .jpg"),
+    "no pictures": (["a/1", "a/notes.txt"], ["a"], (1, 0, 0), "not a picture (.png, .jpg"),
 }
 
 
@@ -1150,7 +1149,7 @@ def plant(name, path):
     elif name == "EPS":
         path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
     elif name == "too large":  # a PNG's declared size
-        chunk = b"IHDR" + (13_300).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
+        chunk = b"IHDR" + (13_400).to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00"
         body = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d" + chunk + zlib.crc32(chunk).to_bytes(4, "big")
         path.write_bytes(body + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e")
 
@@ -1161,7 +1160,7 @@ def plant(name, path):
         ("pipe", "not a regular file"),
         ("device", "not a regular file"),
         ("EPS", "cannot identify image"),
-        ("too large", "13300 x 13300 pixels are more than 50,000,000"),
+        ("too large", "179560000 pixels) exceeds limit"),
     ],
 )
 def test_what_only_looks_like_a_picture_is_left_out(name, phrase, tmp_path, capfd, monkeypatch):
@@ -1214,30 +1213,18 @@ def test_channels_first_and_last_are_noted(capsys):
 def test_x_val_is_the_valid_split(tmp_path):
     dataset = data.load(npz(tmp_path, x_train=numbered(6), x_val=numbered(2, 9), x_test=numbered(1, 20)))
     assert rows(dataset.valid.x) == rows(numbered(2, 9)[:, None]) and len(dataset.train.y) == 6
-    assert "mean the same" in mistake(npz(tmp_path, x=numbered(6), x_train=numbered(6)))
+    assert "nothing else so" in mistake(npz(tmp_path, x=numbered(6), x_train=numbered(6)))
 
 
-def test_arrays_are_refused_by_their_declared_size_and_only_if_they_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES", 10_000)
-    path = tmp_path / "set.npz"
-    np.savez_compressed(path, x=np.zeros((3, 4, 4), np.uint8), other=np.zeros(10**6))
-    assert data.load(path, valid_fraction=0).image_shape == (1, 4, 4)
-    np.savez_compressed(path, x=np.zeros((30, 40, 40), np.uint8))
-    assert "more than 10,000" in mistake(path) and "numpy.savez" in mistake(path)
-    np.savez(path, x=np.zeros((30, 40, 40), np.uint8))  # what lies on the disk is no bomb
-    assert data.load(path).image_shape == (1, 40, 40)
+def test_arrays_are_read_only_if_they_are_used(tmp_path):
+    path = npz(tmp_path, x=numbered(6), other=np.array([{}], dtype=object))
+    assert data.load(path, valid_fraction=0).image_shape == (1, 28, 28)
 
 
 def test_members_that_are_no_arrays_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x", "words")
     assert "x.npz" in mistake(tmp_path / "x.npz")
-
-
-def test_unzipping_stops_at_a_limit(monkeypatch):
-    monkeypatch.setattr(data, "MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="more than 1,000 bytes"):
-        data.unzip(gzip.compress(b"0" * 10**6), "0")
 
 
 @pytest.mark.parametrize(
@@ -1247,14 +1234,11 @@ def test_unzipping_stops_at_a_limit(monkeypatch):
         ("data", "a\0b"),
         ("data", "~nosuchuser/x"),
         ("data_dir", 5),
-        ("data_dir", "\0"),
-        ("data_dir", "~nosuchuser"),
         ("image_size", 0),
         ("image_size", -1),
         ("image_size", 2.5),
         ("image_size", "x"),
         ("image_size", 10**6),
-        ("image_size", True),
         ("classes", 5),
         ("per_class", -1),
         ("valid_fraction", "x"),
@@ -1266,8 +1250,7 @@ def test_unzipping_stops_at_a_limit(monkeypatch):
 )
 def test_wrong_arguments_are_named(name, value):
     arguments = {"data": "quickdraw" if name == "per_class" else "mnist10k", name: value}
-    message = mistake(**arguments)
-    assert name in message or "no user" in message
+    assert name in mistake(**arguments).replace("-", "_")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "a\\b"])
@@ -1278,8 +1261,6 @@ def test_classes_of_quickdraw_stay_in_its_folder(name, tmp_path, monkeypatch):
 
 def test_pictures_are_not_enlarged_beyond_reason():
     assert "give a smaller --image-size" in mistake("mnist10k", image_size=7000)
-    with pytest.raises(data.Mistake, match="image size is 0"):
-        data.resize(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 0)
 
 
 def test_a_digest_is_of_tensors_and_class_names():
@@ -1326,16 +1307,20 @@ def test_a_whole_config_is_read(tmp_path):
         ({"classes": 5}, "entry classes"),
         ({"image_shape": [1, 0, 28]}, "entry image_shape"),
         ({"threads": 10**9}, "entry threads"),
-        ({"flags": CONFIG["flags"] | {"data": 5}}, "flag data is 5"),
-        ({"flags": CONFIG["flags"] | {"data_dir": 5}}, "flag data_dir is 5"),
-        ({"flags": CONFIG["flags"] | {"image_size": -1}}, "flag image_size is -1"),
-        ({"flags": CONFIG["flags"] | {"binarize": "x"}}, "flag binarize is 'x'"),
     ],
 )
 def test_a_damaged_config_says_which_entry(change, phrase, tmp_path):
     data.write_json(tmp_path / "config.json", CONFIG | change)
     with pytest.raises(data.Mistake, match=re.escape(phrase)):
         data.read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("data", 5), ("data_dir", 5), ("image_size", -1), ("binarize", "x")]
+)
+def test_a_damaged_flag_of_a_config_is_named(name, value):
+    with pytest.raises(data.Mistake, match=f"{name} is {value!r}"):
+        data.load_for_run({"flags": {name: value}})
 
 
 @pytest.mark.parametrize("name", CONFIG)
