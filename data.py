@@ -60,6 +60,10 @@ BUTTERFLIES = ["monarch", "peacock", "ulysses", "luna moth", "rosy maple moth"]
 BUTTERFLIES += ["zebra longwing", "clouded sulphur", "mourning cloak", "birdwing", "cinnabar moth"]
 
 
+MAX_BYTES = 2**31  # that a compressed file may unpack to
+MAX_PIXELS = 50_000_000  # of one picture
+
+
 class Mistake(Exception):
     """An error that the user can correct. Its message is one line: what is wrong, where, and what to do."""
 
@@ -343,6 +347,10 @@ def open_arrays(path, names=None):
         with content:
             keys = content.files
             wanted = [name for name in keys if names is None or name in names]
+            # zipfile unpacks no more than the declared size; what is not compressed may be larger
+            size = sum(content.zip.getinfo(f"{name}.npy").file_size for name in wanted)
+            limit = max(MAX_BYTES, path.stat().st_size)
+            require(size <= limit, f"it unpacks to {size:,} bytes, more than {limit:,}")
             arrays = {name: np.asarray(content[name]) for name in wanted}  # content[name] may be bytes
     except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
@@ -436,6 +444,8 @@ def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
     require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
     with Image.open(path, formats=FORMATS) as picture:
+        size_limit = f"its {picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}"
+        require(picture.width * picture.height <= MAX_PIXELS, size_limit)
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
         require(picture.mode != "F", "its pixels are floats of an unknown range")
         if picture.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
@@ -477,7 +487,7 @@ def list_pictures(root):
     if any(label for _, label, _ in pictures):
         pictures = [picture for picture in pictures if picture[1]]  # not those beside class folders
     else:
-        pictures = [(path, root.resolve().name, split) for path, _, split in pictures]
+        pictures = [(path, Path(os.path.abspath(root)).name, split) for path, _, split in pictures]
     return pictures, sorted(files.keys() - {path for path, _, _ in pictures})
 
 
@@ -574,9 +584,11 @@ def unzip(body, md5):
     """The bytes of an IDX file, gzipped or not. Raises ValueError with a phrase that says what is wrong."""
     if body.startswith(b"\x1f\x8b"):
         try:
-            body = gzip.decompress(body)
+            body = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BYTES + 1)
         except (EOFError, OSError, zlib.error):
             raise ValueError("is a truncated or damaged gzip file") from None
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"unpacks to more than {MAX_BYTES:,} bytes")
     actual = hashlib.md5(body).hexdigest()
     if actual != md5:
         raise ValueError(f"is not the published file (MD5 {actual}, not {md5})")
@@ -951,6 +963,8 @@ def is_running(pid):
 def lock(folder):
     """Hold FOLDER/.lock, which ends with this process. Raises Mistake if another process holds it."""
     path = Path(folder) / ".lock"
+    is_ours = not path.is_symlink() and (path.is_file() or not path.exists())
+    require(is_ours, f"{path} is no file that a run makes: remove it")
     with open(path, "ab") as file:
         try:
             if os.name == "nt":

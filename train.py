@@ -237,6 +237,8 @@ def read_last(folder):
     fits = isinstance(state, dict) and state.keys() == types.keys()
     fits = fits and all(isinstance(state[name], kind) for name, kind in types.items())
     fits = fits and all(is_row(row) for row in state["history"])
+    fits = fits and min(state["epoch"], state["step"], state["images"], state["best_epoch"]) >= 0
+    fits = fits and not math.isnan(state["best"]) and (state["step"] == 0 or len(state["history"]) > 0)
     fits = fits and set(state["finished_phases"]) <= {"refined", "test_latents"}
     require(fits, f"{path} is damaged, or of another version: its state is not that of a run")
     return checkpoint
@@ -408,7 +410,10 @@ def make_model(args, dataset, last):
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
-        models.load_weights(model, last["weights"])
+        try:
+            models.load_weights(model, last["weights"])
+        except models.ModelError as error:
+            raise data.Mistake(f"{args.resume}/last.pt is damaged: {error}") from None
     return model
 
 
@@ -461,6 +466,10 @@ def new_folder(args, dataset):
     # what a run leaves that was killed before its first last.pt
     ours = re.compile(r"\.lock|epochs|config\.json|best\.pt|\.(config\.json|(best|last)\.pt)\.\d+\.tmp")
     is_free = not names or ".lock" in names and all(ours.fullmatch(name) for name in names)
+    if (
+        is_free and "best.pt" in names
+    ):  # of the untrained model, then; a later one may be all that the user kept
+        is_free = models.read_checkpoint(folder / "best.pt").get("epoch") == 0
     require(is_free, f"--out {folder} is not empty: name a new folder, for nothing is overwritten")
     return folder
 

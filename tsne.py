@@ -30,6 +30,7 @@ import math
 import numbers
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
@@ -922,6 +923,10 @@ def output_paths(args, inputs):
     paths = [picture, picture.with_suffix(".npz")]
     if args.html:
         paths.append(picture.with_suffix(".html"))
+    arrays = paths[1]
+    if arrays.exists():
+        is_map = zipfile.is_zipfile(arrays) and "embedding.npy" in zipfile.ZipFile(arrays).namelist()
+        require(is_map, f"{arrays} holds no map and would be replaced: give another --out")
     for path in paths:
         places = [place for place in (path, *path.resolve().parents) if place.exists()]
         is_in_run = is_run(args) and any(place.samefile(folder) for place in places)

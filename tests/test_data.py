@@ -1221,6 +1221,23 @@ def test_arrays_are_read_only_if_they_are_used(tmp_path):
     assert data.load(path, valid_fraction=0).image_shape == (1, 28, 28)
 
 
+def test_arrays_are_refused_by_their_declared_size_and_only_if_they_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 10_000)
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, x=np.zeros((3, 4, 4), np.uint8), other=np.zeros(10**6))
+    assert data.load(path, valid_fraction=0).image_shape == (1, 4, 4)
+    np.savez_compressed(path, x=np.zeros((30, 40, 40), np.uint8))
+    assert "more than 10,000" in mistake(path)
+    np.savez(path, x=np.zeros((30, 40, 40), np.uint8))  # what lies on the disk is no bomb
+    assert data.load(path).image_shape == (1, 40, 40)
+
+
+def test_unzipping_stops_at_a_limit(monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+        data.unzip(gzip.compress(b"0" * 10**6), "0")
+
+
 def test_members_that_are_no_arrays_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x", "words")

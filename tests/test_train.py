@@ -749,12 +749,27 @@ def test_a_new_run_takes_no_folder_that_holds_files(name, digits, tmp_path, refu
     assert content(tmp_path / "mine") == before
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_started_again_by_the_same_command(digits, tmp_path):
+def test_what_is_kept_of_a_finished_run_is_not_replaced(run, digits, tmp_path, refused):
+    for name in (".lock", "config.json", "best.pt"):
+        shutil.copy(run("ae") / name, tmp_path)
+    assert "is not empty" in refused(train.main, small("ae", digits, "--steps 1", tmp_path))
+
+
+def test_a_lock_that_no_run_makes_is_refused(run, tmp_path, refused):
+    shutil.copytree(run("ae"), tmp_path / "run")
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    assert "remove it" in refused(train.main, ["--resume", tmp_path / "run", "--epochs", "3"])
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_started_again(run, digits, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "epochs").mkdir()
-    for name in (".lock", "config.json", "best.pt", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
+    for name in (".lock", "config.json", ".best.pt.4194305.tmp", ".last.pt.4194305.tmp"):
         (folder / name).write_text("half")
+    torch.save(last(run("ae")) | {"epoch": 0}, folder / "best.pt")
     assert train.main(small("ae", digits, "--steps 1", folder)) == 0
     assert not list(folder.glob(".*.tmp"))
 
@@ -822,6 +837,9 @@ DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusa
     "a cell is text": (lambda c: c["state"]["history"][0].update(loss="x"), "its state is not"),
     "phases": (lambda c: c["state"].update(finished_phases=["x"]), "its state is not"),
     "another entry": (lambda c: c["state"].update(more=1), "its state is not"),
+    "step below 0": (lambda c: c["state"].update(step=-5), "its state is not"),
+    "best is nan": (lambda c: c["state"].update(best=math.nan), "its state is not"),
+    "no history": (lambda c: c["state"].update(history=[]), "its state is not"),
     "no optimizers": (lambda c: c.update(optimizers=[]), "its optimizers"),
     "an optimizer is a number": (lambda c: c.update(optimizers=[5]), "its optimizers"),
     "no moment": (lambda c: moment(c).pop("exp_avg"), "its optimizers"),

@@ -298,6 +298,15 @@ def photographs(tmp_path):
 FOLDER_FLAGS = ["--image-size", "8", "--perplexity", "3", "--max-iter", "5"]
 
 
+def test_arrays_beside_the_picture_are_not_replaced(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("points.npy", np.random.RandomState(0).rand(30, 4))
+    np.savez("mine.npz", x=np.zeros(3))
+    assert "holds no map" in refused(tsne.main, ["points.npy", "--out", "mine.png"])
+    flags = ["--perplexity", "5", "--max-iter", "5", "--out", "map.png"]
+    assert [tsne.main(["points.npy", *flags]) for _ in range(2)] == [0, 0]  # its own map may be
+
+
 def test_no_output_is_an_input(photographs, copied_run, refused, monkeypatch):
     folder = photographs("ant", "bee")
     monkeypatch.chdir(folder.parent)
