@@ -923,10 +923,6 @@ def output_paths(args, inputs):
     paths = [picture, picture.with_suffix(".npz")]
     if args.html:
         paths.append(picture.with_suffix(".html"))
-    arrays = paths[1]
-    if arrays.exists():
-        is_map = zipfile.is_zipfile(arrays) and "embedding.npy" in zipfile.ZipFile(arrays).namelist()
-        require(is_map, f"{arrays} holds no map and would be replaced: give another --out")
     for path in paths:
         places = [place for place in (path, *path.resolve().parents) if place.exists()]
         is_in_run = is_run(args) and any(place.samefile(folder) for place in places)
@@ -934,6 +930,10 @@ def output_paths(args, inputs):
             is_input = source.exists() and any(place.samefile(source) for place in places)
             message = f"{path} is, or lies in, the input {source}: give another --out"
             require(is_in_run or not is_input, message)
+    arrays = paths[1]
+    if arrays.exists():
+        is_map = zipfile.is_zipfile(arrays) and "embedding.npy" in zipfile.ZipFile(arrays).namelist()
+        require(is_map, f"{arrays} holds no map and would be replaced: give another --out")
     picture.parent.mkdir(parents=True, exist_ok=True)
     return paths
 
