@@ -202,20 +202,24 @@ def without_seed(folder):
 
 
 def final_numbers(folder):
-    """The numbers of a finished run by name, with their units."""
-    summary = data.read_json(folder / "summary.json")
+    """The numbers of a finished run by name, with their units. Raises Mistake."""
+    path = folder / "summary.json"
+    summary = data.read_json(path)
     numbers = {}
-    for split in data.SPLITS:
-        for term, value in summary.get(split, {}).items():
-            if isinstance(value, list):  # such as the KL of each dimension
-                continue
-            name = f"{split} {term}".replace("_", " ")
-            unit = summary["units"].get(term)
-            if unit:
-                name += f", {unit}"
-            numbers[name] = value
-    numbers["best epoch"] = summary["best_epoch"]
-    numbers["training, s"] = summary["seconds"]
+    try:
+        for split in data.SPLITS:
+            for term, value in summary.get(split, {}).items():
+                if value is None or isinstance(value, list):  # such as the KL of each dimension
+                    continue
+                name = f"{split} {term}".replace("_", " ")
+                unit = summary["units"].get(term)
+                if unit:
+                    name += f", {unit}"
+                numbers[name] = float(value)
+        numbers["best epoch"] = float(summary["best_epoch"])
+        numbers["training, s"] = float(summary["seconds"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise Mistake(f"{path} is damaged: delete {folder} and train again") from None
     return numbers
 
 

@@ -329,6 +329,15 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"best_epoch": 1, "seconds": 1, "valid": {"loss": "x"}, "units": {}}']
+)
+def test_a_damaged_summary_is_refused(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(data.Mistake, match="is damaged"):
+        experiments.final_numbers(tmp_path)
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
