@@ -376,7 +376,8 @@ def as_pictures(x, where):
         x = x.transpose(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
     elif x.ndim == 4 and shape[3] in (1, 3):
         note(f"{where} has shape {shape}, which is read as [n, C, H, W]")
-    is_picture = x.ndim == 4 and x.shape[1] in (1, 3) and x.size > 0
+    require(x.size > 0, f"{where} has shape {shape}, so it is empty: give pictures, or leave it out")
+    is_picture = x.ndim == 4 and x.shape[1] in (1, 3)
     require(is_picture, f"{where} has shape {shape}: give [n, H, W], [n, H, W, 1 or 3] or [n, side * side]")
     require(x.dtype.kind in "uifb", f"{where} holds {x.dtype}: give integers in 0..255 or floats in 0..1")
     limit = 255 if x.dtype.kind in "ui" else 1
@@ -438,6 +439,7 @@ def read_arrays(path):
 FORMATS = ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM"]  # others, such as EPS, would run programs
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+SPLIT_FOLDERS |= {"training": "train", "testing": "test"}
 
 
 def read_picture(path, size):
@@ -472,15 +474,16 @@ def list_pictures(root):
         if not any(name.startswith(".") for name in names) and not path.is_dir():
             files[path] = names[:-1]
     candidates = {path: names for path, names in files.items() if path.name.lower().endswith(ENDINGS)}
-    folders = {names[0] for names in files.values() if names}
-    train_is_class = ("train",) in candidates.values() and not folders <= SPLIT_FOLDERS.keys()
-    has_splits = "train" in folders and not train_is_class
+    split_of = {names[0]: SPLIT_FOLDERS.get(names[0].lower()) for names in files.values() if names}
+    train_folders = {name for name, split in split_of.items() if split == "train"}
+    train_is_class = any(len(names) == 1 and names[0] in train_folders for names in candidates.values())
+    has_splits = len(train_folders) > 0 and not (train_is_class and None in split_of.values())
 
     pictures = []
     for path, names in candidates.items():
         split = "train"
         if has_splits:
-            split = SPLIT_FOLDERS.get(names[0]) if names else None
+            split = split_of[names[0]] if names else None
             names = names[1:]
         if split and len(names) <= 1:
             pictures.append((path, "".join(names), split))
@@ -854,6 +857,8 @@ class Parser(argparse.ArgumentParser):
 
     def read_recipe(self, path):
         """The flags in a UTF-8 file, quoted as in a shell, with comments after #."""
+        if Path(path).exists() and not Path(path).is_file():
+            self.error(f"cannot read flags from {path}: it is not a regular file")
         try:
             # argparse's own fromfile_prefix_chars opens files in the locale's encoding before Python 3.12
             lexer = shlex.shlex(Path(path).read_text(encoding="utf-8-sig"), posix=True)
@@ -965,6 +970,7 @@ def lock(folder):
     path = Path(folder) / ".lock"
     is_ours = not path.is_symlink() and (path.is_file() or not path.exists())
     require(is_ours, f"{path} is no file that a run makes: remove it")
+    require(os.access(folder, os.W_OK), f"{folder} is read-only: a run writes there")
     with open(path, "ab") as file:
         try:
             if os.name == "nt":

@@ -49,7 +49,7 @@ def as_float64(values, name, ndim=2, largest=1e40):
     """Numbers that users give, as a finite float64 tensor of ndim dimensions on the CPU. Raises MetricError.
 
     A tensor, or an array of any byte order and strides, or nested lists. Beyond `largest` products of three
-    squares would overflow.
+    squares would overflow, and below its reciprocal they would be 0.
     """
     dense = f"{name} must be a dense array of real numbers with {ndim} dimensions"
     require(not np.ma.is_masked(values), f"{dense}: some are masked")
@@ -68,7 +68,8 @@ def as_float64(values, name, ndim=2, largest=1e40):
     require(values.ndim == ndim and values.numel() > 0, f"{dense}, this one has shape {shape}")
     require(values.isfinite().all(), f"{name}: NaN or infinity is among the numbers")
     peak = values.abs().max()
-    require(peak <= largest, f"{name}: numbers up to {peak:.3g} are too large, scale them")
+    in_range = peak == 0 or 1 / largest <= peak <= largest
+    require(in_range, f"{name}: numbers up to {peak:.3g} are too large or too small, scale them")
     return values
 
 
@@ -935,11 +936,17 @@ def check_paths(args):
             continue
         path = Path(output)
         require(path.suffix in endings, f"{output}: name a file {', '.join(endings)}")
-        require(path.absolute().parent.is_dir(), f"{output}: there is no such folder, make it first")
+        folder = path.absolute().parent
+        require(folder.is_dir(), f"{output}: there is no such folder, make it first")
+        require(os.access(folder, os.W_OK), f"{output}: the folder is read-only, name a file elsewhere")
         require(not path.is_dir(), f"{output} is a folder: name a file")
         for source in inputs:
             is_read = is_part_of(path, source)
             require(not is_read, f"{output} belongs to {source}, which is read: name another file")
+    if args.save_stats and Path(args.save_stats).exists():
+        stats = Path(args.save_stats)
+        is_ours = zipfile.is_zipfile(stats) and "mu.npy" in zipfile.ZipFile(stats).namelist()
+        require(is_ours, f"{stats} holds no statistics and would be replaced: name another file")
     for path in inputs:
         empty = path.is_dir() and not any(path.iterdir())
         require(not empty, f"{path} is not a run folder and holds no pictures: it is empty")

@@ -95,6 +95,8 @@ class Run:
         expected = self.config.get("data_digest")  # older versions kept none
         if expected and data.digest(dataset) != expected:
             data.note(f"the data are not those that {self.folder} was trained on")
+        classes = f"{len(dataset.classes)} classes in the data, {len(self.classes)} in {self.folder}"
+        require(len(dataset.classes) == len(self.classes), f"{classes}: these are other data")
         return dataset
 
     def batch(self, split, index):
@@ -146,7 +148,9 @@ def read_log(folder):
     path = Path(folder) / "log.csv"
     require(path.is_file(), f"{folder} holds no log.csv: is it a run folder?")
     try:
-        titles, *table = csv.reader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        titles, *table = csv.reader(path.read_text(encoding="utf-8").splitlines() or [""], strict=True)
+        if any(len(cells) != len(titles) for cells in table):
+            raise ValueError("a row has more or fewer cells than the first")
         rows = [dict(zip(titles, cells, strict=True)) for cells in table]
         for row in rows:
             if row["split"] not in LINE_STYLES:
@@ -156,7 +160,7 @@ def read_log(folder):
                 if title != "split" and not title.startswith("kl_per_dimension"):
                     float(cell or 0)
     except (KeyError, ValueError, csv.Error) as error:
-        raise Mistake(f"{path} is damaged: {error!r}") from None
+        raise Mistake(f"{path} is damaged: {error}") from None
     has_epoch = any(row["split"] == "train" for row in rows)
     require(has_epoch, f"{path} holds no finished epoch yet: nothing to draw")
     return rows

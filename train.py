@@ -55,9 +55,8 @@ def flags():
     group = parser.add_argument_group("run")
     group.add_argument("--model", choices=models.MODELS, help="what to train")
     group.add_argument("--out", metavar="DIR", help="run folder (default runs/<model>-<data>, then -2, -3)")
-    group.add_argument(
-        "--resume", metavar="RUN", help="continue this run; only --epochs and --device go with it"
-    )
+    resume_help = "continue this run; only --epochs, --device, --data and --data-dir go with it"
+    group.add_argument("--resume", metavar="RUN", help=resume_help)
     group.add_argument("--seed", type=number(int, 0, 2**31), help="of weights, order and noise (default 0)")
     group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
     data.add_flags(parser)
@@ -184,10 +183,11 @@ def default_flags(parser, model):
 
 
 def resumed_flags(parser, explicit):
-    """As read_flags, for --resume: the flags of the run, except for --epochs and --device."""
+    """As read_flags, for --resume: the flags of the run, but for those that go with it."""
     for name in explicit:
-        if name not in ("resume", "epochs", "device"):
-            parser.error(f"{dashed(name)} does not go with --resume: only --epochs and --device do")
+        if name not in ("resume", "epochs", "device", "data", "data_dir"):
+            others = "only --epochs, --device and, for data that have moved, --data and --data-dir do"
+            parser.error(f"{dashed(name)} does not go with --resume: {others}")
     folder = explicit["resume"]
     last = read_last(Path(folder))
     saved = check_flags(parser, last["config"]["flags"], f"{folder}/last.pt")
@@ -239,7 +239,9 @@ def read_last(folder):
     fits = fits and all(is_row(row) for row in state["history"])
     fits = fits and min(state["epoch"], state["step"], state["images"], state["best_epoch"]) >= 0
     fits = fits and not math.isnan(state["best"]) and (state["step"] == 0 or len(state["history"]) > 0)
-    fits = fits and set(state["finished_phases"]) <= {"refined", "test_latents"}
+    model = models.MODELS.get(checkpoint["config"]["flags"]["model"])
+    phases = {"refined", "test_latents"} if model and model.has_free_latents else set()
+    fits = fits and set(state["finished_phases"]) <= phases
     require(fits, f"{path} is damaged, or of another version: its state is not that of a run")
     return checkpoint
 
@@ -406,7 +408,8 @@ def make_model(args, dataset, last):
     if last:
         digest = last["config"].get("data_digest")  # which runs of older versions do not have
         is_same = last["arguments"] == arguments and digest in (None, data.digest(dataset))
-        require(is_same, f"the data are not those that {args.resume} was trained on")
+        advice = "if those lie elsewhere now, give --data or --data-dir"
+        require(is_same, f"the data are not those that {args.resume} was trained on: {advice}")
     torch.manual_seed(args.seed)
     model = models.build(args.model, **arguments)
     if last:
@@ -466,9 +469,7 @@ def new_folder(args, dataset):
     # what a run leaves that was killed before its first last.pt
     ours = re.compile(r"\.lock|epochs|config\.json|best\.pt|\.(config\.json|(best|last)\.pt)\.\d+\.tmp")
     is_free = not names or ".lock" in names and all(ours.fullmatch(name) for name in names)
-    if (
-        is_free and "best.pt" in names
-    ):  # of the untrained model, then; a later one may be all that the user kept
+    if is_free and "best.pt" in names:  # of the untrained model; a later one may be all that the user kept
         is_free = models.read_checkpoint(folder / "best.pt").get("epoch") == 0
     require(is_free, f"--out {folder} is not empty: name a new folder, for nothing is overwritten")
     return folder

@@ -530,7 +530,7 @@ def as_points(X, name="X"):
             X = np.asarray(X)
         except (TypeError, ValueError, RuntimeError) as error:  # a list of rows of many lengths
             raise TSNEError(f"{name} is no array: {str(error).splitlines()[0]}") from None
-        advice = "give real numbers, and X.toarray() for a sparse matrix X"
+        advice = "give an array of real numbers (X.toarray() of a sparse matrix X)"
         require(X.dtype.kind in "fiub", f"{name} holds {X.dtype}: {advice}")
         fits_float32 = X.dtype.itemsize < 4 or X.dtype == np.float32
         x = torch.from_numpy(np.array(X, np.float32 if fits_float32 else np.float64, order="C"))

@@ -1115,6 +1115,7 @@ def test_only_a_want_of_memory_is_told_as_one(capsys):
 FOLDERS = {  # files: the classes that are read, the number of train, valid and test pictures, the note
     "a class called train": (["a/1", "a/2", "train/1", "b/1"], ["a", "b", "train"], (4, 0, 0), None),
     "validation": (["train/a/1", "train/a/2", "validation/a/1"], ["a"], (2, 1, 0), None),
+    "capitals": (["Train/a/1", "Train/a/2", "Testing/a/1"], ["a"], (2, 0, 1), None),
     "val": (["train/a/1", "val/a/1", "test/a/1"], ["a"], (1, 1, 1), None),
     "splits without classes": (["train/1", "train/2", "test/1"], None, (2, 0, 1), None),
     "deeper": (["a/1", "a/deep/1", "a/deep/2", "b/1"], ["a", "b"], (2, 0, 0), "2 files are left out"),

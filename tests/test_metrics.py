@@ -508,6 +508,7 @@ def test_every_array_of_real_numbers_is_read(function, change):
     (np.where(X > 1, math.nan, X), "NaN or infinity"),
     (np.where(X > 1, -math.inf, X), "NaN or infinity"),
     (1e200 * X, "too large"),
+    (1e-200 * X, "too small"),
 ])  # fmt: skip
 def test_what_has_no_distance_is_refused(function, wrong, message):
     with pytest.raises(metrics.MetricError) as error:
@@ -725,7 +726,11 @@ def test_statistics_are_saved_as_pytorch_fid_has_them_and_read_again(sets, tmp_p
 
 def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_path, refused):
     b, stats = str(sets["folder"] / "b.npy"), str(tmp_path / "b.npz")
-    assert metrics.main([b, "--features", "pixels", "--save-stats", stats]) == 0
+    np.savez(stats, x=sets["a"])
+    argv = [b, "--features", "pixels", "--save-stats", stats]
+    assert "holds no statistics" in refused(metrics.main, argv)
+    Path(stats).unlink()
+    assert metrics.main(argv) == 0 and metrics.main(argv) == 0
     with np.load(stats) as arrays:
         mu, sigma, protocol = arrays["mu"], arrays["sigma"], str(arrays["protocol"])
     np.savez(stats, mu=mu, sigma=sigma, protocol="features: others")

@@ -436,6 +436,11 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(entries, copy, refu
     assert "in config.json" in refused(sample.main, [folder, "--what", "curves"])
 
 
+def test_data_of_other_classes_than_the_run_are_refused(copy, refused):
+    folder = copy("ae", classes=["zero"])
+    assert "10 classes in the data, 1 in" in refused(sample.main, [folder, "--what", "real"])
+
+
 def save_changed(digits, path, **changes):
     """A copy of the digits at `path`, in which some arrays are other ones."""
     with np.load(digits) as arrays:
@@ -488,7 +493,7 @@ def test_a_log_of_odd_numbers_is_drawn_or_refused(number, column, copy):
 def test_an_empty_log_is_refused(copy, refused):
     folder = copy("vae")
     (folder / "log.csv").write_text("")
-    assert "log.csv is damaged" in refused(sample.main, [folder, "--what", "curves"])
+    assert "log.csv holds no finished epoch" in refused(sample.main, [folder, "--what", "curves"])
 
 
 @pytest.mark.parametrize("damage", [

@@ -582,6 +582,7 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "folder taken": (["--model", "ae", "--out", "RUN"], "holds a run already"),
     "out is a file": (["--model", "ae", "--out", "TEXT"], "TEXT"),
     "missing recipe": (["@nowhere.txt", "--model", "ae"], "cannot read flags from nowhere.txt"),
+    "recipe is a folder": (["@EMPTY"], "not a regular file"),
     "missing recipe after flags": (["--model", "ae", "@nowhere.txt"], "cannot read flags from nowhere.txt"),
 }  # fmt: skip
 OTHERS = {
@@ -796,6 +797,21 @@ def test_a_run_is_not_resumed_on_other_data(split, digits, tmp_path, refused):
     assert "data are not those" in refused(train.main, ["--resume", tmp_path / "run"])
 
 
+def test_a_run_whose_data_have_moved_is_resumed(digits, tmp_path, refused):
+    shutil.copy(digits, tmp_path / "set.npz")
+    folder = tmp_path / "run"
+    assert train.main(small("ae", str(tmp_path / "set.npz"), "--steps 1", folder)) == 0
+    (tmp_path / "set.npz").rename(tmp_path / "moved.npz")
+    assert "give a path" in refused(train.main, ["--resume", folder])
+    again = ["--resume", str(folder), "--data", str(tmp_path / "moved.npz"), "--epochs", "2"]
+    assert train.main(again) == 0
+    assert train.main(["--resume", str(folder), "--epochs", "3"]) == 0  # the run knows the new place
+    x = np.zeros((40, 14, 14), np.uint8)
+    np.savez(tmp_path / "others.npz", x_train=x)
+    argv = ["--resume", folder, "--data", tmp_path / "others.npz"]
+    assert "data are not those" in refused(train.main, argv)
+
+
 def test_resuming_removes_temporary_files_of_its_own_names_alone(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run("vae"), folder)
@@ -836,6 +852,7 @@ DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusa
     "a row is text": (lambda c: c["state"]["history"].append("x"), "its state is not"),
     "a cell is text": (lambda c: c["state"]["history"][0].update(loss="x"), "its state is not"),
     "phases": (lambda c: c["state"].update(finished_phases=["x"]), "its state is not"),
+    "phases of free latents": (lambda c: c["state"].update(finished_phases=["refined"]), "its state is not"),
     "another entry": (lambda c: c["state"].update(more=1), "its state is not"),
     "step below 0": (lambda c: c["state"].update(step=-5), "its state is not"),
     "best is nan": (lambda c: c["state"].update(best=math.nan), "its state is not"),
