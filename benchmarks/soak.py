@@ -116,7 +116,7 @@ def execute(work, folder, after=math.inf, meanwhile=None, stdout=None):
         err.seek(0)
         texts = [stream.read().decode(errors="replace") for stream in (out, err)]
     with contextlib.suppress(ProcessLookupError):  # when all that it has started has ended as well
-        for _ in range(50):
+        for _ in range(300):  # a training notices that its parent is gone once it has imported torch
             os.killpg(pid, 0)
             time.sleep(0.1)
         os.killpg(pid, signal.SIGKILL)
