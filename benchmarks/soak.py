@@ -162,6 +162,7 @@ def call(command, folder, statuses=None, writes=(), after=math.inf, meanwhile=No
     lost = sorted(str(path) for path in others if files_after.get(path) != files[path])
     require(not lost, f"{text} and changes {lost[:4]}")
     left = [str(path) for path in files_after.keys() - others if path.suffix == ".tmp"]
+    left = [path for path in left if not data.is_running(int(path.split(".")[-2]))]  # two at once
     require(is_killed or not left, f"{text} and leaves {left[:4]}")
     return ended
 
