@@ -445,7 +445,8 @@ SPLIT_FOLDERS |= {"training": "train", "testing": "test"}
 def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
     require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
-    with Image.open(path, formats=FORMATS) as picture:
+    # Pillow warns about odd but readable files
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
         size_limit = f"its {picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}"
         require(picture.width * picture.height <= MAX_PIXELS, size_limit)
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels
@@ -502,8 +503,7 @@ def read_folder(root, size):
     examples = []
     for path, label, split in paths:
         try:
-            with warnings.catch_warnings(action="ignore"):  # of Pillow, about odd but readable files
-                examples.append((read_picture(path, size), label, split))
+            examples.append((read_picture(path, size), label, split))
         except MemoryError:
             raise
         except Exception as error:  # the errors of Pillow for broken files have no class in common

@@ -497,16 +497,18 @@ def test_an_empty_log_is_refused(copy, refused):
 
 
 @pytest.mark.parametrize("damage", [
+    lambda path: Image.new("1", (12000, 12000)).save(path),
     lambda path: path.write_bytes(path.read_bytes()[:60]),
     lambda path: path.write_bytes(b"GIF89a"),
     lambda path: Image.new("L", (42, 45)).save(path),
     lambda path: Image.new("L", (28, 28)).save(path),
     lambda path: path.unlink() or os.mkfifo(path),
 ])  # fmt: skip
-def test_a_damaged_snapshot_is_refused(damage, copy, refused):
+def test_a_damaged_snapshot_is_refused(damage, copy, refused, recwarn):
     path = copy("vae") / "epochs" / "0001.png"
     damage(path)
     assert "0001.png is" in refused(sample.main, [path.parent.parent, "--what", "epochs"])
+    assert not recwarn.list  # of Pillow, about sizes
 
 
 def test_pictures_that_are_no_snapshots_are_left_out(copy, drawn):
