@@ -26,6 +26,7 @@ import sys
 import urllib.parse
 import urllib.request
 import warnings
+import zipfile
 import zlib
 from collections import namedtuple
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ BUTTERFLIES += ["zebra longwing", "clouded sulphur", "mourning cloak", "birdwing
 
 MAX_BYTES = 2**31  # that a compressed file may unpack to
 MAX_PIXELS = 50_000_000  # of one picture
+MAX_SIDE = math.isqrt(MAX_PIXELS)
 
 
 class Mistake(Exception):
@@ -229,7 +231,7 @@ def check_arguments(arguments):
     size = arguments["image_size"]
     per_class = arguments["per_class"]
     ranges = {  # name: whether its value is right, and what is
-        "image_size": (size is None or size >= 1, "pixels from 1"),
+        "image_size": (size is None or 1 <= size <= MAX_SIDE, f"pixels from 1 to {MAX_SIDE:,}"),
         "per_class": (per_class is None or per_class >= 1, "a number from 1"),
         "valid_fraction": (0 <= arguments["valid_fraction"] < 1, "a number in [0, 1)"),
         "binarize": (arguments["binarize"] in (None, "static", "stochastic"), "static or stochastic"),
@@ -291,12 +293,16 @@ def number_labels(pictures, where):
     return torch.tensor([numbers[label] for label in labels.tolist()]), classes
 
 
-def resize(x, size):
-    """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
-    n, channels, height, width = x.shape
+def require_room(n, channels, size):
     n_bytes = n * channels * size**2
     too_large = f"{n:,} pictures of {size}x{size} pixels take {n_bytes:,} bytes: give a smaller --image-size"
     require(n_bytes <= 2**35, too_large)
+
+
+def resize(x, size):
+    """Pictures uint8 [n, C, H, W] as [n, C, size, size]: the central square, resized with antialiasing."""
+    n, channels, height, width = x.shape
+    require_room(n, channels, size)
     side = min(height, width)
     top = (height - side) // 2
     left = (width - side) // 2
@@ -371,6 +377,8 @@ def as_pictures(x, where):
         side = math.isqrt(shape[1])
         x = x.reshape(shape[0], 1, side, side)
     elif x.ndim == 3:
+        if shape[2] == 3:
+            note(f"{where} has shape {shape}, which is read as {shape[0]} gray pictures")
         x = x[:, None]
     elif x.ndim == 4 and shape[1] not in (1, 3):
         x = x.transpose(0, 3, 1, 2)  # (n, H, W, C) -> (n, C, H, W)
@@ -394,8 +402,8 @@ def as_pictures(x, where):
 
 
 def note_black(x, where):
-    """A note if the brightest of the pixels is 1 of 255."""
-    if x.max() == 1:
+    """A note if the brightest of the pixels is 0 or 1 of 255."""
+    if x.max() <= 1:
         note(f"{where} has pixels of 0 and 1 alone, in a range of 0 to 255: all are black. Scale them")
 
 
@@ -430,6 +438,14 @@ def read_arrays(path):
         require(y.dtype.kind in "iuU", f"{where} holds {y.dtype}: give integers from 0, or strings")
         require(y.dtype.kind != "i" or y.min() >= 0, f"{where} has labels below 0: number them from 0")
         labels.append(y)
+    used = [f"{part}_{split}" for split in splits for part in ("xy" if has_labels else "x")]
+    used += ["classes"] if classes and has_labels else []
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = [member.removesuffix(".npy") for member in archive.namelist()]
+        unread = [member for member in members if SYNONYMS.get(member, member) not in used]
+        if unread:
+            note(f"{path}: not read: {', '.join(unread)}; read: {', '.join(used)}")
     shapes = sorted({pictures.shape[1:] for pictures in x})
     require(len(shapes) == 1, f"{path} has pictures of shapes {shapes}: make the splits alike")
     sizes = [len(pictures) for pictures in x]
@@ -498,6 +514,7 @@ def list_pictures(root):
 def read_folder(root, size):
     """root/{train,valid,test}/<class>/*, root/<class>/* or root/*; one channel if all is gray, else 3."""
     paths, others = list_pictures(root)
+    require_room(len(paths), 3, size or 1)
     reason = f"it is not a picture ({', '.join(ENDINGS)}), or not in a class folder"
     left_out = dict.fromkeys(others, reason)
     examples = []
@@ -928,6 +945,7 @@ def write_file(path, writer):
     """Call writer(binary file) so that path is always either the old file or the whole new one."""
     path = Path(path)
     require(not path.is_dir(), f"{path} is a folder: name a file")
+    require(path.is_file() or not path.exists(), f"{path} is a device or pipe: name a file")
     content = io.BytesIO()  # torch.save would turn the OSError of a full disk into a RuntimeError
     writer(content)
     remove_leftovers(path)

@@ -1604,6 +1604,8 @@ def load_weights(model, weights):
         fits = len(forms) == 2 and forms[0] == forms[1]
         require(fits, f"its weights {name} are missing, unknown, or of another shape or type", status=1)
     model.load_state_dict(weights)
+    for name, param in model.named_parameters():  # latents that are not fitted yet, in buffers, are NaN
+        require(param.isfinite().all(), f"its weights {name} are not finite", status=1)
 
 
 def load(path, device="cpu"):

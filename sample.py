@@ -771,10 +771,10 @@ def draw(what, runs, out=None, **options):
 
 
 def refuse_input(path, runs):
-    """Mistake if the file at a path is one that runs read: a picture of their data, or a snapshot."""
+    """Mistake if a path is, or lies in, what runs read: their pictures, or their snapshots."""
     for run in runs:
         for source in (Path(run.config["flags"]["data"]).expanduser(), run.folder / "epochs"):
-            is_input = path.exists() and path.resolve().is_relative_to(source.resolve())
+            is_input = path.resolve().is_relative_to(source.resolve())
             require(not is_input, f"--out {path} is a picture that {run.folder} reads: name another file")
 
 

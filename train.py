@@ -16,9 +16,11 @@ import csv
 import io
 import itertools
 import math
+import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -192,6 +194,10 @@ def resumed_flags(parser, explicit):
     last = read_last(Path(folder))
     saved = check_flags(parser, last["config"]["flags"], f"{folder}/last.pt")
     args = argparse.Namespace(**(saved | explicit))
+    is_there = args.data in data.DATASETS or os.path.exists(os.path.expanduser(args.data))
+    require(
+        is_there, f"the data of {folder}, {args.data}, are not there: give --data for where they are now"
+    )
     if "epochs" in explicit:
         epoch = last["state"]["epoch"]
         require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
@@ -238,7 +244,8 @@ def read_last(folder):
     fits = fits and all(isinstance(state[name], kind) for name, kind in types.items())
     fits = fits and all(is_row(row) for row in state["history"])
     fits = fits and min(state["epoch"], state["step"], state["images"], state["best_epoch"]) >= 0
-    fits = fits and not math.isnan(state["best"]) and (state["step"] == 0 or len(state["history"]) > 0)
+    fits = fits and 0 <= state["seconds"] < math.inf and state["best_epoch"] <= state["epoch"]
+    fits = fits and state["best"] > -math.inf and (state["step"] == 0 or len(state["history"]) > 0)
     model = models.MODELS.get(checkpoint["config"]["flags"]["model"])
     phases = {"refined", "test_latents"} if model and model.has_free_latents else set()
     fits = fits and set(state["finished_phases"]) <= phases
@@ -383,7 +390,7 @@ def run(argv):
     folder = Path(args.resume) if last else new_folder(args, dataset)
     with data.lock(folder):
         if last:
-            config = last["config"] | {"flags": vars(args)}
+            config = last["config"] | {"flags": vars(args), "units": models.UNITS | model.units}
             state = State(**last["state"])
             load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
         else:
@@ -392,6 +399,10 @@ def run(argv):
         write_json(folder / "config.json", config)  # before last.pt, which no folder has without its flags
         saved_epoch = state.epoch if last else None
         training = Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
+        epochs = math.ceil(state.step / training.updates_per_epoch)
+        require(
+            epochs == state.epoch, f"{folder}/last.pt is damaged: {state.step} steps are {epochs} epochs"
+        )
         return train_to_the_end(training)
 
 
@@ -408,6 +419,7 @@ def make_model(args, dataset, last):
     if last:
         digest = last["config"].get("data_digest")  # which runs of older versions do not have
         is_same = last["arguments"] == arguments and digest in (None, data.digest(dataset))
+        is_same = is_same and last["config"]["classes"] == dataset.classes
         advice = "if those lie elsewhere now, give --data or --data-dir"
         require(is_same, f"the data are not those that {args.resume} was trained on: {advice}")
     torch.manual_seed(args.seed)
@@ -462,6 +474,7 @@ def new_folder(args, dataset):
                 folder.mkdir(parents=True)  # no two processes make the same
                 return folder
     folder = Path(args.out)
+    require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     names = {path.name for path in folder.iterdir()}
     is_run = "last.pt" in names
@@ -600,6 +613,8 @@ def train_epoch(training, split, console):
     are_finite = table.isfinite().all(1).tolist()
     for step, is_finite in enumerate(are_finite, state.step - len(rows) + 1):
         require_finite(training, is_finite, f"the training loss at step {step}")
+    are_finite = all(param.isfinite().all() for param in model.parameters())
+    require_finite(training, are_finite, f"a weight after step {state.step}")
     for name in state.finished_phases:  # these latents were fitted to the decoder as it was
         model.get_buffer(name).fill_(math.nan)
     state.history = [row for row in state.history if row["split"] not in state.finished_phases]
@@ -812,4 +827,5 @@ def peak_memory(device):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # kill ends training in the same way as Ctrl-C
     sys.exit(main())

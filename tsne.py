@@ -930,6 +930,10 @@ def output_paths(args, inputs):
             is_input = source.exists() and any(place.samefile(source) for place in places)
             message = f"{path} is, or lies in, the input {source}: give another --out"
             require(is_in_run or not is_input, message)
+    page = picture.with_suffix(".html")
+    if args.html and page.exists():
+        is_map = "<title>t-SNE map</title>" in page.read_text(encoding="utf-8", errors="replace")[:1000]
+        require(is_map, f"{page} is no map of ours and would be replaced: give another --out")
     arrays = paths[1]
     if arrays.exists():
         is_map = zipfile.is_zipfile(arrays) and "embedding.npy" in zipfile.ZipFile(arrays).namelist()

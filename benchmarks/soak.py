@@ -436,7 +436,7 @@ def damage_picture(path, choices):
     if how == "mode":
         mode = choices.choice(["1", "L", "LA", "P", "RGBA", "CMYK", "I", "I;16", "F", "YCbCr"])
         size = choices.choice([(1, 14), (7, 7), (200, 14), (14, 14)])
-        Image.new(mode, size).save(path, "TIFF" if mode in ("CMYK", "F", "YCbCr") else "PNG")
+        Image.new(mode, size).save(path, "TIFF" if mode in ("CMYK", "F", "I", "YCbCr") else "PNG")
     elif how == "large":
         Image.new("1", (12_000, 12_000)).save(path, "PNG")
     elif how == "name":
@@ -618,6 +618,8 @@ def try_case(place, seed, part, number):
         return label, function(entry, random.Random(f"{seed} {part} {number}"), folder) or 1, None
     except Fault as fault:
         return label, 1, str(fault)
+    except Exception:  # of the soak itself, which should go on
+        return label, 1, traceback.format_exc()
 
 
 def main(argv=None):

@@ -245,7 +245,7 @@ def collect(row, args):
 
 def new_result(row, folders, args):
     """The result of a row's finished runs, all but the numbers."""
-    summaries = [data.read_json(folder / "summary.json") for folder in folders]
+    summaries = [run.read_summary(folder) for folder in folders]
     checkpoints = {name: args.out / name / "best.pt" for name in judges(row)}
     return Result(
         row=row.name,
@@ -280,11 +280,16 @@ def requirements(row):
 
 def read_result(path):
     """The Result in a file, None if there is no such file or it is damaged."""
-    try:
-        return Result(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (ValueError, TypeError):  # no JSON, or other fields
+    try:
+        result = Result(**data.read_json(path))
+        lists = [result.seconds, result.steps, *result.numbers.values()]
+        require(isinstance(result.seeds, int), "seeds is no number")
+        are_numbers = all(isinstance(value, int | float | None) for values in lists for value in values)
+        require(are_numbers, "its numbers are none")
+        return result
+    except (Mistake, TypeError, AttributeError):  # no JSON, or other fields
         print(f"{path} is damaged: run its row again", file=sys.stderr)
         return None
 

@@ -29,7 +29,7 @@ import data
 import models
 import sample
 import train
-from data import Mistake, number
+from data import Mistake, number, require
 
 ROOT = Path(train.__file__).parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "experiments").glob("*.txt"))}
@@ -117,6 +117,15 @@ def check(trainings):
                 raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
+def require_ours(out, trainings):
+    """Raises Mistake if a table or picture in the folder `out` is of other work and would be replaced."""
+    require(out.is_dir() or not out.exists(), f"--out {out} is a file: name a folder")
+    if any(Path(f"{folder}{ending}").exists() for folder, _ in trainings for ending in ("", ".log")):
+        return
+    for name in ("table.md", "curves.png"):
+        require(not (out / name).exists(), f"{out} holds a {name} of other work: name another --out")
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Training
 
@@ -184,9 +193,7 @@ def end_with_parent(parent):
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)  # for code that does not get around to Python, such as a long operation of torch
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # a shell may have started us with Ctrl-C ignored
 
     if os.name == "posix":  # elsewhere the id of the parent stays the same when it ends
         threading.Thread(target=watch, daemon=True).start()
@@ -201,25 +208,34 @@ def without_seed(folder):
     return re.sub(r",seed=\d+$", "", folder.name)
 
 
-def final_numbers(folder):
-    """The numbers of a finished run by name, with their units. Raises Mistake."""
+def read_summary(folder):
+    """The content of a finished run's summary.json. Raises Mistake."""
     path = folder / "summary.json"
     summary = data.read_json(path)
+    damaged = f"{path} is damaged: delete {folder} and train again"
+    require(isinstance(summary, dict) and isinstance(summary.get("data"), str), damaged)
+    numbers = [summary.get(name) for name in ("seconds", "steps", "best_epoch")]
+    tables = [summary.get("units"), *(summary.get(split, {}) for split in data.SPLITS)]
+    require(all(isinstance(table, dict) for table in tables), damaged)
+    for table in tables[1:]:
+        numbers += [value for value in table.values() if value is not None and not isinstance(value, list)]
+    require(all(isinstance(number, int | float) for number in numbers), damaged)
+    return summary
+
+
+def final_numbers(folder):
+    """The numbers of a finished run by name, with their units. Raises Mistake."""
+    summary = read_summary(folder)
     numbers = {}
-    try:
-        for split in data.SPLITS:
-            for term, value in summary.get(split, {}).items():
-                if value is None or isinstance(value, list):  # such as the KL of each dimension
-                    continue
-                name = f"{split} {term}".replace("_", " ")
-                unit = summary["units"].get(term)
-                if unit:
-                    name += f", {unit}"
-                numbers[name] = float(value)
-        numbers["best epoch"] = float(summary["best_epoch"])
-        numbers["training, s"] = float(summary["seconds"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise Mistake(f"{path} is damaged: delete {folder} and train again") from None
+    for split in data.SPLITS:
+        for term, value in summary.get(split, {}).items():
+            if value is None or isinstance(value, list):  # such as the KL of each dimension
+                continue
+            name = f"{split} {term}".replace("_", " ")
+            unit = summary["units"].get(term)
+            numbers[f"{name}, {unit}" if unit else name] = float(value)
+    numbers["best epoch"] = float(summary["best_epoch"])
+    numbers["training, s"] = float(summary["seconds"])
     return numbers
 
 
@@ -294,8 +310,10 @@ def command(argv):
         flags().error("which recipe or sweep? see --list")
     trainings = plan(args.name, args.seeds, args.out, args.data_dir, train_argv)
     check(trainings)
+    out = Path(args.out or Path("runs", args.name))
+    require_ours(out, trainings)
     failed = run_all(trainings, args.jobs)
-    status = report(trainings, Path(args.out or Path("runs", args.name)))
+    status = report(trainings, out)
     return 1 if failed else status
 
 

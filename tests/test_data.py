@@ -1088,6 +1088,36 @@ def test_write_file_is_all_or_nothing(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
 
 
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "x.bin")
+    with pytest.raises(data.Mistake, match="name a file"):
+        data.write_file(tmp_path / "x.bin", lambda file: file.write(b"new"))
+
+
+@pytest.mark.parametrize("names, phrase", [
+    ("x_train y_train", None),
+    ("x_train y_train X_test Y_test", "not read: X_test, Y_test; read: x_train, y_train"),
+    ("x x_dev", "not read: x_dev; read: x_train"),
+    ("x labels_train", "not read: labels_train"),
+    ("x_train y_train y_test", "not read: y_test"),
+    ("x classes", "not read: classes"),
+])  # fmt: skip
+def test_what_is_not_read_of_an_npz_is_said(names, phrase, tmp_path, capsys):
+    images = noise(10, 5, 5)
+    labels = np.arange(10) % 2
+    arrays = {name: images if name[0] in "xX" else labels for name in names.split()}
+    np.savez(tmp_path / "set.npz", **arrays)
+    data.load(tmp_path / "set.npz")
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == (phrase is not None) and (phrase is None or phrase in notes[0])
+
+
+def test_one_color_picture_in_place_of_many_gray_ones_is_noted(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", noise(64, 64, 3))
+    data.load(tmp_path / "x.npy")
+    assert "is read as 64 gray pictures" in capsys.readouterr().err
+
+
 def umask():
     mask = os.umask(0)
     os.umask(mask)

@@ -338,6 +338,14 @@ def test_a_damaged_summary_is_refused(tmp_path, text):
         experiments.final_numbers(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["table.md", "curves.png"])
+def test_a_table_of_other_work_is_not_replaced(name, tmp_path, refused):
+    (tmp_path / name).write_text("mine")
+    assert f"holds a {name} of other work" in refused(experiments.main, ["r3-base", "--out", tmp_path])
+    assert "is a file" in refused(experiments.main, ["r3-base", "--out", tmp_path / name])
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:

@@ -1348,6 +1348,7 @@ BIAS = "decoder.stack.0.bias"
     (["weights", BIAS], None, BIAS), (["weights", BIAS], torch.ones(9), BIAS),
     (["weights", BIAS], torch.ones(8).double(), BIAS), (["weights", BIAS], torch.ones(8).cfloat(), BIAS),
     (["weights", BIAS], torch.ones(8, device="meta"), "cannot build"),
+    (["weights", BIAS], torch.full((8,), math.nan), "not finite"),
     (["weights", 5], torch.ones(1), "weights 5"),
 ])  # fmt: skip
 def test_an_entry_that_is_missing_unknown_or_ill_typed_is_named(place, value, message, tmp_path):

@@ -22,7 +22,15 @@ SCRIPTS = {
     "experiments/reproduce.py": reproduce,
     "experiments/claims.py": claims,
 }
-PAGES = ["README.md", "RESULTS.md", "docs/measurements.md", "docs/resize.md", "Makefile", "data.py", *SCRIPTS]
+PAGES = [
+    "README.md",
+    "RESULTS.md",
+    "docs/measurements.md",
+    "docs/resize.md",
+    "Makefile",
+    "data.py",
+    *SCRIPTS,
+]
 COMMAND = re.compile(r'python ((\S+\.py) (?:[^`"\n]|"[^"\n]*")*)')
 PLACEHOLDER = re.compile(r"\.\.\.|[${]|--help")  # what a shell or Python fills in, or that ends the program
 COMMANDS = [

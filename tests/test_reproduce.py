@@ -181,12 +181,15 @@ def test_a_row_is_trained_and_measured_once(here, capsys):
     assert json.loads(path.read_text())["numbers"] == result["numbers"]
 
 
-@pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD"])
+@pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD", "numbers", "seeds"])
 def test_a_damaged_result_is_measured_again(here, damage):
     path = here / "runs" / "reproduce-short" / "results" / "r4-pca64.json"
     argv = ["r4-pca64", "--budget", "short", "--jobs", "1"]
     assert reproduce.main(argv) == 0
-    numbers = json.loads(path.read_text())["numbers"]
+    result = json.loads(path.read_text())
+    numbers = result["numbers"]
+    if damage in result:
+        damage = json.dumps(result | {damage: "x"})
     path.write_text(damage)
     assert reproduce.main(argv) == 0
     assert json.loads(path.read_text())["numbers"] == numbers
@@ -407,7 +410,7 @@ def test_a_training_that_fails_is_reported_with_its_reason(here, capsys):
     )
 
 
-@pytest.mark.parametrize("text", ["", "{}"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"data": "x", "units": {}, "valid": null}'])
 def test_a_damaged_summary_is_one_line(here, capsys, text):
     folder = here / "runs" / "reproduce-short" / "r4-conv-ae"
     folder.mkdir(parents=True)

@@ -668,6 +668,8 @@ def test_a_picture_of_the_data_is_no_output(copy, tmp_path, refused):
         before = path.read_bytes()
         assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", path])
         assert path.read_bytes() == before
+    new = photo.parent / "1.png"  # which would be a training picture of the next run
+    assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", new])
 
 
 @pytest.mark.parametrize("change", [lambda array: array[:20], lambda array: array[::-1]])

@@ -580,7 +580,8 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "resume with other flags": (["--resume", "RUN", "--lr", "1"], "--lr does not go with --resume"),
     "fewer epochs than done": (["--resume", "RUN", "--epochs", "1"], "it has 2"),
     "folder taken": (["--model", "ae", "--out", "RUN"], "holds a run already"),
-    "out is a file": (["--model", "ae", "--out", "TEXT"], "TEXT"),
+    "out is a file": (["--model", "ae", "--out", "TEXT"], "is a file: name a folder"),
+    "size without end": (["--model", "ae", "--image-size", "1000000"], "give pixels from 1 to 7,071"),
     "missing recipe": (["@nowhere.txt", "--model", "ae"], "cannot read flags from nowhere.txt"),
     "recipe is a folder": (["@EMPTY"], "not a regular file"),
     "missing recipe after flags": (["--model", "ae", "@nowhere.txt"], "cannot read flags from nowhere.txt"),
@@ -788,6 +789,28 @@ def test_a_run_in_use_is_refused(flag, run, digits, tmp_path, refused):
         assert "in use by another process" in refused(train.main, argv)
 
 
+def test_a_run_of_a_version_that_lacked_a_unit_is_resumed(run, tmp_path):
+    shutil.copytree(run("vae"), tmp_path / "run")
+    checkpoint = last(tmp_path / "run")
+    del checkpoint["config"]["units"]["reconstruction"]
+    torch.save(checkpoint, tmp_path / "run" / "last.pt")
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "3"]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_saved(digits, tmp_path, refused, monkeypatch):
+    step = torch.optim.Adam.step
+
+    def break_weights(optimizer):  # an update can do so although the loss before it is finite
+        step(optimizer)
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].view(-1)[0] = math.inf
+
+    monkeypatch.setattr(torch.optim.Adam, "step", break_weights)
+    argv = small("ad", digits, "--steps 1", tmp_path / "run")
+    assert "a weight after step 1 is not a finite number" in refused(train.main, argv)
+    assert last(tmp_path / "run")["state"]["epoch"] == 0
+
+
 @pytest.mark.parametrize("split", ["x_train", "y_train", "x_test"])
 def test_a_run_is_not_resumed_on_other_data(split, digits, tmp_path, refused):
     arrays = dict(np.load(digits))
@@ -802,7 +825,7 @@ def test_a_run_whose_data_have_moved_is_resumed(digits, tmp_path, refused):
     folder = tmp_path / "run"
     assert train.main(small("ae", str(tmp_path / "set.npz"), "--steps 1", folder)) == 0
     (tmp_path / "set.npz").rename(tmp_path / "moved.npz")
-    assert "give a path" in refused(train.main, ["--resume", folder])
+    assert "give --data for where they are now" in refused(train.main, ["--resume", folder])
     again = ["--resume", str(folder), "--data", str(tmp_path / "moved.npz"), "--epochs", "2"]
     assert train.main(again) == 0
     assert train.main(["--resume", str(folder), "--epochs", "3"]) == 0  # the run knows the new place
@@ -855,6 +878,11 @@ DAMAGE = {  # what happens to the content of last.pt, and a phrase of the refusa
     "phases of free latents": (lambda c: c["state"].update(finished_phases=["refined"]), "its state is not"),
     "another entry": (lambda c: c["state"].update(more=1), "its state is not"),
     "step below 0": (lambda c: c["state"].update(step=-5), "its state is not"),
+    "steps beyond its epochs": (lambda c: c["state"].update(step=10**6), "is damaged"),
+    "seconds are nan": (lambda c: c["state"].update(seconds=math.nan), "its state is not"),
+    "best is -inf": (lambda c: c["state"].update(best=-math.inf), "its state is not"),
+    "best epoch is to come": (lambda c: c["state"].update(best_epoch=99), "its state is not"),
+    "other classes": (lambda c: c["config"].update(classes=["a", "b"]), "data are not those"),
     "best is nan": (lambda c: c["state"].update(best=math.nan), "its state is not"),
     "no history": (lambda c: c["state"].update(history=[]), "its state is not"),
     "no optimizers": (lambda c: c.update(optimizers=[]), "its optimizers"),

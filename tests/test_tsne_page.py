@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import weakref
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -305,6 +306,14 @@ def test_arrays_beside_the_picture_are_not_replaced(refused, tmp_path, monkeypat
     assert "holds no map" in refused(tsne.main, ["points.npy", "--out", "mine.png"])
     flags = ["--perplexity", "5", "--max-iter", "5", "--out", "map.png"]
     assert [tsne.main(["points.npy", *flags]) for _ in range(2)] == [0, 0]  # its own map may be
+
+
+def test_a_page_beside_the_picture_is_not_replaced(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((9, 2)))
+    Path("m.html").write_text("<title>mine</title>")
+    assert "no map of ours" in refused(tsne.main, ["x.npy", "--out", "m.png", "--html"])
+    assert Path("m.html").read_text() == "<title>mine</title>"
 
 
 def test_no_output_is_an_input(photographs, copied_run, refused, monkeypatch):
