@@ -1,4 +1,4 @@
-# make demo      train a conditional VAE, draw its samples and evaluate them
+# make demo      train a conditional VAE, draw its samples, evaluate them and make a page to play with
 # make test      lint and tests, under 5 minutes
 # make test-all  the long tests too
 # make reproduce the tables of RESULTS.md, days on two cores; may be stopped and started again at any moment
@@ -37,6 +37,7 @@ runs/%-mnist10k/summary.json: | .venv/run
 demo: $(JUDGE)/summary.json $(CVAE)/summary.json
 	@echo; .venv/bin/python sample.py $(CVAE) --what class --judge $(JUDGE)
 	@echo; .venv/bin/python metrics.py $(CVAE) --features classifier:$(JUDGE)
+	@echo; .venv/bin/python sample.py $(CVAE) --what play
 	@echo
 	@echo "The pictures are in $(CVAE): classes.png, reconstructions.png, interpolation.png, loss.png."
 	@echo "Then try (python is .venv/bin/python):"
@@ -44,6 +45,7 @@ demo: $(JUDGE)/summary.json $(CVAE)/summary.json
 	@echo "  python train.py --model cvae --beta 4                        # a larger weight of the KL"
 	@echo "  python train.py --model vae --latent-dim 2 --dense 256      # then look at manifold.png"
 	@echo "  python train.py --help"
+	@echo "And play: open $(CVAE)/play.html in a browser."
 
 test: .venv/dev
 	.venv/bin/ruff check .

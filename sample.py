@@ -10,8 +10,10 @@ table `PICTURES`, which says what each picture needs of a model.
 """
 
 import argparse
+import base64
 import csv
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.utils import fuse_conv_bn_weights
 
 import data
 import models
@@ -596,6 +599,74 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
 
 
 # -----------------------------------------------------------------------------------------------------------
+# A page that computes the decoder in a browser
+
+PLAY_TEMPLATE = Path(__file__).resolve().parent / "docs" / "play-template.html"
+PLAY_LAYERS = ("Embedding", "Linear", "Unflatten", "ConvTranspose2d", "WideConvTranspose2d", "LSTM", "GRU")
+PLAY_LAYERS += ("ReLU", "Sigmoid", "Tanh", "Identity")  # the functions of the template
+
+
+def draw_play(run, n=20, seed=0):
+    """The page: a slider for each latent, the image that the decoder makes of them, n real images to start
+    from and 100 latents to walk to: samples of the prior, or the latents of images where there is none."""
+    torch.manual_seed(seed)
+    model = run.model
+    x = y = torch.empty(0)
+    q = models.Point(torch.empty(0, model.latent_dim))
+    if model.has_encoder:
+        index, x, y = run.random_batch("train" if model.has_free_latents else "test", 500, seed)
+        if model.has_free_latents:
+            q = model.distribution.from_params(model.latents.weight[index])
+        else:
+            q = model.posterior(x, y) if model.has_posterior else models.Point(model.encode(x, y))
+    has_prior = model.distribution is not models.Point
+    samples = model.distribution.prior(100, model.latent_dim) if has_prior else q.mean[:100]
+    shown = y.argsort()[:: max(1, -(-len(y) // n))]  # of all classes
+    content = {
+        "title": data.visible(run.name),
+        "shape": run.config["image_shape"],
+        "names": [data.visible(name) for name in run.classes],
+        "condition": model.label if model.conditional else None,
+        "layers": decoder_layers(run),
+        "kl": [] if isinstance(q, models.Point) else q.kl().mean(0).tolist(),
+        "samples": samples.double().round(decimals=3).tolist(),
+        "labels": y[shown].tolist(),
+        "latents": q.mean[shown].double().round(decimals=3).tolist(),
+        "pixels": base64_of((255 * x[shown]).round().byte()),
+    }
+    page = json.dumps(content).replace("<", r"\u003c")  # no name can end the script
+    return PLAY_TEMPLATE.read_text(encoding="utf-8").replace("__PLAY__", page)
+
+
+def decoder_layers(run):
+    """The layers that `decode` calls, in order, as dicts of names, sizes and float16 weights. Mistake if the
+    page lacks one."""
+    calls = []  # (layer, inputs, output)
+    leaves = [layer for layer in run.model.modules() if not list(layer.children())]
+    hooks = [layer.register_forward_hook(lambda *call: calls.append(call)) for layer in leaves]
+    run.model.decode(torch.zeros(1, run.model.latent_dim), torch.zeros(1, dtype=torch.long))
+    for hook in hooks:
+        hook.remove()
+    layers = []
+    for layer, (x, *_), _ in calls:
+        name = type(layer).__name__
+        weights = list(layer.parameters())
+        if name == "BatchNorm2d":  # a factor and a shift for each channel, which the convolution can apply
+            moments = (layer.running_mean, layer.running_var, layer.eps)
+            convolution = (*layers[-1]["weights"], None)  # it has no bias
+            layers[-1]["weights"] = fuse_conv_bn_weights(*convolution, *moments, *weights, transpose=True)
+            continue
+        require(name in PLAY_LAYERS, f"{run.folder}: the page of --what play cannot compute a {name}")
+        sizes = {key: value for key, value in vars(layer).items() if isinstance(value, int | tuple)}
+        layers.append(sizes | dict(name=name, weights=weights, input=x.shape[1:]))
+    return [layer | dict(weights=[base64_of(w.half()) for w in layer["weights"]]) for layer in layers]
+
+
+def base64_of(tensor):
+    return base64.b64encode(tensor.numpy(force=True).tobytes()).decode()
+
+
+# -----------------------------------------------------------------------------------------------------------
 # Pictures of arithmetic: cards of queries and answers, as text and, where a model draws them, as images
 
 
@@ -733,6 +804,7 @@ PICTURES = {
     "constant": Picture(draw_constant, "constant.png", DECODER, after_training=False),
     "amortization": Picture(draw_amortization, "amortization.png", POSTERIOR, after_training=False),
     "manifold": Picture(draw_manifold, "manifold.png", TWO_LATENTS),
+    "play": Picture(draw_play, "play.html", DECODER, after_training=False),
     "answers": Picture(draw_answers, "answers.png", ARITHMETIC),
     "errors": Picture(draw_errors, "errors.png", ARITHMETIC),
     "query": Picture(draw_query, "query.png", ARITHMETIC, after_training=False),
@@ -753,12 +825,17 @@ def draw(what, runs, out=None, **options):
     if out:
         refuse_input(path, runs)
     ending = path.suffix[1:].lower() or "png"
-    require(ending in FORMATS, f"--out {path}: {ending} is no picture format here: {', '.join(FORMATS)}")
+    formats = FORMATS if picture.filename.endswith(".png") else ("html",)
+    require(ending in formats, f"--out {path}: {ending} is no picture format here: {', '.join(formats)}")
     function = picture.function(runs)
     options = {name: value for name, value in options.items() if name in options_of(function)}
     torch.manual_seed(options.get("seed", 0))  # dynamic binarization draws from torch's own generator
     with plt.rc_context(STYLE), torch.inference_mode():
         figure = function(*runs, **options)
+        if isinstance(figure, str):  # a page
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, lambda file: file.write(figure.encode()))
+            return path
         for text in figure.findobj(Text):  # fonts have no control characters, nor bytes that are no text
             lines = text.get_text().split("\n")
             text.set_text("\n".join(data.visible(line) for line in lines))
@@ -771,11 +848,11 @@ def draw(what, runs, out=None, **options):
 
 
 def refuse_input(path, runs):
-    """Mistake if a path is, or lies in, what runs read: their pictures, or their snapshots."""
+    """Mistake if a path is, or lies in, what is read: pictures of the data, snapshots, the template."""
     for run in runs:
-        for source in (Path(run.config["flags"]["data"]).expanduser(), run.folder / "epochs"):
+        for source in (Path(run.config["flags"]["data"]).expanduser(), run.folder / "epochs", PLAY_TEMPLATE):
             is_input = path.resolve().is_relative_to(source.resolve())
-            require(not is_input, f"--out {path} is a picture that {run.folder} reads: name another file")
+            require(not is_input, f"--out {path} is a file that {run.folder} reads: name another file")
 
 
 def options_of(function):

@@ -561,7 +561,7 @@ def test_a_command_that_draws_all_pictures_says_by_its_status_that_one_is_missin
     (folder / "log.csv").unlink()
     capsys.readouterr()
     assert sample.main([str(folder)]) == 1
-    assert len(capsys.readouterr().out.splitlines()) == len(LATENT - {"loss"}) + 4
+    assert len(capsys.readouterr().out.splitlines()) == len(LATENT - {"loss"}) + 5
 
 
 def test_a_defect_keeps_its_traceback_where_one_picture_is_asked_for(run, monkeypatch):
