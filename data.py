@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 SPLITS = ("train", "valid", "test")
 SPLIT_OF_TENTH = np.array(["train"] * 8 + ["valid", "test"])  # 80/10/10
@@ -461,8 +461,12 @@ SPLIT_FOLDERS |= {"training": "train", "testing": "test"}
 def read_picture(path, size):
     """A picture file as uint8 [H, W, 3]; with a size, its central square, resized with antialiasing."""
     require(path.is_file(), "it is not a regular file")  # a pipe would be waited for
-    # Pillow warns about odd but readable files
-    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as picture:
+    content = io.BytesIO(path.read_bytes())  # of a file, a damaged length would take gigabytes
+    with warnings.catch_warnings(action="ignore"):  # of Pillow, about odd but readable files
+        try:
+            picture = Image.open(content, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise Mistake(f"it is damaged, or its format is not {', '.join(FORMATS)}") from None
         size_limit = f"its {picture.width} x {picture.height} pixels are more than {MAX_PIXELS:,}"
         require(picture.width * picture.height <= MAX_PIXELS, size_limit)
         ImageOps.exif_transpose(picture, in_place=True)  # cameras store the orientation beside the pixels

@@ -100,6 +100,9 @@ class Run:
             data.note(f"the data are not those that {self.folder} was trained on")
         classes = f"{len(dataset.classes)} classes in the data, {len(self.classes)} in {self.folder}"
         require(len(dataset.classes) == len(self.classes), f"{classes}: these are other data")
+        shapes = f"{dataset.image_shape} in the data, {tuple(self.config['image_shape'])} in {self.folder}"
+        same_shape = list(dataset.image_shape) == self.config["image_shape"]
+        require(same_shape, f"the shape of images is {shapes}: these are other data")
         return dataset
 
     def batch(self, split, index):
@@ -312,6 +315,7 @@ def draw_curves(*runs):
     not_terms = ("epoch", "step", "split", "seconds [s]")
     train_row = next(row for row in logs[0] if row["split"] == "train")
     terms = [name for name, value in train_row.items() if value and name not in not_terms]
+    terms = [name for name in terms if not name.startswith("kl_per_dimension")]  # a list
     require(len(terms) > 0, f"{runs[0].folder} has no loss in its log.csv")
 
     height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below

@@ -1190,7 +1190,7 @@ def plant(name, path):
     [
         ("pipe", "not a regular file"),
         ("device", "not a regular file"),
-        ("EPS", "cannot identify image"),
+        ("EPS", "its format is not PNG"),
         ("too large", "179560000 pixels) exceeds limit"),
     ],
 )

@@ -436,6 +436,11 @@ def test_a_config_that_contradicts_the_checkpoint_is_refused(entries, copy, refu
     assert "in config.json" in refused(sample.main, [folder, "--what", "curves"])
 
 
+def test_data_of_another_shape_than_the_run_are_refused(copy, refused):
+    folder = copy("vae", flags=dict(data="mnist10k"))
+    assert "(1, 28, 28) in the data, (1, 14, 14) in" in refused(sample.main, [folder, "--what", "real"])
+
+
 def test_data_of_other_classes_than_the_run_are_refused(copy, refused):
     folder = copy("ae", classes=["zero"])
     assert "10 classes in the data, 1 in" in refused(sample.main, [folder, "--what", "real"])
@@ -469,6 +474,7 @@ def test_a_run_says_when_its_data_have_changed(copy, digits, tmp_path, capsys):
     (b",,,", b","),
     (b"train", b"\0"),
     (b"train", b'"'),
+    (b",valid,", b",train,x"),
 ])  # fmt: skip
 def test_a_damaged_log_is_refused(old, new, copy, refused):
     path = copy("vae") / "log.csv"
