@@ -233,7 +233,7 @@ def final_numbers(folder):
                 continue
             name = f"{split} {term}".replace("_", " ")
             unit = summary["units"].get(term)
-            numbers[f"{name}, {unit}" if unit else name] = float(value)
+            numbers[data.visible(f"{name}, {unit}" if unit else name)] = float(value)
     numbers["best epoch"] = float(summary["best_epoch"])
     numbers["training, s"] = float(summary["seconds"])
     return numbers

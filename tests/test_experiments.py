@@ -320,7 +320,9 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds(tmp_path):
         runs.append(tmp_path / (f"beta=1,seed={seed}" if seed else "beta=1"))
         runs[-1].mkdir()
         scores = {"loss": loss, "active_latents": 3, "kl_per_dimension": [1.0]}
-        summary = dict(best_epoch=5, seconds=1.5, valid=scores, units={"loss": "nats/answer"})
+        summary = dict(
+            data="x", steps=9, best_epoch=5, seconds=1.5, valid=scores, units={"loss": "nats/answer"}
+        )
         (runs[-1] / "summary.json").write_text(json.dumps(summary))
     assert experiments.table(runs).splitlines() == [
         "|  | valid loss, nats/answer | valid active latents | best epoch | training, s | seeds |",
@@ -336,6 +338,12 @@ def test_a_damaged_summary_is_refused(tmp_path, text):
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(data.Mistake, match="is damaged"):
         experiments.final_numbers(tmp_path)
+
+
+def test_a_table_shows_escape_sequences_and_does_not_send_them(tmp_path):
+    content = dict(data="x", steps=1, seconds=1, best_epoch=1, valid={"loss": 2}, units={"loss": "\x1b[2J"})
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    assert "valid loss, \\x1b[2J" in experiments.final_numbers(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["table.md", "curves.png"])
