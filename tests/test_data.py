@@ -1351,6 +1351,7 @@ def test_a_whole_config_is_read(tmp_path):
         *[({name: None}, f"entry {name}") for name in CONFIG],
         ({"flags": []}, "entry flags"),
         ({"flags": {"model": None}}, "entry flags"),
+        ({"flags": {"model": "ae"}}, "entry flags"),
         ({"classes": ["a", "a"]}, "entry classes"),
         ({"classes": 5}, "entry classes"),
         ({"image_shape": [1, 0, 28]}, "entry image_shape"),
