@@ -873,6 +873,8 @@ class Parser(argparse.ArgumentParser):
             flags += self.read_recipe(arg[1:]) if arg.startswith("@") else [arg]
         if any("\0" in flag for flag in flags):
             self.error("a NUL byte is in the arguments")
+        if "" in flags:  # perhaps of a shell variable without a value
+            self.error("an argument is empty")
         values, unknown = self.parse_known_args(flags)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]

@@ -1456,6 +1456,7 @@ def test_control_characters_are_shown(parser, capsys):
     assert capsys.readouterr().err == "note: a \\x1b[2J\\n b é 猫\n"
     assert "\\x1b[2J" in refused(parser, capsys, "\x1b[2J")
     assert "NUL" in refused(parser, capsys, "--data", "a\0b")
+    assert "an argument is empty" in refused(parser, capsys, "--data", "")
 
 
 def test_numbers_beyond_reason_are_refused():
