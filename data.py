@@ -227,7 +227,8 @@ def check_arguments(arguments):
     """Require that the arguments of `load`, a dict, have its types and lie in their ranges."""
     for name, kind in load.__annotations__.items():
         value = arguments[name]
-        require(isinstance(value, kind), f"{name} is {value!r}, not {inspect.formatannotation(kind)}")
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))  # True is an int
+        require(fits, f"{name} is {value!r}, not {inspect.formatannotation(kind)}")
     size = arguments["image_size"]
     per_class = arguments["per_class"]
     ranges = {  # name: whether its value is right, and what is

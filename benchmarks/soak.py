@@ -593,7 +593,8 @@ def library_case(name, choices, folder):
         return 0
 
     fault = fault_of("", execute(work, folder))
-    require(not fault, f"{name}, {[f'{a.dtype} {a.shape}' for a in arrays]}, {k}: {fault}")
+    kinds = [f"{np.asarray(array).dtype} {np.shape(array)}" for array in arrays]
+    require(not fault, f"{name}, {kinds}, {k}: {fault}")
 
 
 # -----------------------------------------------------------------------------------------------------------

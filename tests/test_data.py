@@ -910,6 +910,12 @@ def refused(parser, capsys, *argv):
     return line
 
 
+@pytest.mark.parametrize("name", ["image_size", "per_class", "valid_fraction"])
+def test_true_is_no_number(name):
+    with pytest.raises(data.Mistake, match=f"{name} is True"):
+        data.load("quickdraw5k", **{name: True})
+
+
 def test_the_flags_are_the_arguments_of_load_with_its_defaults():
     parameters = inspect.signature(data.load).parameters
     assert {name: parameter.default for name, parameter in parameters.items()} == data.FLAGS
