@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -457,8 +458,9 @@ def extract(extractor, images, batch_size=8, seed=0):
     total = 0
     squares = 0
     with torch.inference_mode():
-        for index in progress(order.split(batch_size)):
-            features, logits = extractor(images[index])
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        for index in progress(order.split(batch_size * world_size)):
+            features, logits = share_out(extractor, images[index], batch_size)
             require(features.isfinite().all(), "the features are not finite: are the weights right?")
             features = features.cpu()
             feature_parts.append(features[:room])
@@ -475,6 +477,19 @@ def extract(extractor, images, batch_size=8, seed=0):
     if n > CAPACITY:
         moments = origin + total / n, (squares - torch.outer(total, total) / n) / (n - 1)
     return Features(n, torch.cat(feature_parts), torch.cat(logit_parts) if logit_parts else None, moments)
+
+
+def share_out(extractor, images, batch_size):
+    """extractor(images), of which each process that torchrun has started computes batch_size; without it,
+    there is one process, and all are a batch."""
+    if not dist.is_initialized():
+        return extractor(images)
+    parts = [None] * dist.get_world_size()
+    own = images.split(batch_size)[dist.get_rank() :][:1]  # none, in the last ones
+    outputs = [[None if part is None else part.cpu() for part in extractor(batch)] for batch in own]
+    dist.all_gather_object(parts, outputs)
+    features, logits = zip(*sum(parts, []), strict=True)
+    return torch.cat(features), None if None in logits else torch.cat(logits)
 
 
 def moments_of(images):
@@ -867,7 +882,8 @@ def main(argv=None):
     import data
     import models
 
-    return data.run_command("metrics.py", command, argv, models.ModelError, MetricError)
+    command_of_each = data.process_group()(command)
+    return data.run_command("metrics.py", command_of_each, argv, models.ModelError, MetricError)
 
 
 def command(argv):
@@ -876,7 +892,7 @@ def command(argv):
     import sample
 
     parser = flags()
-    args = parser.parse_args(argv)
+    args = data.from_first(parser.parse_args, argv)
     check_paths(args)
 
     def open_source(path):

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
@@ -793,14 +794,27 @@ def make_decoder(
 # Latents fitted to images with the network frozen
 
 
-def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, labels=None, callback=None):
+def fit_latents(
+    model,
+    x,
+    epochs,
+    lr,
+    batch_size=None,
+    start=None,
+    beta=0.0,
+    labels=None,
+    callback=None,
+    rank=0,
+    world_size=1,
+):
     """Minimizes `model.latent_loss` of images x [n, C, H, W] over their latents by Adam, with the network
     frozen and in eval mode.
 
     Returns [n, n_params * latent_dim]: the parameters of distributions over z (of a Point, z itself).
     They start from `start`, or from N(0, I). `beta` weighs the KL. All images form one batch, or batches of
     `batch_size`; Adam's momentum then also moves the latents outside a batch. `callback(epoch, loss)` is
-    called after each epoch.
+    called after each epoch. Of `world_size` processes that call it alike, each fits every world_size-th
+    image, and all return all latents: with the network frozen, no image's latents depend on another's.
     """
     was_training = model.training
     model.eval()
@@ -813,17 +827,32 @@ def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, lab
         optimizer = torch.optim.Adam([params], lr)
         for epoch in range(epochs):
             mean_loss = 0.0
-            order = torch.randperm(len(x)).to(x.device)
-            for index in order.split(batch_size or len(x)):
-                batch_labels = None if labels is None else labels[index]
-                loss = model.latent_loss(params[index], x[index], batch_labels, beta)
+            order = torch.randperm(len(x))
+            if world_size > 1:
+                dist.broadcast(order, 0)  # noise sets the generators of the processes apart
+            for index in order.to(x.device).split(batch_size or len(x)):
+                share = index[index % world_size == rank]
+                weight = len(share) / len(index)
+                if weight == 0:
+                    share = index  # all latents move with Adam's momentum in every update
+                batch_labels = None if labels is None else labels[share]
+                loss = weight * model.latent_loss(params[share], x[share], batch_labels, beta)
                 (params.grad,) = torch.autograd.grad(loss, params)  # leaves the network's gradients alone
                 optimizer.step()
                 mean_loss += loss.item() * len(index) / len(x)
+            if world_size > 1:
+                total = torch.tensor(mean_loss)
+                dist.all_reduce(total)
+                mean_loss = total.item()
             if callback is not None:
                 callback(epoch + 1, mean_loss)
     model.train(was_training)
-    return params.detach()
+    params = params.detach()
+    if world_size > 1:
+        is_fitted = torch.arange(len(x), device=x.device) % world_size == rank
+        params[~is_fitted] = 0
+        dist.all_reduce(params)
+    return params
 
 
 def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
