@@ -999,12 +999,12 @@ def lock(folder):
 
 def rank():
     """The number of this process: 0 for the first, and where there is only one."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def world_size():
     """How many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def from_first(function, *args, **options):

@@ -458,8 +458,7 @@ def extract(extractor, images, batch_size=8, seed=0):
     total = 0
     squares = 0
     with torch.inference_mode():
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
-        for index in progress(order.split(batch_size * world_size)):
+        for index in progress(order.split(batch_size * n_processes())):
             features, logits = share_out(extractor, images[index], batch_size)
             require(features.isfinite().all(), "the features are not finite: are the weights right?")
             features = features.cpu()
@@ -479,17 +478,21 @@ def extract(extractor, images, batch_size=8, seed=0):
     return Features(n, torch.cat(feature_parts), torch.cat(logit_parts) if logit_parts else None, moments)
 
 
+def n_processes():
+    """How many processes torchrun has started; 1 without it."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def share_out(extractor, images, batch_size):
-    """extractor(images), of which each process that torchrun has started computes batch_size; without it,
-    there is one process, and all are a batch."""
-    if not dist.is_initialized():
+    """extractor(images), of which each process computes a batch and learns the others from the others."""
+    if n_processes() == 1:
         return extractor(images)
-    parts = [None] * dist.get_world_size()
-    own = images.split(batch_size)[dist.get_rank() :][:1]  # none, in the last ones
-    outputs = [[None if part is None else part.cpu() for part in extractor(batch)] for batch in own]
-    dist.all_gather_object(parts, outputs)
-    features, logits = zip(*sum(parts, []), strict=True)
-    return torch.cat(features), None if None in logits else torch.cat(logits)
+    batches = images.split(batch_size)  # at the end of a set there are fewer than processes
+    outputs = [[] for _ in range(n_processes())]
+    own = [extractor(batch) for batch in batches[dist.get_rank() :][:1]]
+    dist.all_gather_object(outputs, [[x if x is None else x.cpu() for x in output] for output in own])
+    features, logits = zip(*sum(outputs, []), strict=True)
+    return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
 
 def moments_of(images):
@@ -934,11 +937,11 @@ def command(argv):
     print("\n".join(data.visible(line) for line in text.split("\n")))
     if args.save_stats:
         arrays = stats_arrays(reports[0], extractor)
-        data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
+        data.from_first(data.write_file, args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
         rows = [report.values["sets"] for report in reports if report.cells]
         kind = Path(args.out).suffix[1:]
-        data.write_file(args.out, lambda file: draw_bars(rows, file, kind))
+        data.from_first(data.write_file, args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):

@@ -841,7 +841,7 @@ def fit_latents(
                 optimizer.step()
                 mean_loss += loss.item() * len(index) / len(x)
             if world_size > 1:
-                total = torch.tensor(mean_loss)
+                total = torch.tensor(mean_loss, dtype=torch.float64)
                 dist.all_reduce(total)
                 mean_loss = total.item()
             if callback is not None:

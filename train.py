@@ -330,9 +330,9 @@ class Training:
             self.state.history.append(row | terms)
 
     def seed(self, rank=0):
-        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers, and
-        by the number of a process."""
-        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch + rank * 2**52)
+        """Seed by the run's seed, its number of epochs, so that a resumed run draws the same numbers, and the
+        number of a process, times a number below 2³² that sets the seeds far apart: torch keeps 32 bits."""
+        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch + rank * 2_654_435_769)
 
     def save_best(self):
         epoch = self.state.epoch
