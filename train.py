@@ -330,8 +330,9 @@ class Training:
             self.state.history.append(row | terms)
 
     def seed(self, rank=0):
-        """Seed by the run's seed, its number of epochs, so that a resumed run draws the same numbers, and the
-        number of a process, times a number below 2³² that sets the seeds far apart: torch keeps 32 bits."""
+        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers, and
+        by the number of a process."""
+        # torch keeps 32 bits of a seed; this factor of the rank sets them far apart
         torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch + rank * 2_654_435_769)
 
     def save_best(self):

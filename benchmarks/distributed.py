@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import sample
 from sample import COLORS, STYLE, plt
+
+ROOT = Path(sample.__file__).parent
 
 
 def losses(model, processes, seed, epochs=8):
