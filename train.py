@@ -670,8 +670,8 @@ def sum_gradients(params):
     """Replace each gradient by its sum over all processes. They travel as one flat buffer, because every
     message costs time of its own.
 
-    torch's DistributedDataParallel does the same in hooks on a model's `forward`, which our losses do not
-    call, and expects every parameter to have a gradient after each call: a GAN's two turns have not.
+    torch's DistributedDataParallel does so from hooks on `forward`, which our losses do not call, and waits
+    for a gradient of every parameter, while each of a GAN's turns has those of one network.
     """
     for param in params:
         if param.grad is None:  # here, while it may have one in another process
