@@ -28,6 +28,7 @@ ROOT = Path(train.__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ON_THIS_MACHINE = [*TORCHRUN, "--standalone", "--nproc_per_node"]
 PROCESSES = 2
+PATIENCE = 500  # seconds that torchrun may take to start and train on a busy machine
 
 # Without batch norm, which is local to a process. Batches of 11 leave one picture for the last, so that one
 # process has an empty share; the others have shares of 6 and 5
@@ -78,12 +79,13 @@ def workers(torchrun):
 
 
 def wait_for_epoch(epoch, folder, process):
-    deadline = time.time() + 120
+    deadline = time.time() + PATIENCE
     while time.time() < deadline and process.poll() is None:
         with contextlib.suppress(FileNotFoundError):
             if torch.load(folder / "last.pt", weights_only=True)["state"]["epoch"] >= epoch:
                 return
         time.sleep(0.1)
+    process.terminate()
     raise AssertionError(f"{folder} has not come to epoch {epoch}: {process.communicate()}")
 
 
@@ -97,12 +99,13 @@ def folders(digits, tmp_path_factory):
     root = tmp_path_factory.mktemp("distributed")
     one = root / "one"
     many = root / "many"
-    with mock.patch.object(models, "augmented", lambda x: x):
+    no_pictures = mock.patch.object(train.sample, "draw_run", lambda *args: [])
+    with mock.patch.object(models, "augmented", lambda x: x), no_pictures:
         for model in RUNS:
             assert train.main(command_of(model, digits, one / model)) == 0
     shutil.copytree(one / "ae", many / "resumed")
     torchrun = start([*ON_THIS_MACHINE, PROCESSES, __file__, digits, many])
-    output, errors = torchrun.communicate(timeout=300)
+    output, errors = torchrun.communicate(timeout=PATIENCE)
     assert torchrun.returncode == 0, errors
     (many / "output.txt").write_text(output)
     return {1: one, PROCESSES: many}
@@ -186,7 +189,7 @@ def test_a_mistake_is_one_line(tmp_path, digits):
     """That the folder holds a run, which all processes learn of from the first."""
     (tmp_path / "last.pt").touch()
     torchrun = start([*ON_THIS_MACHINE, 2, ROOT / "train.py", *small("ae", digits, out=tmp_path)])
-    output, errors = torchrun.communicate(timeout=120)
+    output, errors = torchrun.communicate(timeout=PATIENCE)
     assert torchrun.returncode == 1 and output == ""
     (line,) = messages(errors)
     assert line.startswith(f"train.py: error: --out {tmp_path} holds a run already")
@@ -212,10 +215,9 @@ def test_when_one_process_ends_all_end_and_the_last_epoch_is_kept(end, tmp_path,
         os.kill(processes[0], signal.SIGKILL)
     else:
         torchrun.send_signal(signal.SIGINT)  # what Ctrl-C sends
-    started = time.time()
     _, errors = torchrun.communicate(timeout=60)
-    assert time.time() - started < 30  # seconds of a busy machine; torchrun kills after 30 what does not end
     assert torchrun.returncode == 1
+    assert "forcefully" not in errors  # what torchrun does to a process that has not ended after 30 s
     (line,) = [line for line in messages(errors) if "decoder ignores z" not in line]
     kept = torch.load(tmp_path / "last.pt", weights_only=True)["state"]["epoch"]
     assert line.startswith("stopped after epoch ") and line.endswith(f"train.py --resume {tmp_path}")
@@ -296,6 +298,7 @@ def train_and_measure(digits, folder):
     train.train_epoch = train_epoch_with_noise_of_one
     train.Training.seed = lambda training, rank=0: None if rank else seed(training)
     models.augmented = lambda x: x
+    train.sample.draw_run = lambda *args: []
     run = train.run.__wrapped__  # which does not join the processes, nor leave them
     with data.process_group():
         for model in RUNS:
