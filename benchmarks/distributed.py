@@ -17,13 +17,14 @@ from sample import COLORS, plt
 ROOT = Path(sample.__file__).parent
 
 
-def losses(model, processes, seed, epochs=8):
+def losses(model, processes, seed, epochs=10):
     """The validation loss in nats per image after each epoch, [epochs]."""
     folder = ROOT / f"runs/distributed/{model}-{processes}-{seed}"
     if not (folder / "summary.json").exists():
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        flags = f"train.py --model {model} --image-size 14 --epochs {epochs} --seed {seed} --out {folder}"
-        subprocess.run([sys.executable, *torchrun, *flags.split()], cwd=ROOT, check=True)
+        torchrun = f"-m torch.distributed.run --standalone --nproc_per_node={processes}"
+        flags = f"--data fashion2k --epochs {epochs} --seed {seed} --out {folder}"
+        command = f"{torchrun if processes > 1 else ''} train.py --model {model} {flags}"
+        subprocess.run([sys.executable, *command.split()], cwd=ROOT, check=True)
     history = torch.load(folder / "last.pt", weights_only=True)["state"]["history"]
     return np.array([row["loss"] for row in history if row["split"] == "valid" and row["epoch"] > 0])
 
@@ -32,12 +33,12 @@ plt.rcParams.update(sample.STYLE)
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 titles = {"ae": "autoencoder: no noise is drawn", "vae": "VAE: each process draws its own noise"}
 for axis, (model, title) in zip(axes, titles.items(), strict=True):
-    one, two = (np.stack([losses(model, n, seed) for seed in range(3)]) for n in (1, 2))  # (seeds, epochs)
-    epochs = range(1, 1 + one.shape[1])
-    for curves, style, label in ((one, "-", "one process, three seeds"), (two, "--s", "two processes")):
-        wide = dict(linewidth=5, alpha=0.4) if curves is one else dict(linewidth=1, markersize=4)
-        color = COLORS[0 if curves is one else 1]
-        axis.plot(epochs, (curves - one.mean(0)).T, style, color=color, label=[label, "_", "_"], **wide)
-    axis.set(title=title, xlabel="epoch", ylabel="validation loss − mean of one process\n(nats/image)")
+    for n, style, width, alpha in ((1, "-", 5, 0.4), (2, "--s", 1, 1)):  # two processes on top of one
+        for seed in range(3):
+            label = f"{n} process{'es' if n > 1 else ''}, three seeds" if seed == 0 else None
+            loss = losses(model, n, seed)
+            look = dict(color=COLORS[n - 1], linewidth=width, alpha=alpha, markersize=4, label=label)
+            axis.plot(range(1, 1 + len(loss)), loss, style, **look)
+    axis.set(title=title, xlabel="epoch", ylabel="validation loss (nats/image)", yscale="log")
     axis.legend()
 figure.savefig(ROOT / "docs/distributed.png")
