@@ -22,6 +22,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 import urllib.parse
 import urllib.request
@@ -35,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -901,13 +903,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def pick_device(name):
-    """The device of that name; for "auto" a GPU where there is one, else the CPU. Raises Mistake."""
+    """The device of that name; for "auto" a GPU where there is one, else the CPU. Raises Mistake.
+
+    Of many processes on a machine, each has a GPU of its own.
+    """
     if name == "auto":
         name = "cpu"
-        if torch.backends.mps.is_available():
+        if torch.backends.mps.is_available() and world_size() == 1:
             name = "mps"
         if torch.cuda.is_available():
             name = "cuda"
+    if world_size() > 1:
+        require(name in ("cpu", "cuda"), f"--device {name} is for one process: of many, give cpu or cuda")
+        if name == "cuda":
+            name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=name).cpu()  # the copy back fails on the device "meta", which stores no values
         return torch.device(name)
@@ -931,8 +940,9 @@ def run_command(prog, command, argv, *errors):
         return status or 0
     except SystemExit as stop:  # how argparse ends after --help and after an error
         return stop.code or 0
-    except KeyboardInterrupt:
-        print(f"\n{prog}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        message = str(interrupt) or f"{prog}: interrupted"
+        print(f"\n{message}", file=sys.stderr)
         return 130  # 128 + the number of the signal, as shells have it
     except BrokenPipeError:  # a reader such as `| head` has closed it; the last flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -1016,3 +1026,78 @@ def lock(folder):
         except OSError as error:
             note(f"{folder} cannot be locked ({error.strerror}): let no other process use it")
         yield
+
+
+# -----------------------------------------------------------------------------------------------------------
+# Many processes: torchrun starts each with the same command line. They work in step, but only the first
+# reads flags and files, prints and writes
+
+
+def rank():
+    """The number of this process: 0 for the first, and where there is only one."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def world_size():
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def from_first(function, *args, **options):
+    """What the function returns or raises in the first process, which alone calls it, in every process."""
+    if world_size() == 1:
+        return function(*args, **options)
+    outcome = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = function(*args, **options)
+        except BaseException as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result
+
+
+def is_disconnection(error):
+    """Whether an error is that of torch.distributed when another process has ended."""
+    return isinstance(error, RuntimeError) and re.search("gloo|NCCL", str(error)) is not None
+
+
+@contextlib.contextmanager
+def process_group():
+    """Joins the processes that torchrun has started, if this is one of them.
+
+    When one process fails, torchrun ends the others by SIGTERM, and exchanges with it fail. So every process
+    has an error, and the one that has the first prints it.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    store, number, count = next(dist.rendezvous("env://"))
+    dist.init_process_group(store=store, rank=number, world_size=count)  # gloo for the CPU, NCCL for GPUs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stderr = sys.stderr
+    nowhere = open(os.devnull, "w")  # noqa: SIM115
+    if number > 0:
+        sys.stdout = nowhere
+        sys.stderr = nowhere
+    try:
+        yield
+        dist.destroy_process_group()
+    except SystemExit:  # of argparse, in all processes
+        raise
+    except BaseException as error:
+        for signal_number in (signal.SIGINT, signal.SIGTERM):  # this process ends anyway
+            signal.signal(signal_number, signal.SIG_IGN)
+        try:
+            is_first = store.add("failures", 1) == 1
+        except RuntimeError:  # torchrun has ended, and the store with it
+            is_first = True
+        sys.stderr = stderr if is_first else nowhere
+        if not is_first:
+            raise SystemExit(1) from None
+        if is_disconnection(error):
+            raise Mistake("another process has ended") from None
+        raise

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
@@ -458,8 +459,8 @@ def extract(extractor, images, batch_size=8, seed=0):
     total = 0
     squares = 0
     with torch.inference_mode():
-        for index in progress(order.split(batch_size)):
-            features, logits = extractor(images[index])
+        for index in progress(order.split(batch_size * n_processes())):
+            features, logits = share_out(extractor, images[index], batch_size)
             require(features.isfinite().all(), "the features are not finite: are the weights right?")
             features = features.cpu()
             feature_parts.append(features[:room])
@@ -476,6 +477,23 @@ def extract(extractor, images, batch_size=8, seed=0):
     if n > CAPACITY:
         moments = origin + total / n, (squares - torch.outer(total, total) / n) / (n - 1)
     return Features(n, torch.cat(feature_parts), torch.cat(logit_parts) if logit_parts else None, moments)
+
+
+def n_processes():
+    """How many processes torchrun has started; 1 without it."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share_out(extractor, images, batch_size):
+    """extractor(images), of which each process computes a batch and learns the others from the others."""
+    if n_processes() == 1:
+        return extractor(images)
+    batches = images.split(batch_size)  # at the end of a set there are fewer than processes
+    outputs = [[] for _ in range(n_processes())]
+    own = [extractor(batch) for batch in batches[dist.get_rank() :][:1]]
+    dist.all_gather_object(outputs, [[x if x is None else x.cpu() for x in output] for output in own])
+    features, logits = zip(*sum(outputs, []), strict=True)
+    return torch.cat(features), None if logits[0] is None else torch.cat(logits)
 
 
 def moments_of(images):
@@ -868,7 +886,8 @@ def main(argv=None):
     import data
     import models
 
-    return data.run_command("metrics.py", command, argv, models.ModelError, MetricError)
+    command_of_each = data.process_group()(command)
+    return data.run_command("metrics.py", command_of_each, argv, models.ModelError, MetricError)
 
 
 def command(argv):
@@ -877,7 +896,7 @@ def command(argv):
     import sample
 
     parser = flags()
-    args = parser.parse_args(argv)
+    args = data.from_first(parser.parse_args, argv)
     check_paths(args)
 
     def open_source(path):
@@ -919,11 +938,11 @@ def command(argv):
     print("\n".join(data.visible(line) for line in text.split("\n")))
     if args.save_stats:
         arrays = stats_arrays(reports[0], extractor)
-        data.write_file(args.save_stats, lambda file: np.savez(file, **arrays))
+        data.from_first(data.write_file, args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
         rows = [report.values["sets"] for report in reports if report.cells]
         kind = Path(args.out).suffix[1:]
-        data.write_file(args.out, lambda file: draw_bars(rows, file, kind))
+        data.from_first(data.write_file, args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):

@@ -4,10 +4,14 @@
     python train.py --model vae --encoder gru --data quickdraw5k --latent-dim 64 --epochs 100
     python train.py @experiments/quickdraw-cvae.txt --beta 2    # flags from a file; later flags win
     python train.py --resume runs/cvae-mnist10k                 # continue as if it had never stopped
+    torchrun --standalone --nproc_per_node=4 train.py --model vae    # on four processes
 
 A run folder holds config.json (every flag), log.csv (a row per epoch and split), best.pt and last.pt
 (checkpoints), summary.json (the final numbers) and pictures. It stays usable if the process is killed at any
 moment, and on a CPU a resumed run ends with exactly the weights of an uninterrupted one.
+
+Many processes share out each batch and sum their gradients: the updates are those of one process, except
+that each draws noise of its own, and that batch norm is local: it normalizes by the statistics of a share.
 """
 
 import argparse
@@ -29,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 import data
 import models
@@ -333,16 +338,18 @@ class Training:
             row = dict(epoch=epoch, step=self.state.step, split=split, seconds=self.state.seconds)
             self.state.history.append(row | terms)
 
-    def seed(self):
-        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers."""
-        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch)
+    def seed(self, rank=0):
+        """Seed by the run's seed and its number of epochs, so that a resumed run draws the same numbers, and
+        by the number of a process."""
+        # torch keeps 32 bits of a seed; this factor of the rank sets them far apart
+        torch.manual_seed(self.args.seed * 1_000_003 + self.state.epoch + rank * 2_654_435_769)
 
     def save_best(self):
         epoch = self.state.epoch
         write_file(self.folder / "best.pt", lambda file: models.save(file, self.model, epoch=epoch))
 
     def save_last(self):
-        """Write last.pt, from which a run is resumed, and log.csv."""
+        """Write last.pt, from which a run is resumed, and log.csv; returns the epoch that it holds."""
         extras = dict(
             config=self.config,
             state=asdict(self.state),
@@ -351,6 +358,7 @@ class Training:
         write_file(self.folder / "last.pt", lambda file: models.save(file, self.model, **extras))
         self.saved_epoch = self.state.epoch
         self.write_log()
+        return self.saved_epoch
 
     def write_log(self):
         """Write log.csv from the whole history, so that a resumed run has no row twice."""
@@ -376,33 +384,37 @@ def main(argv=None):
     return data.run_command("train.py", run, argv, models.ModelError)
 
 
+@data.process_group()
 def run(argv):
-    args, last = read_flags(argv)
-    if last:
+    args, last = data.from_first(read_flags, argv)
+    if last and last["config"].get("processes", 1) == data.world_size():
         torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
     device = pick_device(args.device)
-    dataset = data.load(**{name: vars(args)[name] for name in data.FLAGS})
+    dataset = data.from_first(data.load, **{name: vars(args)[name] for name in data.FLAGS})
+    is_mean = args.objective != "report" or data.world_size() == 1
+    require(is_mean, "--objective report is not a mean over pictures: train it with one process")
     has_validation_loss = models.MODELS[args.model].has_validation_loss and len(dataset.valid.x) > 0
     patience_fits = not args.patience or has_validation_loss
     require(patience_fits, "--patience needs a validation loss, and there is none here")
     model = make_model(args, dataset, last).to(device)
     optimizers = make_optimizers(model, args.lr)
-    folder = Path(args.resume) if last else new_folder(args, dataset)
-    with data.lock(folder):
+    folder = Path(args.resume) if last else data.from_first(new_folder, args, dataset)
+    with data.lock(folder) if data.rank() == 0 else contextlib.nullcontext():
         if last:
-            config = last["config"] | {"flags": vars(args), "units": models.UNITS | model.units}
+            config = last["config"] | dict(flags=vars(args), units=models.UNITS | model.units)
+            config |= dict(processes=data.world_size(), threads=torch.get_num_threads())
             state = State(**last["state"])
             load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
         else:
             config = make_config(args, dataset, argv, model)
             state = State()
-        write_json(folder / "config.json", config)  # before last.pt, which no folder has without its flags
+        # before last.pt, which no folder has without its flags
+        data.from_first(write_json, folder / "config.json", config)
         saved_epoch = state.epoch if last else None
         training = Training(args, config, folder, device, dataset, model, optimizers, state, saved_epoch)
         epochs = math.ceil(state.step / training.updates_per_epoch)
-        require(
-            epochs == state.epoch, f"{folder}/last.pt is damaged: {state.step} steps are {epochs} epochs"
-        )
+        damaged = f"{folder}/last.pt is damaged: {state.step} steps are {epochs} epochs"
+        require(epochs == state.epoch, damaged)
         return train_to_the_end(training)
 
 
@@ -496,12 +508,13 @@ def train_to_the_end(training):
         fit(training)
         if training.model.has_free_latents:
             fit_free_latents(training)
-        finish(training)
-    except KeyboardInterrupt:
-        if training.saved_epoch is None:
+        data.from_first(finish, training)
+    except (KeyboardInterrupt, RuntimeError) as error:
+        is_stop = isinstance(error, KeyboardInterrupt) or data.is_disconnection(error)
+        if not is_stop or training.saved_epoch is None:
             raise
-        print(f"\nstopped after epoch {training.saved_epoch}; to continue: {resume}", file=sys.stderr)
-        return 130
+        stop = f"stopped after epoch {training.saved_epoch}; to continue: {resume}"
+        raise KeyboardInterrupt(stop) from None
     except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
         require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
         raise
@@ -521,7 +534,8 @@ def make_config(args, dataset, argv, model):
         image_shape=list(dataset.image_shape),
         units=models.UNITS | model.units,
         data_digest=data.digest(dataset),
-        threads=torch.get_num_threads(),
+        processes=data.world_size(),
+        threads=torch.get_num_threads(),  # of each
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
         git_commit=commit,
     )
@@ -535,8 +549,10 @@ def announce(training):
     content = f"pictures of {sides}" if len(dataset.image_shape) > 1 else f"queries of {sides} characters"
     print(visible(f"{training.args.model} on {dataset.name} ({sizes}; {content}) -> {training.folder}"))
     parameters = sum(p.numel() for p in training.model.parameters())
-    threads = training.config["threads"]
-    print(f"{parameters:,} parameters, {training.device}, {threads} threads, torch {torch.__version__}")
+    threads = f"{training.config['threads']} threads"
+    if data.world_size() > 1:
+        threads = f"{data.world_size()} processes x {threads}"
+    print(f"{parameters:,} parameters, {training.device}, {threads}, torch {torch.__version__}")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -561,11 +577,11 @@ def fit(training):
         trained = train_epoch(training, train, console) if epoch > 0 else {}
         validated = {}
         if model.has_validation_loss and len(valid.x):
-            validated = evaluate(model, valid)
+            validated = data.from_first(evaluate, model, valid)
             is_finite = math.isfinite(validated["loss"])
             require_finite(training, is_finite, f"the validation loss after step {state.step}")
         elif trained and not model.has_validation_loss:
-            trained |= evaluate(model, train)  # its diagnosis
+            trained |= data.from_first(evaluate, model, train)  # its diagnosis
         warning = (validated or trained).pop("warning", None)
         training.log("train", trained, epoch)
         training.log("valid", validated, epoch)
@@ -573,10 +589,11 @@ def fit(training):
         if score < state.best:
             state.best = score
             state.best_epoch = epoch
-            training.save_best()
+            data.from_first(training.save_best)
         if model.draws_samples:
-            sample.snapshot(training.folder, model, epoch)
-        training.save_last()  # after the snapshot, so that a killed epoch is repeated with its snapshot
+            data.from_first(sample.snapshot, training.folder, model, epoch)
+        # after the snapshot, so that a killed epoch is repeated with its snapshot
+        training.saved_epoch = data.from_first(training.save_last)
         console.end_epoch(trained, validated, warning)
 
 
@@ -594,22 +611,33 @@ def train_epoch(training, split, console):
     state = training.state
     model.train()
     training.seed()
-    order = torch.randperm(len(split.x)).to(training.device)
+    order = torch.randperm(len(split.x)).to(training.device)  # the same in every process
+    if data.rank() > 0:
+        training.seed(data.rank())  # for noise of its own
     rows = []  # the terms of each update
     sizes = []  # of the batches
     images = 0
     started = time.perf_counter()
     for index in order.split(training.args.batch_size)[: training.total_steps - state.step]:
-        batch = models.Batch(*split.batch(index), index)
+        share = index[data.rank() :: data.world_size()]
+        weight = len(share) / len(index)
+        if weight == 0:  # the last batch may have fewer pictures than there are processes
+            share = index  # of weight 0, so that this process has terms and gradients as the others have
+        batch = models.Batch(*split.batch(share), share)
         terms = {}
         for optimizer, turn in zip(training.optimizers, model.turns(), strict=True):
-            terms |= update(training, optimizer, turn.loss, batch)
-        rows.append(torch.stack([term.detach() for term in terms.values()]))  # .item() would wait for a GPU
+            terms |= update(training, optimizer, turn.loss, batch, weight)
+        values = torch.stack([term.detach() for term in terms.values()])  # .item() would wait for a GPU
+        rows.append(weight * values)
         sizes.append(len(index))
         images += len(index)
         state.step += 1
         console.show_progress(images, time.perf_counter() - started)
     table = torch.stack(rows)  # (updates, terms)
+    if data.world_size() > 1:
+        dist.all_reduce(table)  # the sum
+        for buffer in model.buffers():  # running means of batch norm, of which those of the first are saved
+            dist.broadcast(buffer, 0)
     are_finite = table.isfinite().all(1).tolist()
     for step, is_finite in enumerate(are_finite, state.step - len(rows) + 1):
         require_finite(training, is_finite, f"the training loss at step {step}")
@@ -626,8 +654,9 @@ def train_epoch(training, split, console):
     return dict(zip(terms, (weights @ table).tolist(), strict=True))
 
 
-def update(training, optimizer, loss_function, batch):
-    """One step of one optimizer; returns the terms that the loss function reports."""
+def update(training, optimizer, loss_function, batch, weight):
+    """One step of one optimizer; returns the terms that the loss function reports. The weight is this
+    process's share of the batch, 1 where there are no others."""
     args = training.args
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=args.bf16):
         try:
@@ -637,17 +666,37 @@ def update(training, optimizer, loss_function, batch):
             require(len(batch.x) > 1, f"--batch-size {args.batch_size} leaves {single}: give another")
             raise
     optimizer.zero_grad()
-    loss.backward()
+    (weight * loss).backward()
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if data.world_size() > 1:
+        sum_gradients(params)
     factor = 1
     if args.lr_schedule == "cosine":
         factor = (1 + math.cos(math.pi * training.state.step / training.total_steps)) / 2
     for group in optimizer.param_groups:
         group["lr"] = factor * group["initial_lr"]
     if args.clip:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(params, args.clip)
     optimizer.step()
     return terms
+
+
+def sum_gradients(params):
+    """Replace each gradient by its sum over all processes. They travel as one flat buffer, because every
+    message costs time of its own.
+
+    torch's DistributedDataParallel does so from hooks on `forward`, which our losses do not call, and waits
+    for a gradient of every parameter, while each of a GAN's turns has those of one network.
+    """
+    for param in params:
+        if param.grad is None:  # here, while it may have one in another process
+            param.grad = torch.zeros_like(param)
+    gradients = [param.grad for param in params]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    sums = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, total in zip(gradients, sums, strict=True):
+        gradient.copy_(total.view_as(gradient))
 
 
 def evaluate(model, split):
@@ -705,8 +754,8 @@ def fit_phase(training, name, split, epochs, start):
     model.get_buffer(name).copy_(latents)
     state.seconds += time.perf_counter() - started
     state.finished_phases.append(name)
-    training.save_best()  # without a validation loss, the last model is the best
-    training.save_last()
+    data.from_first(training.save_best)  # without a validation loss, the last model is the best
+    training.saved_epoch = data.from_first(training.save_last)
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,10 @@
 
 It may be stopped and started again at any moment: finished runs are kept, interrupted ones are resumed. The
 table is table.md and the plot curves.png, in the output folder.
+
+A cluster's job array runs a sweep if each task trains one setting and seed into the folder it has here:
+`python train.py @experiments/r3-vae.txt --encoder-hidden 64 --seed 1 --out DIR`, where DIR is
+runs/r3-hidden/encoder-hidden=64,seed=1. Afterwards run.py finds all runs finished and writes their table.
 """
 
 import difflib
