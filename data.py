@@ -903,6 +903,11 @@ def run_command(prog, command, argv, *errors):
     except BrokenPipeError:  # a reader such as `| head` has closed it; the last flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except NotImplementedError as error:
+        message = str(error)  # such as "Task 2.2: write Gaussian.kl in models.py", in the files of an assignment
+        if not message.startswith("Task "):
+            raise
+        status = 3
     except (MemoryError, RuntimeError) as error:  # torch has no common class of its lack of memory
         is_lack = re.search("(not enough|out of|allocate) memory", str(error))
         if not isinstance(error, MemoryError) and not is_lack:
