@@ -310,6 +310,8 @@ def run_task(texts, task, seeds, user):
             process.wait()
         outputs = read_outputs(out.read_text(encoding="utf-8", errors="replace"), parts, len(seeds))
         last = err.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+    if user and status > 128:
+        status = 128 - status  # so runuser reports a signal
     if status == 0:
         return outputs, None
     if status == OUT_OF_TIME:
