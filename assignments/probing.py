@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -180,6 +181,7 @@ def describe(error, texts):
 def run_probe(probe, texts, folder, seed, salt=0):
     """Named outputs of a probe, or {"": {"raised": why}}. `salt` changes the noise that torch draws."""
     torch.manual_seed(seed + salt)
+    warnings.simplefilter("ignore")
     try:
         outputs = probe(Files(texts, folder), Draw(seed))
         return {name: encode(value) for name, value in outputs.items()}
