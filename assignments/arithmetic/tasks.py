@@ -1,7 +1,7 @@
 """Assignment 7: arithmetic, read and written one character at a time."""
 
 import torch
-from probing import Assignment, train
+from probing import About, Assignment, train
 
 extras = ["datasets/mnist10k.npz"]
 assignment = Assignment("Assignment 7: sequence models that do arithmetic", extras)
@@ -36,7 +36,7 @@ assignment.task(
     "7.2",
     "models.solve_queries",
     """
-    the answers, tokens [B, 3] with blanks on the right, of queries, tokens [B, 5] such as "12+34" or "5-7  ".
+    the answers, tokens [B, 3] with blanks on the right, of queries, tokens [B, 5] such as "12+34" or "5-7".
     """,
 )
 
@@ -143,15 +143,19 @@ def glyphs(files, draw):
     outputs = {"shape": str(list(pictures.shape))}
     if glyph.shape != tokens.shape:
         return outputs
-    is_right = (y[glyph.clamp(0, 9)] == tokens).all().item()
+    share_right = (y[glyph.clamp(0, 9)] == tokens).double().mean()
+    is_right = share_right.item() == 1
     counts = torch.bincount(glyph.flatten(), minlength=10)[:10]
     share = counts / torch.bincount(tokens.flatten(), minlength=4)[y]
     is_even = ((share * sizes[y] - 1).abs() < 0.25).all().item()
+    is_fixed = all(torch.equal(queries.draw(tokens), pictures) for _ in range(5))
     is_varied = ((tokens[:, 0] == tokens[:, 1]) & (glyph[:, 0] != glyph[:, 1])).any().item()
     return outputs | {
         "all of the right symbol": str(is_right),
+        "share of the right symbol": About(share_right, 0.05),
         "all glyphs of a symbol equally often": str(is_right and is_even),
         "glyphs that are never drawn": int((share == 0).sum()),
+        "five calls draw the same": str(is_fixed),
         "a query can show a symbol in two ways": str(is_varied),
     }
 

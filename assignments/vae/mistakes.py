@@ -278,6 +278,15 @@ MISTAKES = {
         # this is the mean of the logs: take the log of the mean in each group (metrics.py).
         - (groups.logsumexp(1) - math.log(k))
         + groups.mean(1)
+        # log k is not subtracted from log p(x): it is a mean, not a sum.
+        - total - math.log(k)
+        + total
+        # the sum of the weights is not squared in the effective sample size.
+        - 2 * total - (2
+        + total - (2
+        # the weights are not squared in the effective sample size.
+        - (2 * log_weights).logsumexp(0)
+        + log_weights.logsumexp(0)
     """,
 }
 

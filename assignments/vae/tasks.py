@@ -273,16 +273,16 @@ def labels(files, draw):
 # -----------------------------------------------------------------------------------------------------------
 assignment.task(
     "2.7",
-    "models.iwae_bound metrics.iwae_bound",
+    "models.iwae_bound metrics.iwae_bound metrics.log_likelihood",
     """
-    log of the mean of k weights that are given as logarithms (eq. 7); in metrics.py its mean over
-    images and over all disjoint groups of k of the K weights.
+    log of the mean of k weights that are given as logarithms (eq. 7). In metrics.py its mean over images and
+    over all disjoint groups of k of the K weights; and for each image the log of the mean of all weights and
+    the effective sample size (eq. 8).
     """,
-    leaks="metrics.log_likelihood",
 )
 
 
-@assignment.part(4, "log of the mean weight, also of tiny ones")
+@assignment.part(3, "log of the mean weight, also of tiny ones")
 def bound(files, draw):
     weights = draw.normal(4, 5, scale=3)
     return {
@@ -292,7 +292,7 @@ def bound(files, draw):
     }
 
 
-@assignment.part(3, "the bound of k out of K samples")
+@assignment.part(2, "the bound of k out of K samples")
 def bound_of_groups(files, draw):
     weights = draw.normal(10, 3, scale=3)
     return {
@@ -300,6 +300,13 @@ def bound_of_groups(files, draw):
         "k = 3 of 10": files.metrics.iwae_bound(weights, 3),
         "k = 10": files.metrics.iwae_bound(weights, 10),
     }
+
+
+@assignment.part(2, "the effective sample size")
+def effective_sample_size(files, draw):
+    log_p, effective = files.metrics.log_likelihood(draw.normal(6, 5))
+    _, equal = files.metrics.log_likelihood(torch.full((6, 1), -5000.0))
+    return {"log p(x)": log_p, "effective": effective, "effective, of 6 equal weights": equal}
 
 
 # -----------------------------------------------------------------------------------------------------------
