@@ -11,10 +11,9 @@ only computes numbers; they are compared here with ours and with those of known 
 
 import argparse
 import ast
-import base64
 import contextlib
 import functools
-import hashlib
+import gzip
 import json
 import math
 import os
@@ -28,24 +27,24 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOLUTION = HERE / "solution"
 SOURCES = ("data", "models", "train", "sample", "metrics", "tsne")
-MEGABYTES = 4000  # of memory for a task
 OUT_OF_TIME = -24  # the signal SIGXCPU
-GAP = "raise NotImplementedError('Task "
-parse = functools.lru_cache(64)(ast.parse)
+GAP = 'raise NotImplementedError("Task '
 
 # -----------------------------------------------------------------------------------------------------------
 # Source text: where a function stands, and how a student's function is put into our file
 
 
-def find(tree, name):
-    """The node of "Class.method" or "function" in a module's tree, or None."""
-    for part in name.split("."):
-        kinds = (ast.FunctionDef, ast.ClassDef)
-        nodes = [node for node in tree.body if isinstance(node, kinds) and node.name == part]
-        if not nodes:
-            return None
-        tree = nodes[-1]  # Python, too, takes the last
-    return tree
+@functools.lru_cache(64)
+def definitions(text):
+    """{name: node} of the functions, classes and methods ("Class.method") of a file."""
+    nodes = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            nodes[node.name] = node
+            for member in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(member, ast.FunctionDef):
+                    nodes[f"{node.name}.{member.name}"] = member
+    return nodes
 
 
 def span(node):
@@ -90,78 +89,56 @@ def new_definitions(body, reference, used):
 def graft(reference, student, name):
     """The reference text with the student's function `name`, and with what the student has defined for it.
     Raises ValueError if there is no such function."""
-    ours = parse(reference)
-    theirs = parse(student)
-    function = find(theirs, name)
-    if function is None:
+    ours = definitions(reference)
+    theirs = definitions(student)
+    if not isinstance(theirs.get(name), ast.FunctionDef):
         raise ValueError(f"there is no {name} in your file")
-    text = lines_of(student, function)
-    used = names_used(function)
-    class_name, _, _ = name.rpartition(".")
-    if class_name:
-        bodies = find(theirs, class_name).body, find(ours, class_name).body
-        methods, used = new_definitions(*bodies, used)
+    text = lines_of(student, theirs[name])
+    used = names_used(theirs[name])
+    top, _, is_method = name.partition(".")
+    if is_method:
+        methods, used = new_definitions(theirs[top].body, ours[top].body, used)
         text += [line for node in methods for line in ["", *lines_of(student, node)]]
-    helpers, _ = new_definitions(theirs.body, ours.body, used)
+    helpers, _ = new_definitions(ast.parse(student).body, ast.parse(reference).body, used)
     lines = reference.split("\n")
-    lines[slice(*span(find(ours, name)))] = text
-    top, _ = span(find(ours, class_name or name))
-    lines[top:top] = [line for node in helpers for line in lines_of(student, node)]
+    lines[slice(*span(ours[name]))] = text
+    start, _ = span(ours[top])
+    lines[start:start] = [line for node in helpers for line in lines_of(student, node)]
     return "\n".join(lines)
 
 
 def salvage(text):
     """The text, where each function that is no Python is replaced by one that says so: it alone is lost.
-    Raises SyntaxError where no function is around the error."""
+    Raises SyntaxError where no function is before the error."""
     for _ in range(20):
         try:
-            parse(text)
+            ast.parse(text)
             return text
         except SyntaxError as error:
             lines = text.split("\n")
-            start = min(error.lineno or 1, len(lines)) - 1
-            while not re.match(r"\s*def \w+\(", lines[start]):
-                if start == 0:
-                    raise
-                start -= 1
-            indent, name = re.match(r"(\s*)def (\w+)", lines[start]).groups()
-            end = start + 1
-            while end < len(lines) and (not lines[end].strip() or lines[end].startswith(indent + " ")):
+            starts = [k for k, line in enumerate(lines[: error.lineno]) if re.match(r" *def \w+\(", line)]
+            if not starts:
+                raise
+            margin, name = re.match(r"( *)def (\w+)", lines[starts[-1]]).groups()
+            body = f"{margin} "
+            end = starts[-1] + 1
+            while end < len(lines) and (
+                not lines[end].strip() or lines[end].startswith((body, f"{margin})"))
+            ):
                 end += 1
             message = f"line {error.lineno}: {error.msg}"
-            lines[start:end] = [
-                f"{indent}def {name}(*_, **__):",
-                f"{indent}    raise SyntaxError({message!r})",
+            lines[starts[-1] : end] = [
+                f"{margin}def {name}(*_, **__):",
+                f"{body}raise SyntaxError({message!r})",
             ]
             text = "\n".join(lines)
     raise SyntaxError("too many places are no Python")
 
 
-def fingerprints(text):
-    """{name: digest of its text without white space} of all functions of a file."""
-    digests = {}
-    todo = [("", parse(text))]
-    while todo:
-        prefix, parent = todo.pop()
-        for node in parent.body:
-            if isinstance(node, ast.ClassDef):
-                todo.append((f"{prefix}{node.name}.", node))
-            elif isinstance(node, ast.FunctionDef):
-                dense = "".join("".join(lines_of(text, node)).split())
-                digests[prefix + node.name] = hashlib.sha256(dense.encode()).hexdigest()[:12]
-    return digests
-
-
 # -----------------------------------------------------------------------------------------------------------
 # Comparing outputs: {"shape", "values", "tolerance"}, {"text"}, or {"raised"}
 
-CONSTANTS = {
-    "½": 0.5,
-    "1": 1.0,
-    "ln 2": math.log(2),
-    "ln π": math.log(math.pi),
-    "ln 2π": math.log(2 * math.pi),
-}
+CONSTANTS = {"½": 0.5, "1": 1.0, "ln 2": math.log(2), "ln 2π": math.log(2 * math.pi)}
 CONSTANTS["½ ln 2π"] = CONSTANTS["ln 2π"] / 2
 
 
@@ -181,14 +158,10 @@ def is_same(output, right):
     return all(a == b or a != a and b != b or abs(a - b) <= tolerance for a, b in pairs)
 
 
-def are_same(outputs, right):
-    """Whether the named outputs of a probe agree."""
-    return outputs.keys() == right.keys() and all(is_same(outputs[name], right[name]) for name in right)
-
-
 def agree(outputs, right):
-    """Whether the outputs of a part agree for every seed."""
-    return all(are_same(*pair) for pair in zip(outputs, right, strict=True))
+    """Whether the named outputs of a part agree for every seed."""
+    pairs = zip(outputs, right, strict=True)
+    return all(a.keys() == b.keys() and all(is_same(a[name], b[name]) for name in b) for a, b in pairs)
 
 
 def shorten(values):
@@ -234,21 +207,20 @@ def judge(outputs, expected):
     """{part: (whether it is right, lines that say why not)} of a task's {part: outputs for each seed}.
 
     The hint is of the mistake whose outputs are the student's in the most parts of the task."""
-    right = {part: expected["right"][part] for part in outputs}
+    right = {part: expected["right"][part] for part in expected["right"] if part in outputs}
     passed = {part: agree(outputs[part], right[part]) for part in right}
     candidates = []  # (parts that agree, hint, wrong parts that agree)
     for hint, wrong in expected["mistakes"]:
         parts = [part for part in right if agree(outputs[part], wrong.get(part, right[part]))]
         explained = [part for part in parts if not passed[part]]
-        candidates.append((len(parts) if explained else 0, base64.b64decode(hint).decode(), explained))
+        candidates.append((len(parts) if explained else 0, hint, explained))
     most = max((n_parts for n_parts, _, _ in candidates), default=0)
     judged = {}
     for part, is_right in passed.items():
         hints = [hint for n_parts, hint, explained in candidates if n_parts == most and part in explained]
         lines = [f"Likely mistake: {hint}" for hint in hints[:1]]
         if not is_right:
-            pairs = zip(outputs[part], right[part], strict=True)
-            lines += next(differences(*pair) for pair in pairs if not are_same(*pair))[:3]
+            lines += next(filter(None, map(differences, outputs[part], right[part])), [])[:3]
         judged[part] = is_right, lines
     return judged
 
@@ -266,22 +238,6 @@ def differences(outputs, right):
 # The process of one task
 
 
-def run_child(job_file, out_file):
-    """Runs a task's probes within limits of time and memory, on systems that have them."""
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    with contextlib.suppress(ImportError):  # Windows has no limits
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CPU, (job["seconds"], job["seconds"] + 5))
-        resource.setrlimit(resource.RLIMIT_DATA, (MEGABYTES << 20, MEGABYTES << 20))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, 100 << 20))
-    sys.path[:0] = [str(HERE)]
-    import probing
-
-    with open(out_file, "a", encoding="utf-8") as out:
-        probing.run_job(job, out)
-
-
 def run_task(texts, task, seeds, user):
     """({part: outputs for each seed}, what went wrong or None) of a task on these source texts."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -290,7 +246,7 @@ def run_task(texts, task, seeds, user):
         content = dict(texts=texts, folder=str(HERE), parts=parts, seeds=seeds, seconds=task["seconds"])
         job.write_text(json.dumps(content), encoding="utf-8")
         out.touch()
-        command = [sys.executable, __file__, "--child", str(job), str(out)]
+        command = [sys.executable, str(HERE / "probing.py"), str(job), str(out)]
         if user:
             os.chmod(scratch, 0o755)
             os.chmod(out, 0o666)
@@ -299,49 +255,43 @@ def run_task(texts, task, seeds, user):
         options = dict(cwd=scratch, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
         with open(err, "wb") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **options)
-            try:
-                status = process.wait(4 * task["seconds"])
-            except subprocess.TimeoutExpired:
-                status = OUT_OF_TIME
-            if hasattr(os, "killpg"):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # and all that it has started
-            process.kill()
-            process.wait()
-        outputs = read_outputs(out.read_text(encoding="utf-8", errors="replace"), parts, len(seeds))
+        status = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = process.wait(4 * task["seconds"])
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and all that it has started
+        process.kill()
+        process.wait()
+        outputs = read_outputs(out.read_text(encoding="utf-8", errors="replace"))
         last = err.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-    if user and status > 128:
+    if user and status is not None and status > 128:
         status = 128 - status  # so runuser reports a signal
-    if status == 0:
-        return outputs, None
-    if status == OUT_OF_TIME:
+    if status in (None, OUT_OF_TIME):
         seconds = f"{task['seconds']} s of processor time"
         return outputs, f"did not end within {seconds}: is there an endless loop?"
-    if status == -9:  # SIGKILL
-        return outputs, "was stopped: did it take too much memory?"
-    return outputs, f"the process died: {last[:300] if status > 0 else signal.Signals(-status).name}"
+    if status:
+        return outputs, f"the process died: {last[:300] if status > 0 else signal.Signals(-status).name}"
+    return outputs, None
 
 
-def read_outputs(text, parts, n_seeds):
-    """{part: outputs for each seed} of the lines that the process wrote. Lines of another form do not count:
-    the student's code can write some, too."""
+def read_outputs(text):
+    """{part: outputs for each seed} of the lines of JSON that the process wrote, perhaps among others."""
     outputs = {}
     for line in text.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             row = json.loads(line)
-            named = [output for probe in row["outputs"] for output in probe.values()]
-            tensors = [output for output in named if "shape" in output or "values" in output]
-            fits = all(math.prod(tensor["shape"]) == len(tensor["values"]) for tensor in tensors)
-            fits = fits and all(
-                isinstance(value, float | int) for tensor in tensors for value in tensor["values"]
-            )
-            if fits and row["part"] in parts and len(row["outputs"]) == n_seeds:
-                outputs[row["part"]] = row["outputs"]
+            outputs[row["part"]] = row["outputs"]
     return outputs
 
 
 # -----------------------------------------------------------------------------------------------------------
 # All tasks
+
+
+def read_specification():
+    with gzip.open(HERE / "expected.json.gz") as file:
+        return json.load(file)
 
 
 def read_sources(folder):
@@ -356,13 +306,9 @@ def read_submission(folder, spec):
     for name in SOURCES:
         is_ours = SOLUTION.is_dir() and name not in with_tasks
         try:
-            path = Path(SOLUTION if is_ours else folder, f"{name}.py")
-            texts[name] = salvage(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            broken[name] = f"{name}.py is missing"
-        except SyntaxError as error:
-            broken[name] = f"{name}.py, line {error.lineno}: {error.msg}"
-        except (OSError, ValueError, RecursionError, MemoryError) as error:
+            text = Path(SOLUTION if is_ours else folder, f"{name}.py").read_text(encoding="utf-8")
+            texts[name] = salvage(text)
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             broken[name] = f"{name}.py cannot be read: {error}"
     return texts, broken
 
@@ -373,15 +319,13 @@ def texts_to_grade(task, texts, broken):
     for name in {file for file, _ in task["functions"]} if is_grafted else SOURCES:
         if name in broken:
             raise ValueError(broken[name])
-    if is_grafted:
-        submitted = texts
-        texts = read_sources(SOLUTION)
-        for file, name in task["functions"]:
-            texts[file] = graft(texts[file], submitted[file], name)
-    nodes = [find(parse(texts[file]), name) for file, name in task["functions"]]
-    if any(node and GAP in ast.unparse(node) for node in nodes):
-        raise ValueError("not started")
-    return texts
+    graded = read_sources(SOLUTION) if is_grafted else texts
+    for file, name in task["functions"]:
+        if is_grafted:
+            graded[file] = graft(graded[file], texts[file], name)
+        if GAP in "\n".join(lines_of(graded[file], definitions(graded[file])[name])):
+            raise ValueError("not started")
+    return graded
 
 
 def grade_task(task, spec, submission, user):
@@ -391,38 +335,38 @@ def grade_task(task, spec, submission, user):
         texts = texts_to_grade(task, *submission)
         seeds = spec["seeds"] if task["functions"] else spec["seeds"][:1]
         outputs, trouble = run_task(texts, task, seeds, user)
-        judged = judge(outputs, spec["expected"][task["number"]])
         trouble = trouble or "the process ended before it had computed this: is there an exit()?"
+        judged = judge(outputs, spec["expected"][task["number"]])
     except (ValueError, SyntaxError, RecursionError) as error:
         trouble = str(error)
+    except (TypeError, KeyError, AttributeError):
+        trouble = "there is no such function, or the process wrote something else than outputs"
     return [judged.get(part["id"], (False, [trouble])) for part in task["parts"]]
 
 
 def grade(folder, spec, chosen=(), user=None):
-    """A row for each part: its task, id, title, points, score and lines."""
+    """A row for each part: its id, title, points, score and lines."""
     submission = read_submission(folder, spec)
     rows = []
     for task in spec["tasks"]:
         if not chosen or task["number"] in chosen:
             parts = zip(task["parts"], grade_task(task, spec, submission, user), strict=True)
             for part, (is_right, lines) in parts:
-                rows.append(part | dict(task=task, score=part["points"] if is_right else 0, lines=lines))
-    failed = {row["task"]["number"] for row in rows if not row["score"]}
-    for row in rows:
-        first = [number for number in row["task"]["needs"] if number in failed]
-        if first and not row["score"] and row["lines"] != ["not started"] and not SOLUTION.is_dir():
-            row["lines"] = [f"builds on {', '.join(first)}: get that right first", *row["lines"][:1]]
+                rows.append(part | dict(score=part["points"] if is_right else 0, lines=lines))
     return rows
 
 
 def changed_functions(folder, spec):
-    """The functions that differ from what was handed out although they belong to no task."""
+    """The functions that differ from those of solution/ although they belong to no task."""
     of_tasks = [function for task in spec["tasks"] for function in task["functions"] + task["leaks"]]
     for file in SOURCES:
         with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-            digests = fingerprints(Path(folder, f"{file}.py").read_text(encoding="utf-8"))
-            for name, digest in spec["handed_out"][file].items():
-                if [file, name] not in of_tasks and digests.get(name) != digest:
+            paths = Path(folder, f"{file}.py"), SOLUTION / f"{file}.py"
+            student, ours = (path.read_text(encoding="utf-8") for path in paths)
+            theirs = definitions(student)
+            for name, node in definitions(ours).items():
+                is_same = name in theirs and lines_of(student, theirs[name]) == lines_of(ours, node)
+                if not is_same and isinstance(node, ast.FunctionDef) and [file, name] not in of_tasks:
                     yield f"{name} in {file}.py"
 
 
@@ -438,20 +382,14 @@ def report(rows):
     return [*lines, f"{score} of {points} points"]
 
 
-def write_results(file, rows):
+def write_results(file, rows, note=""):
     """Writes results.json as Gradescope reads it."""
-    tests = [
-        dict(
-            number=row["id"],
-            name=row["title"],
-            score=row["score"],
-            max_score=row["points"],
-            status="passed" if row["score"] else "failed",
-            output="\n".join(row["lines"]) or "right",
-        )
-        for row in rows
-    ]
-    results = dict(tests=tests, visibility="visible", stdout_visibility="hidden")
+    tests = []
+    for row in rows:
+        test = dict(number=row["id"], name=row["title"], score=row["score"], max_score=row["points"])
+        status = "passed" if row["score"] else "failed"
+        tests.append(test | dict(status=status, output="\n".join(row["lines"]) or "right"))
+    results = dict(tests=tests, output=note, visibility="visible", stdout_visibility="hidden")
     Path(file).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
@@ -459,16 +397,11 @@ def main(argv=None):
     keep_lines = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines, allow_abbrev=False)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="such as 2.1 (default: all)")
-    parser.add_argument(
-        "--submission", default=HERE, metavar="DIR", help="the files to grade (default: here)"
-    )
+    parser.add_argument("--submission", default=HERE, metavar="DIR", help="what to grade (default: here)")
     parser.add_argument("--json", metavar="FILE", help="write the results as Gradescope reads them")
     parser.add_argument("--user", help="run the student's code as this user, who must not read solution/")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.child:
-        return run_child(*args.child)
-    spec = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
+    spec = read_specification()
     numbers = [task["number"] for task in spec["tasks"]]
     unknown = [task for task in args.tasks if task not in numbers]
     if unknown:
@@ -478,12 +411,11 @@ def main(argv=None):
         write_results(args.json, [part | dict(score=0, lines=["was not graded"]) for part in parts])
     rows = grade(args.submission, spec, args.tasks, args.user)
     changed = list(changed_functions(args.submission, spec))
-    if changed:
-        names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
-        print(f"note: you changed {names}: graded without that, as it belongs to no task")
-    print("\n".join(report(rows)))
+    names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
+    note = f"note: you changed {names}: graded without that, as it belongs to no task" if changed else ""
+    print("\n".join([note] * bool(changed) + report(rows)))
     if args.json:
-        write_results(args.json, rows)
+        write_results(args.json, rows, note)
     return 0 if all(row["score"] for row in rows) else 1
 
 

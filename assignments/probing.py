@@ -6,7 +6,7 @@ named outputs: tensors, numbers or texts. grade.py compares those of the student
 
 import contextlib
 import functools
-import importlib
+import importlib.abc
 import importlib.util
 import io
 import json
@@ -22,6 +22,9 @@ import numpy as np
 import torch
 
 torch.set_num_threads(1)
+MEMORY = 2 << 30  # bytes, that a task may take
+FILE_SIZE = 100 << 20  # bytes, of a file that it writes
+compile_once = functools.lru_cache(64)(compile)
 
 
 class Assignment:
@@ -43,7 +46,7 @@ class Assignment:
         pairs = {"functions": functions, "leaks": leaks}
         task = {key: [name.split(".", 1) for name in names.split()] for key, names in pairs.items()}
         text = " ".join(text.split())
-        task |= dict(number=number, text=text, keep=keep, seconds=seconds, parts=[], needs=[])
+        task |= dict(number=number, text=text, keep=keep, seconds=seconds, parts=[])
         self.tasks.append(task)
 
     def part(self, points, title):
@@ -131,7 +134,7 @@ def encode(value):
     return {"shape": list(value.shape), "values": numbers, "tolerance": tolerance}
 
 
-class Files:
+class Files(importlib.abc.Loader):
     """Source texts as modules that import each other, executed anew for each instance on first use."""
 
     def __init__(self, texts, folder):
@@ -150,18 +153,10 @@ class Files:
     def find_spec(self, name, path=None, target=None):
         return importlib.util.spec_from_loader(name, self) if name in self.texts else None
 
-    def create_module(self, spec):
-        return None  # the default
-
     def exec_module(self, module):
         file = f"{module.__name__}.py"
         module.__file__ = os.path.join(self.folder, file)
-        exec(compiled(self.texts[module.__name__], file), module.__dict__)
-
-
-@functools.lru_cache(64)
-def compiled(text, file):
-    return compile(text, file, "exec")
+        exec(compile_once(self.texts[module.__name__], file, "exec"), module.__dict__)
 
 
 def describe(error, texts):
@@ -189,12 +184,28 @@ def run_probe(probe, texts, folder, seed, salt=0):
         return {"": {"raised": describe(error, texts)}}
 
 
-def run_job(job, out):
-    """Runs the parts of a task. Writes a line of JSON after each: it stays if a later part does not end."""
+def run_job(job_file, out_file):
+    """Runs the parts of a task within limits of time and memory, on systems that have them. Writes a line of
+    JSON after each part: it stays if a later part does not end."""
     from tasks import assignment
 
-    for part in job["parts"]:
-        probe = assignment.probes[part]
-        outputs = [run_probe(probe, job["texts"], job["folder"], seed) for seed in job["seeds"]]
-        out.write(json.dumps({"part": part, "outputs": outputs}) + "\n")
-        out.flush()
+    with open(job_file, encoding="utf-8") as file:
+        job = json.load(file)
+    with contextlib.suppress(ImportError):  # Windows has no limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (job["seconds"], job["seconds"] + 5))
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
+    with open(out_file, "a", encoding="utf-8") as out:
+        for part in job["parts"]:
+            probe = assignment.probes[part]
+            outputs = [run_probe(probe, job["texts"], job["folder"], seed) for seed in job["seeds"]]
+            out.write(json.dumps({"part": part, "outputs": outputs}) + "\n")
+            out.flush()
+
+
+if __name__ == "__main__":
+    import probing  # as tasks.py does, which must meet the same About
+
+    probing.run_job(*sys.argv[1:])
