@@ -84,22 +84,19 @@ def with_mistake(texts, task, changes):
     """The source texts with each phrase of a task's functions replaced; it must be there once."""
     texts = dict(texts)
     for phrase, replacement in changes:
-        places = []  # (file, number of the line where the phrase begins)
+        places = []
         for file, name in task["functions"]:
             lines = texts[file].split("\n")
             for k in range(*grade.span(grade.definitions(texts[file])[name])):
-                places += [(file, k)] * lines[k].count(phrase[0])
-        joined = " / ".join(phrase)
-        require(
-            len(places) == 1, f"task {task['number']}: {joined!r} stands {len(places)} times there, not once"
-        )
-        file, k = places[0]
-        lines = texts[file].split("\n")
-        margin = "\n" + re.match(" *", lines[k])[0]  # further lines are indented as the first is
-        rest = "\n".join(lines[k:])
-        require(margin.join(phrase) in rest, f"task {task['number']}: {joined!r} is not there")
-        rest = rest.replace(margin.join(phrase), margin.join(replacement), 1)
-        texts[file] = "\n".join([*lines[:k], rest])
+                margin = "\n" + re.match(" *", lines[k])[0]  # further lines are indented as the first is
+                block = "\n".join(lines[k : k + len(phrase)])
+                block_with_mistake = block.replace(margin.join(phrase), margin.join(replacement))
+                changed = [*lines[:k], block_with_mistake, *lines[k + len(phrase) :]]
+                places += [(file, "\n".join(changed))] * block.count(margin.join(phrase))
+        message = f"task {task['number']}: {' / '.join(phrase)!r} stands {len(places)} times there, not once"
+        require(len(places) == 1, message)
+        file, text = places[0]
+        texts[file] = text
     return texts
 
 

@@ -52,7 +52,7 @@ def points(folder, submission, *more):
 def build(name, folder):
     """The folders of a student and of the autograder."""
     handout.write_handout(name, folder / "student")
-    handout.write_autograder(name, folder / "autograder.zip", "test", "")
+    handout.write_autograder(name, folder / "autograder.zip", "test")
     shutil.unpack_archive(folder / "autograder.zip", folder / "autograder")
     return folder / "student", folder / "autograder"
 
@@ -105,7 +105,7 @@ def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
     # a helper, an import that fails and a syntax error elsewhere, and a wrong prerequisite
     right = "import absent\n\nHALF = 0.5\n" + ours.replace(body, "return twice(HALF * (mean - x) ** 2)")
     right += "\n\ndef twice(x):\n    return 2 * x.sum(dim=(1, 2, 3))\n\n\ndef last():\n    return (\n"
-    right = right.replace("    if condition:\n", "").replace("if not condition:", "if condition:")
+    right = right.replace("if not condition:", "if condition:")
     (student / "models.py").write_text(right, encoding="utf-8")
     tests, score = points(autograder, student)
     assert score == 5, tests
