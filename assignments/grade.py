@@ -107,31 +107,26 @@ def graft(reference, student, name):
     return "\n".join(lines)
 
 
+FUNCTION = re.compile(r"^( *)def (\w+)\(.*\n(?:(?:\1[ )].*)?\n)*", re.MULTILINE)
+
+
 def salvage(text):
     """The text, where each function that is no Python is replaced by one that says so: it alone is lost.
-    Raises SyntaxError where no function is before the error."""
+    Raises SyntaxError where the error is in no function."""
     for _ in range(20):
         try:
             ast.parse(text)
             return text
         except SyntaxError as error:
-            lines = text.split("\n")
-            starts = [k for k, line in enumerate(lines[: error.lineno]) if re.match(r" *def \w+\(", line)]
-            if not starts:
+            line = error.lineno or 0
+            blocks = [(text.count("\n", 0, match.start()), match) for match in FUNCTION.finditer(text)]
+            broken = [match for n, match in blocks if n < line <= n + match[0].count("\n") + 1]
+            if not broken:
                 raise
-            margin, name = re.match(r"( *)def (\w+)", lines[starts[-1]]).groups()
-            body = f"{margin} "
-            end = starts[-1] + 1
-            while end < len(lines) and (
-                not lines[end].strip() or lines[end].startswith((body, f"{margin})"))
-            ):
-                end += 1
-            message = f"line {error.lineno}: {error.msg}"
-            lines[starts[-1] : end] = [
-                f"{margin}def {name}(*_, **__):",
-                f"{body}raise SyntaxError({message!r})",
-            ]
-            text = "\n".join(lines)
+            margin, name = broken[0].groups()
+            message = f"line {line}: {error.msg}"
+            stub = f"{margin}def {name}(*_, **__):\n{margin}    raise SyntaxError({message!r})\n\n"
+            text = text[: broken[0].start()] + stub + text[broken[0].end() :]
     raise SyntaxError("too many places are no Python")
 
 

@@ -158,13 +158,9 @@ def write_common(name, seeds, folder):
     assignment, spec = specification(name, seeds)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "expected.json.gz").write_bytes(gzip.compress(json.dumps(spec).encode()))
-    for path in (
-        HERE / "grade.py",
-        HERE / "probing.py",
-        HERE / name / "tasks.py",
-        ROOT / "requirements.txt",
-    ):
-        shutil.copy(path, folder)
+    shutil.copy(ROOT / "requirements.txt", folder)
+    for file in ("grade.py", "probing.py", f"{name}/tasks.py"):
+        shutil.copy(HERE / file, folder)
     for extra in assignment.extras:
         (folder / extra).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / extra, folder / extra)
