@@ -904,7 +904,7 @@ def run_command(prog, command, argv, *errors):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except NotImplementedError as error:
-        message = str(error)  # such as "Task 2.2: write Gaussian.kl in models.py", in the files of an assignment
+        message = str(error)  # it names the task, where an assignment has taken a function out of our files
         if not message.startswith("Task "):
             raise
         status = 3

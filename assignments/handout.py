@@ -58,7 +58,7 @@ def with_gaps(texts, tasks):
             texts[file] = empty(texts[file], file, name, message, comment, task["keep"])
         for file, name in task["leaks"]:
             message = f"Task {number}: {name} in {file}.py is left out, as it would show an answer"
-            texts[file] = empty(texts[file], file, name, message, message)
+            texts[file] = empty(texts[file], file, name, message, "")
     return texts
 
 

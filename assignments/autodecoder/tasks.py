@@ -56,7 +56,7 @@ def uniform(files, draw):
     if not isinstance(by_width, str):
         by_width = About(by_width - place.mean(0), 0.02)
     outputs = {
-        "mean place between start (0) and end (1)": About(mean_place, 0.02),
+        "mean place between start (0) and end (1)": About(mean_place, 0.05),
         "deviation of this place": About(place.std(0), 0.02),
         "all between both ends": str(bool((place > -1e-4).all() and (place < 1 + 1e-4).all())),
         "slope of the mean by start": by_start,
