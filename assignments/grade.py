@@ -246,7 +246,7 @@ def run_task(texts, task, seeds, user):
             os.chmod(scratch, 0o755)
             os.chmod(out, 0o666)
             command = ["runuser", "-u", user, "--", *command]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLCONFIGDIR": scratch}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         options = dict(cwd=scratch, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
         with open(err, "wb") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **options)

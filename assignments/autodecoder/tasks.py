@@ -54,10 +54,10 @@ def uniform(files, draw):
     place = ((z - start) / width).detach()
     mean_place = place.mean(0) * (place.std(0) > 0.01)  # of equal samples it would say nothing
     if not isinstance(by_width, str):
-        by_width = About(by_width - place.mean(0), 0.02)
+        by_width = About(by_width - place.mean(0), 0.05)
     outputs = {
         "mean place between start (0) and end (1)": About(mean_place, 0.05),
-        "deviation of this place": About(place.std(0), 0.02),
+        "deviation of this place": About(place.std(0), 0.03),
         "all between both ends": str(bool((place > -1e-4).all() and (place < 1 + 1e-4).all())),
         "slope of the mean by start": by_start,
         "slope of the mean by width − mean place": by_width,
