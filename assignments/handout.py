@@ -55,7 +55,8 @@ def with_gaps(texts, tasks):
         for file, name in task["functions"]:
             message = f"Task {number}: write {name} in {file}.py"
             comment = f"Task {number}: {task['text']}"
-            texts[file] = empty(texts[file], file, name, message, comment, task["keep"])
+            keep = task["keep"] if [file, name] == task["functions"][0] else 0
+            texts[file] = empty(texts[file], file, name, message, comment, keep)
         for file, name in task["leaks"]:
             message = f"Task {number}: {name} in {file}.py is left out, as it would show an answer"
             texts[file] = empty(texts[file], file, name, message, "")

@@ -39,9 +39,9 @@ class Assignment:
     def task(self, number, functions, text, keep=0, leaks="", seconds=30):
         """Begins a task, to write functions such as "models.Gaussian.kl models.iwae_bound".
 
-        They are emptied but for the first `keep` statements; `text` tells the student what to write. `leaks`
-        are functions that show an answer: they are emptied as well. A task without functions tests the files
-        as a whole. `seconds` of processor time are its limit.
+        They are emptied, but for `keep` statements at the start of the first one; `text` tells the student
+        what to write. `leaks` are functions that show an answer: they are emptied as well. A task without
+        functions tests the files as a whole. `seconds` of processor time are its limit.
         """
         pairs = {"functions": functions, "leaks": leaks}
         task = {key: [name.split(".", 1) for name in names.split()] for key, names in pairs.items()}
