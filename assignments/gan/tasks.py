@@ -7,12 +7,12 @@ from probing import About, Assignment, train
 from torch import nn
 
 assignment = Assignment("Assignment 6: the GAN", extras=["datasets/mnist10k.npz"])
-LAYERS = "4,4,2,1 6,4,2,1"
+SMALL = dict(latent_dim=3, encoder_layers="4,4,2,1 6,4,2,1", he_init=False)  # he_normal_ is a task
 
 
 def gan(files, draw, **options):
     """A small GAN, whose generator makes the same images each time, and a batch."""
-    model = files.models.GAN((1, 8, 8), 3, encoder_layers=LAYERS, decoder_norm=False, **options)
+    model = files.models.GAN((1, 8, 8), decoder_norm=False, **SMALL, **options)
     draw.fill(model, scale=3)
     images = model.generator(draw.normal(5, 3))
     model.generate = lambda n: images[:n]
@@ -103,7 +103,7 @@ assignment.task(
 
 @assignment.part(8, "each player has its own parameters and loss")
 def turns(files, draw):
-    model = files.models.GAN((1, 8, 8), 3, encoder_layers=LAYERS)
+    model = files.models.GAN((1, 8, 8), **SMALL)
     players = {id(parameter): name.split(".")[0] for name, parameter in model.named_parameters()}
     outputs = {}
     for number, turn in enumerate(model.turns(), 1):
