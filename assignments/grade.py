@@ -37,14 +37,9 @@ GAP = 'raise NotImplementedError("Task '
 @functools.lru_cache(64)
 def definitions(text):
     """{name: node} of the functions, classes and methods ("Class.method") of a file."""
-    nodes = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            nodes[node.name] = node
-            for member in node.body if isinstance(node, ast.ClassDef) else []:
-                if isinstance(member, ast.FunctionDef):
-                    nodes[f"{node.name}.{member.name}"] = member
-    return nodes
+    tops = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    members = [(top, node) for top in tops for node in top.body if isinstance(node, ast.FunctionDef)]
+    return {top.name: top for top in tops} | {f"{top.name}.{node.name}": node for top, node in members}
 
 
 def span(node):
@@ -137,13 +132,11 @@ CONSTANTS = {"½": 0.5, "1": 1.0, "ln 2": math.log(2), "ln 2π": math.log(2 * ma
 CONSTANTS["½ ln 2π"] = CONSTANTS["ln 2π"] / 2
 
 
-def kind_of(output):
-    return output.get("shape"), output.get("text"), output.get("raised", "").partition(" in ")[0]
-
-
 def is_same(output, right):
     """Whether an output is right: to 4 digits of the largest number, or within the tolerance."""
-    if kind_of(output) != kind_of(right):
+    if any(output.get(key) != right.get(key) for key in ("shape", "text")):
+        return False
+    if output.get("raised", "").partition(" in ")[0] != right.get("raised", "").partition(" in ")[0]:
         return False
     values = right.get("values", [])
     tolerance = right.get("tolerance")
@@ -250,7 +243,7 @@ def run_task(texts, task, seeds, user):
         options = dict(cwd=scratch, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
         with open(err, "wb") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **options)
-        status = None
+        status = OUT_OF_TIME
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = process.wait(4 * task["seconds"])
         if hasattr(os, "killpg"):
@@ -260,9 +253,9 @@ def run_task(texts, task, seeds, user):
         process.wait()
         outputs = read_outputs(out.read_text(encoding="utf-8", errors="replace"))
         last = err.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-    if user and status is not None and status > 128:
+    if user and status > 128:
         status = 128 - status  # so runuser reports a signal
-    if status in (None, OUT_OF_TIME):
+    if status == OUT_OF_TIME:
         seconds = f"{task['seconds']} s of processor time"
         return outputs, f"did not end within {seconds}: is there an endless loop?"
     if status:
