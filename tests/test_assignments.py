@@ -33,7 +33,7 @@ HOSTILE = {  # bodies of Gaussian.kl, and what is said of them
     "return self.mean.detach()": "no gradient",
     "return self.logvar": "no attribute 'logvar'",
     "open('out', 'a').write('{\"part\": \"2.2a\", \"outputs\": [1]}\\n')\nimport os\nos._exit(0)": "wrote",
-    "open('out', 'a').write('[]\\n{}\\nnull\\n\\0')\nreturn self.mean": "yours",
+    "open('out', 'a').write('[]\\n{}\\nnull\\n\\0\\n')\nreturn self.mean": "yours",
 }
 
 
