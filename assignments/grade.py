@@ -44,8 +44,8 @@ def definitions(text):
 
 def span(node):
     """The first line of a definition with its decorators, counted from 0, and the line after its end."""
-    parts = [node, *getattr(node, "decorator_list", [])]
-    return min(part.lineno for part in parts) - 1, node.end_lineno
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+    return min(part.lineno for part in [node, *decorators]) - 1, node.end_lineno
 
 
 def lines_of(text, node):

@@ -38,8 +38,8 @@ def empty(text, file, name, message, comment, keep=0):
     and first `keep` statements."""
     node = grade.definitions(text).get(name)
     require(node, f"there is no {name} in {file}.py: {message}")
-    kept = node.body[: keep + (ast.get_docstring(node) is not None)]
-    start = kept[-1].end_lineno if kept else node.body[0].lineno - 1
+    remaining = node.body[: keep + (ast.get_docstring(node) is not None)]
+    start = remaining[-1].end_lineno if remaining else node.body[0].lineno - 1
     indent = " " * (node.col_offset + 4)
     new = textwrap.wrap(comment, 105, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
     new.append(f'{indent}raise NotImplementedError("{message}")')
