@@ -109,6 +109,19 @@ def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
     assert score == 5, tests
 
 
+def test_relations_are_named():
+    right = [1.0, -2.0, 3.5, 0.25]
+    cases = {
+        "-1 times the right one (the sign)": [-x for x in right],
+        "0.5 too large (½)": [x + 0.5 for x in right],
+        "in another order": right[::-1],
+        "1 of 4 numbers are right": [1.0, 7.0, 1.0, 1.0],
+    }
+    for relation, values in cases.items():
+        sides = [{"shape": [4], "values": numbers} for numbers in (values, right)]
+        assert grade.explain("x", *sides).endswith(relation)
+
+
 def test_a_gap_is_one_line_with_status_3_and_leaves_no_folder(digits, tmp_path, monkeypatch, capsys):
     def gap(*_):
         raise NotImplementedError("Task 2.5: write VAE.loss in models.py")
