@@ -10,7 +10,6 @@ only computes numbers; they are compared here with ours and with those of known 
 """
 
 import argparse
-import ast
 import contextlib
 import functools
 import gzip
@@ -33,96 +32,65 @@ GAP = 'raise NotImplementedError("Task '
 # -----------------------------------------------------------------------------------------------------------
 # Source text: where a function stands, and how a student's function is put into our file
 
+HEAD = re.compile(r"( {4})?(?:(def|class) (\w+)|(\w+) = |(?:from \S+ )?(import) )")
+
 
 @functools.lru_cache(64)
-def definitions(text):
-    """{name: node} of the functions, classes and methods ("Class.method") of a file."""
-    tops = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    members = [(top, node) for top in tops for node in top.body if isinstance(node, ast.FunctionDef)]
-    return {top.name: top for top in tops} | {f"{top.name}.{node.name}": node for top, node in members}
+def blocks(text):
+    """{name: (first line, line after the last)} of the functions, classes, methods ("Class.method"),
+    constants and imports of a file, found by their indentation: an error in one does not hide the others."""
+    lines = text.split("\n")
+    places = {}
+    owner = None  # the class around
+    for k, match in enumerate(map(HEAD.match, lines)):
+        if not match or match[1] and not owner:
+            continue
+        indent = match[1] or ""
+        inside = tuple(indent + first for first in " )]}")
+        start = k
+        while start and lines[start - 1].startswith(f"{indent}@"):
+            start -= 1
+        end = k + 1
+        while end < len(lines) and (not lines[end].strip() or lines[end].startswith(inside)):
+            end += 1
+        names = [match[3] or match[4]]
+        if match[5]:
+            imports = " ".join(lines[k:end]).partition("import ")[2].partition("#")[0].rstrip()
+            names = [name.split(".")[0] for name in re.findall(r"([\w.]+)\s*(?:,|\)|$)", imports)]
+        for name in names:
+            places[f"{owner}.{name}" if indent else name] = (start, end)
+        if match[2] and not indent:
+            owner = match[3] if match[2] == "class" else None
+    return places
 
 
-def span(node):
-    """The first line of a definition with its decorators, counted from 0, and the line after its end."""
-    decorators = node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
-    return min(part.lineno for part in [node, *decorators]) - 1, node.end_lineno
-
-
-def lines_of(text, node):
-    return text.split("\n")[slice(*span(node))]
-
-
-def names_bound(node):
-    """The names that a statement binds."""
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return {node.name}
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    names = [part for part in ast.walk(node) if isinstance(part, ast.Name)]
-    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
-
-
-def names_used(node):
-    names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-    return names | {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)}
-
-
-def new_definitions(body, reference, used):
-    """The statements of a body that define names which the reference lacks, if they are in `used` or used by
-    each other; and all names that are used then."""
-    known = set().union(*map(names_bound, reference))
-    candidates = [node for node in body if names_bound(node) - known]
-    chosen = []
-    while True:
-        more = [node for node in candidates if node not in chosen and names_bound(node) & used]
-        if not more:
-            return [node for node in candidates if node in chosen], used
-        chosen += more
-        used = used.union(*map(names_used, more))
+def block(text, name):
+    return "\n".join(text.split("\n")[slice(*blocks(text)[name])]).rstrip()
 
 
 def graft(reference, student, name):
     """The reference text with the student's function `name`, and with what the student has defined for it.
     Raises ValueError if there is no such function."""
-    ours = definitions(reference)
-    theirs = definitions(student)
-    if not isinstance(theirs.get(name), ast.FunctionDef):
+    if name not in blocks(student):
         raise ValueError(f"there is no {name} in your file")
-    text = lines_of(student, theirs[name])
-    used = names_used(theirs[name])
-    top, _, is_method = name.partition(".")
-    if is_method:
-        methods, used = new_definitions(theirs[top].body, ours[top].body, used)
-        text += [line for node in methods for line in ["", *lines_of(student, node)]]
-    helpers, _ = new_definitions(ast.parse(student).body, ast.parse(reference).body, used)
+    function = block(student, name)
+    owner, _, _ = name.rpartition(".")
+    new = [other for other in blocks(student) if other not in blocks(reference)]
+    helpers = []  # new methods of the class, and new functions, classes, constants and imports
+    while True:
+        words = set(re.findall(r"\w+", " ".join([function, *helpers])))
+        needed = [other for other in new if other.rpartition(".")[2] in words]
+        needed = [block(student, other) for other in needed if other.rpartition(".")[0] in ("", owner)]
+        if needed == helpers:
+            break
+        helpers = needed
+    methods = [helper for helper in helpers if helper.startswith(" ")]
     lines = reference.split("\n")
-    lines[slice(*span(ours[name]))] = text
-    start, _ = span(ours[top])
-    lines[start:start] = [line for node in helpers for line in lines_of(student, node)]
+    start, end = blocks(reference)[name]
+    lines[start:end] = [function, "", *methods, ""]
+    start, _ = blocks(reference)[owner or name]
+    lines[start:start] = [helper for helper in helpers if helper not in methods]
     return "\n".join(lines)
-
-
-FUNCTION = re.compile(r"^( *)def (\w+)\(.*\n(?:(?:\1[ )].*)?\n)*", re.MULTILINE)
-
-
-def salvage(text):
-    """The text, where each function that is no Python is replaced by one that says so: it alone is lost.
-    Raises SyntaxError where the error is in no function."""
-    for _ in range(20):
-        try:
-            ast.parse(text)
-            return text
-        except SyntaxError as error:
-            line = error.lineno or 0
-            blocks = [(text.count("\n", 0, match.start()), match) for match in FUNCTION.finditer(text)]
-            broken = [match for n, match in blocks if n < line <= n + match[0].count("\n") + 1]
-            if not broken:
-                raise
-            margin, name = broken[0].groups()
-            message = f"line {line}: {error.msg}"
-            stub = f"{margin}def {name}(*_, **__):\n{margin}    raise SyntaxError({message!r})\n\n"
-            text = text[: broken[0].start()] + stub + text[broken[0].end() :]
-    raise SyntaxError("too many places are no Python")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -294,9 +262,8 @@ def read_submission(folder, spec):
     for name in SOURCES:
         is_ours = SOLUTION.is_dir() and name not in with_tasks
         try:
-            text = Path(SOLUTION if is_ours else folder, f"{name}.py").read_text(encoding="utf-8")
-            texts[name] = salvage(text)
-        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            texts[name] = Path(SOLUTION if is_ours else folder, f"{name}.py").read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
             broken[name] = f"{name}.py cannot be read: {error}"
     return texts, broken
 
@@ -311,7 +278,7 @@ def texts_to_grade(task, texts, broken):
     for file, name in task["functions"]:
         if is_grafted:
             graded[file] = graft(graded[file], texts[file], name)
-        if GAP in "\n".join(lines_of(graded[file], definitions(graded[file])[name])):
+        if GAP in block(graded[file], name):
             raise ValueError("not started")
     return graded
 
@@ -325,7 +292,7 @@ def grade_task(task, spec, submission, user):
         outputs, trouble = run_task(texts, task, seeds, user)
         trouble = trouble or "the process ended before it had computed this: is there an exit()?"
         judged = judge(outputs, spec["expected"][task["number"]])
-    except (ValueError, SyntaxError, RecursionError) as error:
+    except ValueError as error:
         trouble = str(error)
     except (TypeError, KeyError, AttributeError):
         trouble = "there is no such function, or the process wrote something else than outputs"
@@ -344,17 +311,21 @@ def grade(folder, spec, chosen=(), user=None):
     return rows
 
 
-def changed_functions(folder, spec):
-    """The functions that differ from those of solution/ although they belong to no task."""
+def changed_blocks(folder, spec):
+    """The functions, constants and imports that differ from those of solution/ although they are no task."""
     of_tasks = [function for task in spec["tasks"] for function in task["functions"] + task["leaks"]]
-    for file in SOURCES:
-        with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-            paths = Path(folder, f"{file}.py"), SOLUTION / f"{file}.py"
-            student, ours = (path.read_text(encoding="utf-8") for path in paths)
-            theirs = definitions(student)
-            for name, node in definitions(ours).items():
-                is_same = name in theirs and lines_of(student, theirs[name]) == lines_of(ours, node)
-                if not is_same and isinstance(node, ast.FunctionDef) and [file, name] not in of_tasks:
+    for file in SOURCES if SOLUTION.is_dir() else []:
+        with contextlib.suppress(OSError, ValueError):
+            student, ours = (
+                Path(place, f"{file}.py").read_text(encoding="utf-8") for place in (folder, SOLUTION)
+            )
+            for name in blocks(ours):
+                is_same = name in blocks(student) and block(student, name) == block(ours, name)
+                if (
+                    not is_same
+                    and [file, name] not in of_tasks
+                    and not block(ours, name).startswith("class ")
+                ):
                     yield f"{name} in {file}.py"
 
 
@@ -398,7 +369,7 @@ def main(argv=None):
         parts = [part for task in spec["tasks"] for part in task["parts"]]
         write_results(args.json, [part | dict(score=0, lines=["was not graded"]) for part in parts])
     rows = grade(args.submission, spec, args.tasks, args.user)
-    changed = list(changed_functions(args.submission, spec))
+    changed = list(changed_blocks(args.submission, spec))
     names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
     note = f"note: you changed {names}: graded without that, as it belongs to no task" if changed else ""
     print("\n".join([note] * bool(changed) + report(rows)))

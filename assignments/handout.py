@@ -36,15 +36,16 @@ NAMES = ("autoencoder", "vae", "tsne", "judge", "autodecoder", "gan", "arithmeti
 def empty(text, file, name, message, comment, keep=0):
     """The text of a file where a comment and a `raise` replace the body of a function, but for its docstring
     and first `keep` statements."""
-    node = grade.definitions(text).get(name)
-    require(node, f"there is no {name} in {file}.py: {message}")
-    remaining = node.body[: keep + (ast.get_docstring(node) is not None)]
-    start = remaining[-1].end_lineno if remaining else node.body[0].lineno - 1
-    indent = " " * (node.col_offset + 4)
+    require(name in grade.blocks(text), f"there is no {name} in {file}.py: {message}")
+    start, _ = grade.blocks(text)[name]
+    function = ast.parse(textwrap.dedent(grade.block(text, name))).body[0]
+    remaining = function.body[: keep + (ast.get_docstring(function) is not None)]
+    first = start + (remaining[-1].end_lineno if remaining else function.body[0].lineno - 1)
+    lines = text.split("\n")
+    indent = re.match(" *", lines[start + function.body[0].lineno - 1])[0]
     new = textwrap.wrap(comment, 105, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
     new.append(f'{indent}raise NotImplementedError("{message}")')
-    lines = text.split("\n")
-    return "\n".join([*lines[:start], *new, *lines[node.end_lineno :]])
+    return "\n".join([*lines[:first], *new, *lines[start + function.end_lineno :]])
 
 
 def with_gaps(texts, tasks):
@@ -88,7 +89,7 @@ def with_mistake(texts, task, changes):
         places = []
         for file, name in task["functions"]:
             lines = texts[file].split("\n")
-            for k in range(*grade.span(grade.definitions(texts[file])[name])):
+            for k in range(*grade.blocks(texts[file])[name]):
                 margin = "\n" + re.match(" *", lines[k])[0]  # further lines are indented as the first is
                 block = "\n".join(lines[k : k + len(phrase)])
                 block_with_mistake = block.replace(margin.join(phrase), margin.join(replacement))
