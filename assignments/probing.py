@@ -135,15 +135,23 @@ def encode(value):
 
 
 class Files(importlib.abc.Loader):
-    """Source texts as modules that import each other, executed anew for each instance on first use."""
+    """Source texts as modules that import each other, executed anew for each instance on first use. Inside
+    `with` they take the place of modules of the same names."""
 
     def __init__(self, texts, folder):
         self.texts = texts
         self.folder = folder  # where data.py looks for datasets/
-        for name in texts:
-            sys.modules.pop(name, None)
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Files)]
+
+    def __enter__(self):
+        self.replaced = {name: sys.modules.pop(name) for name in self.texts if name in sys.modules}
         sys.meta_path.insert(0, self)
+        return self
+
+    def __exit__(self, *error):
+        sys.meta_path.remove(self)
+        for name in self.texts:
+            sys.modules.pop(name, None)
+        sys.modules.update(self.replaced)
 
     def __getattr__(self, name):
         if name not in self.texts:
@@ -176,9 +184,9 @@ def describe(error, texts):
 def run_probe(probe, texts, folder, seed, salt=0):
     """Named outputs of a probe, or {"": {"raised": why}}. `salt` changes the noise that torch draws."""
     torch.manual_seed(seed + salt)
-    warnings.simplefilter("ignore")
     try:
-        outputs = probe(Files(texts, folder), Draw(seed))
+        with Files(texts, folder) as files, warnings.catch_warnings(action="ignore"):
+            outputs = probe(files, Draw(seed))
         return {name: encode(value) for name, value in outputs.items()}
     except (Exception, SystemExit) as error:
         return {"": {"raised": describe(error, texts)}}
