@@ -947,6 +947,11 @@ def run_command(prog, command, argv, *errors):
     except BrokenPipeError:  # a reader such as `| head` has closed it; the last flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except NotImplementedError as error:
+        message = str(error)  # it names the task, where an assignment has taken a function out of our files
+        if not message.startswith("Task "):
+            raise
+        status = 3
     except (MemoryError, RuntimeError) as error:  # torch has no common class of its lack of memory
         is_lack = re.search("(not enough|out of|allocate) memory", str(error))
         if not isinstance(error, MemoryError) and not is_lack:

@@ -10,6 +10,7 @@ import metrics
 import sample
 import train
 import tsne
+from assignments import handout
 from experiments import claims, reproduce, run
 
 ROOT = Path(train.__file__).parent
@@ -21,16 +22,11 @@ SCRIPTS = {
     "experiments/run.py": run,
     "experiments/reproduce.py": reproduce,
     "experiments/claims.py": claims,
+    "assignments/handout.py": handout,
 }
-PAGES = [
-    "README.md",
-    "RESULTS.md",
-    "docs/measurements.md",
-    "docs/resize.md",
-    "Makefile",
-    "data.py",
-    *SCRIPTS,
-]
+PAGES = ["README.md", "RESULTS.md", "docs/measurements.md", "docs/resize.md", "Makefile", "data.py"]
+PAGES += [*SCRIPTS, "assignments/README.md"]
+PAGES += [f"assignments/{name}/worksheet.md" for name in handout.NAMES]
 COMMAND = re.compile(r'python ((\S+\.py) (?:[^`"\n]|"[^"\n]*")*)')
 PLACEHOLDER = re.compile(r"\.\.\.|[${]|--help")  # what a shell or Python fills in, or that ends the program
 COMMANDS = [

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# On Linux the default torch wheel is the CUDA build, of several gigabytes. For the CPU build add
+# --extra-index-url ADDRESS to pip install: the address is on pytorch.org, under Linux, Pip and CPU.
+set -e
+apt-get update
+apt-get install -y python3-venv
+python3 -m venv /autograder/venv
+/autograder/venv/bin/pip install -r /autograder/source/requirements.txt
+adduser student --no-create-home --disabled-password --gecos ""
+chmod -R o= /autograder/source/solution /autograder/source/expected.json.gz

@@ -1,0 +1,199 @@
+"""Assignments: nothing for gaps, everything for our own files, and the right hint for every mistake."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import models
+import train
+from assignments import handout
+
+grade = handout.grade
+ROOT = Path(train.__file__).parent
+README = (ROOT / "assignments" / "README.md").read_text(encoding="utf-8")
+KL = "        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2\n"
+HOSTILE = {  # bodies of Gaussian.kl, and what is said of them
+    "while True:\n    pass": "endless loop",
+    "import time\ntime.sleep(1000)": "endless loop",
+    "import os\nos._exit(0)": "is there an exit",
+    "import sys\nsys.exit(0)": "SystemExit",
+    "import ctypes\nctypes.string_at(0)": "SIGSEGV",
+    "tensors = []\nwhile True:\n    tensors.append(torch.zeros(50_000_000))": "allocate memory",
+    "import os\nwhile True:\n    os.write(2, b'x' * 2**20)": "File too large",
+    "return self.kl()": "RecursionError",
+    "return (self.mean.square() +": "was never closed",
+    "import torchvision_x": "No module named 'torchvision_x'",
+    "return None": "is a return missing",
+    "return self.mean.detach()": "no gradient",
+    "return self.logvar": "no attribute 'logvar'",
+    "open('out', 'a').write('{\"part\": \"2.2a\", \"outputs\": [1]}\\n')\nimport os\nos._exit(0)": "wrote",
+    "open('out', 'a').write('[]\\n{}\\nnull\\n\\0\\n')\nreturn self.mean": "yours",
+}
+
+
+def points(folder, submission, *more):
+    """Grades a submission in processes; returns its tests by number, and the points in all."""
+    results = submission / "results.json"
+    command = [sys.executable, folder / "grade.py", *more, "--submission", submission, "--json", results]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert not ended.stderr and ended.stdout.splitlines()[-1].endswith(" points"), ended
+    tests = json.loads(results.read_text())["tests"]
+    return {test["number"]: test for test in tests}, sum(test["score"] for test in tests)
+
+
+def build(name, folder):
+    """The folders of a student and of the autograder."""
+    handout.write_handout(name, folder / "student")
+    handout.write_autograder(name, folder / "autograder.zip", "test")
+    shutil.unpack_archive(folder / "autograder.zip", folder / "autograder")
+    return folder / "student", folder / "autograder"
+
+
+@pytest.mark.parametrize("name", handout.NAMES)
+def test_points_add_up_and_every_mistake_fits_our_files(name):
+    assignment = handout.load(name, "tasks")["assignment"]
+    module = handout.load(name, "mistakes")
+    texts = grade.read_sources(ROOT)
+    assert sum(part["points"] for task in assignment.tasks for part in task["parts"]) == 100
+    handout.with_gaps(texts, assignment.tasks)
+    for task in assignment.tasks:
+        mistakes = handout.parse_mistakes(module["MISTAKES"].get(task["number"], ""))
+        right = handout.parse_mistakes(module["RIGHT_ANSWERS"].get(task["number"], ""))
+        assert len(mistakes) >= 3 or not task["functions"]
+        for _, changes in mistakes + right:
+            assert handout.with_mistake(texts, task, changes) != texts
+
+
+def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
+    copy = tmp_path / "assignments"
+    shutil.copytree(ROOT / "assignments", copy)
+    tasks, mistakes = re.findall("```python\n(.*?)```", README, re.DOTALL)
+    assert len((tasks + mistakes).splitlines()) < 25
+    begin = "from probing import Assignment\n\nassignment = Assignment('An example')\n"
+    (copy / "vae" / "tasks.py").write_text(begin + tasks, encoding="utf-8")
+    (copy / "vae" / "mistakes.py").write_text("MISTAKES = {}\n" + mistakes, encoding="utf-8")
+    monkeypatch.setattr(handout, "HERE", copy)
+    student, autograder = build("vae", tmp_path)
+    tests, score = points(autograder, student)
+    assert score == 0 and tests["2.9a"]["output"] == "not started"
+
+    ours = (ROOT / "models.py").read_text(encoding="utf-8")
+    body = "return (mean - x).square().flatten(1).sum(1)"
+    wrong = ours.replace(body, f"{body} / 2")
+    (student / "models.py").write_text(wrong, encoding="utf-8")
+    tests, score = points(student, student)
+    assert score == 0 and tests["2.9a"].keys() == {
+        "number",
+        "name",
+        "score",
+        "max_score",
+        "status",
+        "output",
+    }
+    hint, relation = tests["2.9a"]["output"].splitlines()
+    assert hint == "Likely mistake: halved: it is the squared error itself."
+    assert relation.endswith("every number is 0.5 times the right one")
+
+    # a helper, an import that fails and a syntax error elsewhere, and a wrong prerequisite
+    right = "import absent\n\nHALF = 0.5\n" + ours.replace(body, "return twice(HALF * (mean - x) ** 2)")
+    right += "\n\ndef twice(x):\n    return 2 * x.sum(dim=(1, 2, 3))\n\n\ndef last():\n    return (\n"
+    right = right.replace("if not condition:", "if condition:")
+    (student / "models.py").write_text(right, encoding="utf-8")
+    tests, score = points(autograder, student)
+    assert score == 5, tests
+
+
+def test_relations_are_named():
+    right = [1.0, -2.0, 3.5, 0.25]
+    cases = {
+        "-1 times the right one (the sign)": [-x for x in right],
+        "0.5 too large (½)": [x + 0.5 for x in right],
+        "in another order": right[::-1],
+        "1 of 4 numbers are right": [1.0, 7.0, 1.0, 1.0],
+    }
+    for relation, values in cases.items():
+        sides = [{"shape": [4], "values": numbers} for numbers in (values, right)]
+        assert grade.explain("x", *sides).endswith(relation)
+
+
+def test_a_gap_is_one_line_with_status_3_and_leaves_no_folder(digits, tmp_path, monkeypatch, capsys):
+    def gap(*_):
+        raise NotImplementedError("Task 2.5: write VAE.loss in models.py")
+
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", digits, "--latent-dim", "2", "--encoder", "mlp", "--decoder", "mlp", "--epochs", "1"]
+    for owner, name in ((models.VAE, "loss"), (models.VAE, "turns"), (models.MLPEncoder, "__init__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, gap)
+            assert train.main(["--model", "vae", *flags]) == 3
+        error = capsys.readouterr().err
+        assert error == "train.py: error: Task 2.5: write VAE.loss in models.py\n"
+        assert not list(tmp_path.glob("runs/*"))
+
+
+# -----------------------------------------------------------------------------------------------------------
+# The long part
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", handout.NAMES)
+def test_every_mistake_is_caught_and_named_and_right_answers_pass(name):
+    assignment = handout.load(name, "tasks")["assignment"]
+    module = handout.load(name, "mistakes")
+    texts = grade.read_sources(ROOT)
+    seeds = [5, 6, 7]
+    unnamed = []
+    for task in assignment.tasks[:-1]:  # the last one trains
+        mistakes = handout.parse_mistakes(module["MISTAKES"][task["number"]])
+        expected = handout.expectation(assignment, task, module["MISTAKES"][task["number"]], texts, seeds)
+
+        def complaints(texts, task=task, expected=expected):
+            outputs = handout.run_parts(assignment, task, texts, seeds, salt=977)  # with other noise
+            return [line for _, lines in grade.judge(outputs, expected).values() for line in lines]
+
+        right = handout.parse_mistakes(module["RIGHT_ANSWERS"].get(task["number"], ""))
+        rights = [handout.with_mistake(texts, task, changes) for _, changes in [("", []), *right]]
+        alone = handout.with_gaps(texts, [other for other in assignment.tasks if other is not task])
+        for right in [*rights, alone]:
+            assert complaints(right) == []
+        for hint, changes in mistakes:
+            lines = complaints(handout.with_mistake(texts, task, changes))
+            hints = {line for line in lines if line.startswith("Likely mistake: ")}
+            assert lines and hints <= {f"Likely mistake: {hint}"}
+            unnamed += [hint] * (not hints)
+    assert len(unnamed) <= 1, unnamed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", handout.NAMES)
+def test_gaps_earn_nothing_and_written_tasks_everything(name, tmp_path):
+    student, autograder = build(name, tmp_path)
+    assert points(student, student)[1] == points(autograder, student)[1] == 0
+    texts = grade.read_sources(student)
+    ours = grade.read_sources(ROOT)
+    for task in handout.load(name, "tasks")["assignment"].tasks:
+        for file, function in task["functions"]:
+            texts[file] = grade.graft(texts[file], ours[file], function)
+    for file, text in texts.items():
+        (student / f"{file}.py").write_text(text, encoding="utf-8")
+    assert points(student, student)[1] == points(autograder, student)[1] == 100
+
+
+@pytest.mark.long
+def test_hostile_submissions_cost_their_own_task_alone(tmp_path):
+    _, autograder = build("vae", tmp_path)
+    source = (ROOT / "models.py").read_text(encoding="utf-8")
+    assert source.count(KL) == 1
+    for body, message in HOSTILE.items():
+        submission = tmp_path / "submission"
+        shutil.copytree(autograder / "solution", submission, dirs_exist_ok=True)
+        text = source.replace(KL, textwrap.indent(body, "        ") + "\n")
+        (submission / "models.py").write_text(text, encoding="utf-8")
+        tests, score = points(autograder, submission, "2.2", "2.3")
+        assert message in tests["2.2a"]["output"] and score == 10, (body, tests)
