@@ -1,21 +1,26 @@
-"""How fast is our t-SNE, and how good are its maps? Ours against scikit-learn and openTSNE.
+"""How fast is our t-SNE, and how good are its maps? Ours against scikit-learn, openTSNE and manifolds-rs.
 
-    pip install -r requirements-dev.txt && pip install --no-deps openTSNE==1.0.4
+    pip install -r requirements-dev.txt
+    pip install --no-deps openTSNE==1.0.4 manifolds-rs==0.4.1 beartype==0.23.1
     python benchmarks/tsne.py --data-dir DIR                                       # 2,000 and 10,000 points
     python benchmarks/tsne.py --data-dir DIR --sizes 70000 --rounds 1 --keep maps  # take an hour
+    python benchmarks/tsne.py --data-dir DIR --busy 2                              # beside busy processes
     python benchmarks/tsne.py --force maps/mnist-70000-ours.npy --figure docs/barnes-hut.png
     python benchmarks/tsne.py --quick                                              # seconds: does it run?
 
-The data are digits and clothes in 50 principal components. Every fit runs in a process of its own, and the
-systems alternate. The table shows the median of the seconds that fitting takes, and of the memory that it
-adds at its peak. With one thread these are seconds of processor time, which other programs change little,
-and otherwise of wall-clock time. Rivals run with their defaults, and again with our number of iterations,
-learning rates and momentum (which is fixed in scikit-learn); a rival that is not installed is left out. One
-function judges all maps: the KL divergence, with the affinities of the exact 90 neighbors in float64 and
-every pair in Z, and the share of the 10 nearest neighbors in the data that are so in the map.
+The data are digits and clothes in 50 principal components; every round draws another random sample of them.
+Every fit runs in a process of its own, and the systems alternate. The table shows the median of the seconds
+that fitting takes, and of the memory that it adds at its peak. With one thread and without --busy these are
+seconds of processor time, which other programs change little, and otherwise of wall-clock time. --busy N
+runs N processes beside every fit, each of which keeps one core busy and uses almost no memory. Rivals run
+with their defaults, scikit-learn and openTSNE also with our number of iterations, learning rates and
+momentum (which is fixed in scikit-learn); a rival that is not installed is left out. One function judges all
+maps: the KL divergence, with the affinities of the exact 90 neighbors in float64 and every pair in Z, and
+the share of the 10 nearest neighbors in the data that are so in the map; the table shows their means.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib.util
 import json
@@ -78,6 +83,16 @@ def open_tsne(method, **schedule):
     return fit
 
 
+def manifolds(approximation):
+    def fit(x, threads):
+        import manifolds_rs
+
+        manifolds_rs.set_num_threads(threads)
+        return np.asarray(manifolds_rs.TSNE(approx=approximation).fit_transform(x))
+
+    return fit
+
+
 def our_iterations(n):
     return 500 if n >= 5000 else 700
 
@@ -88,6 +103,10 @@ SYSTEMS = {
     "ours, barnes_hut": ours("barnes_hut"),
     "scikit-learn": scikit_learn,
     "scikit-learn, our schedule": scikit_learn_on_our_schedule,
+    "manifolds-rs barnes_hut": manifolds("barnes_hut"),
+    "manifolds-rs qd": manifolds("qd"),
+    "manifolds-rs fft": manifolds("fft"),
+    "manifolds-rs fft_3k": manifolds("fft_3k"),
     "openTSNE bh": open_tsne("bh"),
     "openTSNE fft": open_tsne("fft"),
     "openTSNE bh, our schedule": open_tsne("bh", **OUR_SCHEDULE),
@@ -97,12 +116,25 @@ SYSTEMS = {
 
 def is_installed(name):
     """Whether the package of a system, or of a method of --force, can be imported."""
-    package = {"openTSNE": "openTSNE", "scikit-learn": "sklearn"}.get(re.split("[ ,]", name)[0], "torch")
+    packages = {"openTSNE": "openTSNE", "scikit-learn": "sklearn", "manifolds-rs": "manifolds_rs"}
+    package = packages.get(re.split("[ ,]", name)[0], "torch")
     return importlib.util.find_spec(package) is not None
 
 
-def clock(threads):
-    return time.process_time() if threads == 1 else time.perf_counter()
+def clock(threads, busy=0):
+    return time.process_time() if threads == 1 and not busy else time.perf_counter()
+
+
+@contextlib.contextmanager
+def busy_processes(count):
+    """Processes that do nothing but keep a core busy each, until the end of the with block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def peak_memory():
@@ -111,16 +143,17 @@ def peak_memory():
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def fit(name, points_path, map_path, threads):
+def fit(name, points_path, map_path, threads, busy):
     """Fits one system in this process and writes the map; prints seconds and MB as JSON."""
     torch.set_num_threads(threads)
     x = np.load(points_path)
     SYSTEMS[name](x[:100], threads)  # a first fit imports and compiles
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
     before = peak_memory()
-    started = clock(threads)
-    embedding = SYSTEMS[name](x, threads)
-    seconds = clock(threads) - started
+    with busy_processes(busy):
+        started = clock(threads, busy)
+        embedding = SYSTEMS[name](x, threads)
+        seconds = clock(threads, busy) - started
     np.save(map_path, embedding)
     print(json.dumps(dict(seconds=seconds, megabytes=peak_memory() - before)))
 
@@ -172,39 +205,42 @@ def normalizer(y):
 # The table
 
 
-def load_points(name, data_dir, n):
-    """n random points of a data set in 50 principal components, float32 [n, 50]."""
+def load_points(name, data_dir, n, sample):
+    """n random points of a data set in 50 principal components, float32 [n, 50]; `sample` is the seed."""
     whole = data.load(name, data_dir, valid_fraction=0)
     x = torch.cat([whole.train.x, whole.test.x]).flatten(1)
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]]
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(sample))[:n]]
     return tsne.pca(x.float() / 255, 50).numpy()
 
 
 def compare_systems(name, n, args):
     """Prints the table of one data set at one size."""
-    x = load_points(name, args.data_dir, n)
-    judge = Judge(x, args.threads)
     fits = {system: [] for system in args.systems}
-    maps = {}
-    with tempfile.TemporaryDirectory() as folder:
-        points_path = Path(folder) / "x.npy"
-        np.save(points_path, x)
-        for _ in range(args.rounds):
+    for sample in range(args.rounds):
+        x = load_points(name, args.data_dir, n, sample)
+        judge = Judge(x, args.threads)
+        with tempfile.TemporaryDirectory() as folder:
+            points_path = Path(folder) / "x.npy"
+            np.save(points_path, x)
             for system in args.systems:
                 path = Path(args.keep or folder) / f"{name}-{n}-{re.sub('[, ]+', '-', system)}.npy"
                 path.parent.mkdir(exist_ok=True)
                 command = [sys.executable, __file__, "--fit", system, str(points_path), str(path)]
-                command += ["--threads", str(args.threads)]
+                command += ["--threads", str(args.threads), "--busy", str(args.busy)]
                 process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                fits[system].append(json.loads(process.stdout.splitlines()[-1]))
-                maps[system] = np.load(path)  # with a seed, all are the same but for the order of sums
-                print(f"  {system}: {fits[system][-1]['seconds']:.2f} s", file=sys.stderr, flush=True)
-    print(f"\n{name}, {len(x):,} points, {args.threads} threads, {args.rounds} rounds")
+                measured = json.loads(process.stdout.splitlines()[-1])
+                measured["kl"], measured["neighbors_kept"] = judge(np.load(path))
+                fits[system].append(measured)
+                line = f"  {system}: {measured['seconds']:.2f} s, KL {measured['kl']:.4f}"
+                print(line, file=sys.stderr, flush=True)
+    beside = f", beside {args.busy} busy processes" if args.busy else ""
+    print(f"\n{name}, {len(x):,} points, {args.threads} threads{beside}, {args.rounds} rounds")
     print(f"{'':<28}{'seconds':>9}{'ours is':>9}{'MB':>8}{'KL':>9}{'10-NN':>8}")
     seconds = {system: statistics.median(fit["seconds"] for fit in fits[system]) for system in fits}
     for system in fits:
-        kl, neighbors_kept = judge(maps[system])
         memory = statistics.median(fit["megabytes"] for fit in fits[system])
+        kl = statistics.mean(fit["kl"] for fit in fits[system])
+        neighbors_kept = statistics.mean(fit["neighbors_kept"] for fit in fits[system])
         ratio = seconds[system] / seconds.get("ours", np.nan)
         line = f"{system:<28}{seconds[system]:>9.2f}{ratio:>8.2f}x{memory:>8.0f}{kl:>9.4f}"
         print(f"{line}{neighbors_kept:>8.4f}", flush=True)
@@ -336,6 +372,7 @@ def main(argv=None):
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="busy processes beside every fit")
     parser.add_argument("--keep", metavar="DIR", help="keep the maps there")
     parser.add_argument("--force", metavar="MAP.npy", help="compare the repulsive force alone, at this map")
     parser.add_argument("--figure", metavar="PNG", help="of --force")
@@ -345,7 +382,7 @@ def main(argv=None):
     missing = [system for system in args.systems if not is_installed(system)]
     args.systems = [system for system in args.systems if system not in missing]
     if args.fit:
-        fit(*args.fit, args.threads)
+        fit(*args.fit, args.threads, args.busy)
     elif args.quick:
         quick(args)
     elif args.force:
