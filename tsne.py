@@ -30,8 +30,10 @@ import math
 import numbers
 import sys
 import textwrap
+import threading
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
@@ -41,6 +43,14 @@ import torch.nn.functional as F
 
 METRICS = ("euclidean", "cosine", "precomputed")
 METHODS = ("auto", "exact", "barnes_hut", "fft")
+SCHEDULE = [
+    # up to this share of the iterations; power of the early exaggeration; momentum; factor of the step
+    (0.15, 1, 0.8, 1),
+    (0.25, 1 / 2, 0.8, 1),
+    (0.35, 1 / 4, 0.8, 1),
+    (0.8, 0, 0.95, 4),
+    (1.0, 0, 0.8, 8),
+]
 EXACT_LIMIT = 10_000  # points, for which the exact method takes 3 GB
 EXACT_IS_FASTEST = 700  # below this number of points, no method is faster than the exact one
 LARGEST = 1e15  # its square fits float32
@@ -55,6 +65,23 @@ class TSNEError(ValueError):
 def require(condition, message):
     if not condition:
         raise TSNEError(message)
+
+
+@contextlib.contextmanager
+def thread_pool():
+    """A pool of as many Python threads as torch may use, in each of which torch works alone, as it does
+    outside meanwhile.
+
+    Where torch shares out an operation among threads, all wait for the last at its end, and beside other
+    programs one is always late. These threads meet once in an iteration, and no sum depends on their number.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -73,15 +100,14 @@ def squared_distances(a, b):
     return squares
 
 
-def conditional_affinities(squares, perplexity):
+def conditional_affinities(squares, perplexity, each=map):
     """p_j|i [n, k] of the squared distances [n, k] from each point to its neighbors (eq. 1).
 
     They are a Gaussian around each point. Bisection finds the precision at which 2^entropy, the effective
     number of neighbors, is the perplexity.
     """
-    parts = []
-    rows_in_cache = 1 + (1 << 17) // squares.shape[1]
-    for rows in squares.split(rows_in_cache):
+
+    def affinities(rows):
         # p does not change if a constant is subtracted, and this way not every exp() can underflow; in units
         # of their mean, all rows can begin with the same precision
         rows = rows.double() - rows.amin(1, keepdim=True)
@@ -99,8 +125,10 @@ def conditional_affinities(squares, perplexity):
             low = torch.where(excess > 0, beta, low)
             high = torch.where(excess > 0, high, beta)
             beta = torch.where(high.isinf(), 2 * low, (low + high) / 2)
-        parts.append((p / total).to(squares.dtype))
-    return torch.cat(parts)
+        return (p / total).to(squares.dtype)
+
+    rows_in_cache = 1 + (1 << 17) // squares.shape[1]
+    return torch.cat([*each(affinities, squares.split(rows_in_cache))])
 
 
 def joint_affinities(neighbors, p):
@@ -144,15 +172,17 @@ def weighted_differences(weights, y, partners):
     return y * sums[:1].T - sums[1:].T
 
 
-def kl_gradient(attraction, repulsion, negative_entropy, y, exaggeration=1.0, want_kl=True):
+def kl_gradient(attraction, repulsion, negative_entropy, y, exaggeration=1.0, want_kl=True, pool=None):
     """dKL / dy [n, c] in a map y [n, c] (eq. 5), with the attraction multiplied by the exaggeration, and the
     KL divergence in nats, or None if it is not wanted. It is that of P without exaggeration:
     sum_ij p_ij log p_ij (the negative entropy) + sum_ij p_ij log(1 + |y_i - y_j|^2) + log Z.
 
-    attraction(y, want_kl) and repulsion(y) return what exact_attraction and exact_repulsion do.
+    attraction(y, want_kl) and repulsion(y) return what exact_attraction and exact_repulsion do. With a pool
+    of threads, they are computed at the same time.
     """
+    pending = pool.submit(repulsion, y) if pool else None
     attractive, log_term = attraction(y, want_kl)
-    repulsive, z = repulsion(y)
+    repulsive, z = pending.result() if pool else repulsion(y)
     z = z.clamp(min=1e-12)  # 0 by rounding where all points are far apart
     gradient = attractive.mul_(4 * exaggeration).sub_(repulsive.mul_(4 / z))
     kl = (negative_entropy + (log_term + z.log())).item() if want_kl else None
@@ -165,7 +195,7 @@ def kl_gradient(attraction, repulsion, negative_entropy, y, exaggeration=1.0, wa
 # products, and O(n) memory
 
 
-def nearest_neighbors(queries, points, k, first=None):
+def nearest_neighbors(queries, points, k, first=None, each=map):
     """The indices of the k points [n, d] nearest to each of the queries [m, d], unsorted, and the squared
     distances to them, both [m, k].
 
@@ -182,14 +212,20 @@ def nearest_neighbors(queries, points, k, first=None):
     block = min(256, 1 + (1 << 24) // (k * points.shape[1]))
     transposed = F.pad(points, (0, 0, 0, padding)).T.contiguous()
     squared_norms = F.pad(points.square().sum(1), (0, padding), value=math.inf)
-    buffer = points.new_empty(block, width * n_rows)  # used again by every block: new memory is slow
     row_starts = width * torch.arange(n_rows, device=points.device)
     squares = queries.new_empty(len(queries), k)
     neighbors = torch.empty_like(squares, dtype=torch.long)
-    for start in range(0, len(queries), block):
+
+    @functools.cache  # every block of a thread uses the same memory: new memory is slow
+    def buffer(thread):
+        return points.new_empty(block, width * n_rows)
+
+    def search(start):
+        """Fills in a block of rows, and returns whether lost digits may have changed its neighbors."""
         batch = queries[start : start + block]
         # |p|^2 - 2qp, which orders the points as their distance does
-        scores = torch.addmm(squared_norms, batch, transposed, alpha=-2, out=buffer[: len(batch)])
+        scores = buffer(threading.get_ident())[: len(batch)]
+        torch.addmm(squared_norms, batch, transposed, alpha=-2, out=scores)
         if first is not None:
             scores.diagonal(first + start).fill_(math.inf)
         columns = scores.view(-1, n_rows, width).amin(1).topk(k, largest=False, sorted=False).indices
@@ -201,13 +237,14 @@ def nearest_neighbors(queries, points, k, first=None):
         neighbors[start : start + block] = nearest
         squares[start : start + block] = exact
         rounding = torch.finfo(batch.dtype).eps * batch.square().sum(1)
-        is_unreliable = rounding > 1e-4 * exact.amax(1)  # the lost digits may have changed the order
-        if batch.dtype == torch.float32 and is_unreliable.any():
-            return nearest_neighbors(queries.double(), points.double(), k, first)
+        return batch.dtype == torch.float32 and bool((rounding > 1e-4 * exact.amax(1)).any())
+
+    if any(each(search, range(0, len(queries), block))):
+        return nearest_neighbors(queries.double(), points.double(), k, first, each)
     return neighbors, squares
 
 
-def symmetrize(neighbors, p, block=4096):
+def symmetrize(neighbors, p, block=4096, each=map):
     """p_ij = (p_j|i + p_i|j) / 2n of neighbors [n, k] and p_j|i [n, k]: row, column and value [pairs] of
     every pair that is not 0, sorted by row.
 
@@ -216,8 +253,8 @@ def symmetrize(neighbors, p, block=4096):
     n, k = neighbors.shape
     targets = neighbors.flatten()
     p = p.flatten()
-    parts = []
-    for start in range(0, n, block):
+
+    def rows_from(start):
         # row i of this block collects p_j|i where j is a neighbor of i, and p_i|j where i is one of j
         outgoing = torch.arange(start * k, min(n, start + block) * k, device=p.device)
         incoming = ((targets >= start) & (targets < start + block)).nonzero()[:, 0]
@@ -226,7 +263,9 @@ def symmetrize(neighbors, p, block=4096):
         key, pair = torch.cat([key_outgoing, key_incoming]).unique(return_inverse=True)
         terms = p[torch.cat([outgoing, incoming])]
         value = p.new_zeros(len(key)).index_add_(0, pair, terms)
-        parts.append(((key // n).int(), (key % n).int(), value.div_(2 * n)))
+        return (key // n).int(), (key % n).int(), value.div_(2 * n)
+
+    parts = each(rows_from, range(0, n, block))
     row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
     return row, column, value
 
@@ -256,35 +295,50 @@ def padded_blocks(group, n_groups, max_entries):
 class SparseAttraction:
     """exact_attraction for maps [n, 2] and sparse affinities: row, column, p [pairs], sorted by row.
 
-    The rectangles [points, neighbors] fit the processor's cache and are padded with p = 0. All use the same
-    memory in turn, since to allocate it anew takes a large part of the time.
+    The rectangles [neighbors, points] fit the processor's cache and are padded with p = 0. Within them, the
+    points are in order of their numbers of neighbors, so that those of a rectangle are a slice.
     """
 
-    def __init__(self, row, column, p, n):
+    def __init__(self, row, column, p, n, each=map):
+        self.each = each
+        self.order = torch.bincount(row, minlength=n).argsort(descending=True)
+        self.place = self.order.argsort()
         self.rectangles = []
+        start = 0
         for rows, pairs, is_pair in padded_blocks(row, n, 1 << 17):
             partners = torch.where(is_pair, column[pairs], rows[:, None])
-            self.rectangles.append((rows, partners, torch.where(is_pair, p[pairs], 0)))
+            partners = self.place[partners].int().T.contiguous()
+            weights = torch.where(is_pair, p[pairs], 0).T.contiguous()
+            self.rectangles.append((slice(start, start + len(rows)), partners, weights))
+            start += len(rows)
 
     def __call__(self, y, want_kl=True):
-        y = y.T.contiguous()  # (2, n)
+        y = y[self.order].T.contiguous()  # (2, n)
         attraction = torch.zeros_like(y)
-        log_term = 0.0
-        buffer = y.new_empty(3 * max(p.numel() for _, _, p in self.rectangles))
-        for rows, partners, p in self.rectangles:
-            workspace = buffer[: 3 * p.numel()].view(3, *p.shape)
-            difference = workspace[:2]
-            denominator = workspace[2]
-            coordinates = y[:, None].expand(2, len(rows), -1)
-            torch.gather(coordinates, 2, partners.expand(2, -1, -1), out=difference)
-            torch.sub(y[:, rows, None], difference, out=difference)  # y_i - y_j, (2, points, neighbors)
-            torch.mul(difference[0], difference[0], out=denominator)
-            denominator.addcmul_(difference[1], difference[1]).add_(1)
-            if want_kl:
-                log_term += (p * denominator.log()).sum(dtype=torch.float64)
-            weight = torch.div(p, denominator, out=denominator)
-            attraction[:, rows] = difference.mul_(weight).sum(2)
-        return attraction.T.contiguous(), log_term
+
+        def attract(rectangles):
+            """Fills in some slices and returns their log terms."""
+            log_term = 0.0
+            # all rectangles use the same memory in turn: new memory is slow
+            buffer = y.new_empty(3 * max(p.numel() for _, _, p in rectangles))
+            for points, partners, p in rectangles:
+                workspace = buffer[: 3 * p.numel()].view(3, *p.shape)
+                difference = workspace[:2]
+                denominator = workspace[2]
+                for coordinate, partner in zip(y, difference, strict=True):
+                    torch.index_select(coordinate, 0, partners.view(-1), out=partner.view(-1))
+                torch.sub(y[:, None, points], difference, out=difference)  # y_i - y_j
+                torch.mul(difference[0], difference[0], out=denominator)
+                denominator.addcmul_(difference[1], difference[1]).add_(1)
+                if want_kl:
+                    log_term += (p * denominator.log()).sum(dtype=torch.float64)
+                weight = torch.div(p, denominator, out=denominator)
+                torch.sum(difference.mul_(weight), 1, out=attraction[:, points])
+            return log_term
+
+        groups = [self.rectangles[i : i + 8] for i in range(0, len(self.rectangles), 8)]
+        log_term = sum(self.each(attract, groups))
+        return attraction[:, self.place].T.contiguous(), log_term
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -388,7 +442,7 @@ def interaction_list(code, points, extent, targets, angle):
     return tile, torch.cat(far_bodies)[order], torch.cat(bodies).T.contiguous()
 
 
-def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
+def barnes_hut_repulsion(y, angle=0.5, tile_size=32, each=map):
     """exact_repulsion for maps [n, 2], by a quadtree. Points that follow each other on the Morton curve form
     a tile, whose points share one interaction list."""
     n = len(y)
@@ -400,7 +454,9 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
     repulsion = torch.empty_like(targets)
     potential = torch.empty_like(targets[..., 0])  # sum_j k_ij
     tile, body, bodies = interaction_list(code, points, extent, targets, angle)
-    for tiles, pairs, is_pair in padded_blocks(tile, len(targets), (1 << 18) // tile_size):
+
+    def repel(rectangle):
+        tiles, pairs, is_pair = rectangle
         sources = body.take(pairs)  # (tiles, width)
         x_source, y_source, mass = (values.take(sources) for values in bodies)
         mass = mass * is_pair
@@ -416,6 +472,8 @@ def barnes_hut_repulsion(y, angle=0.5, tile_size=32):
         weights = torch.stack([mass, mass * x_source, mass * y_source], 1)
         sums = weights @ kernel.square_().mT  # (tiles, 3, tile_size)
         repulsion[tiles] = target * sums[:, :1].mT - sums[:, 1:].mT
+
+    list(each(repel, padded_blocks(tile, len(targets), (1 << 18) // tile_size)))
     in_order_of_y = torch.empty_like(y)
     in_order_of_y[order] = repulsion.view(-1, 2)[:n]
     return in_order_of_y, potential.flatten()[:n].sum(dtype=torch.float64) - n
@@ -639,13 +697,10 @@ class TSNE:
         require(math.isfinite(self._scale), "X holds numbers too far apart for their type: scale it")
         del offsets
         embedding = self._initial_map(x)
-        gradient_at = self._kl_gradient(x)
-        last = self.max_iter or (500 if n >= 5000 else 700)
-        self.n_iter_ = 0
-        first_phase = min(100, last // 5)
-        self._descend(embedding, gradient_at, first_phase, float(self.early_exaggeration), momentum=0.8)
-        self._descend(embedding, gradient_at, last, exaggeration=1.0, momentum=0.9)
-        _, self.kl_divergence_ = gradient_at(embedding)
+        with thread_pool() as pool:
+            gradient_at = self._kl_gradient(x, pool)
+            self._descend(embedding, gradient_at)
+            _, self.kl_divergence_ = gradient_at(embedding)
         self._map = embedding
         self.embedding_ = embedding.to(X.device) if isinstance(X, torch.Tensor) else embedding.numpy()
         return self
@@ -748,19 +803,19 @@ class TSNE:
             return F.normalize(x / x.abs().amax(1, keepdim=True)).float()
         return ((x - self._center) / self._scale).float()
 
-    def _neighbors(self, x, k, first=None):
+    def _neighbors(self, x, k, first=None, each=map):
         """nearest_neighbors of x [m, d] among the training points, in the chosen metric."""
         if self.metric == "precomputed":
             if first is not None:
                 x.fill_diagonal_(math.inf)
             distances, neighbors = x.topk(k, largest=False)
             return neighbors, distances.square()
-        neighbors, squares = nearest_neighbors(x, self._points, k, first)
+        neighbors, squares = nearest_neighbors(x, self._points, k, first, each)
         if self.metric == "cosine":
             squares = (squares / 2).square()  # of the distance 1 - cos, which is |x - x'|^2 / 2
         return neighbors, squares
 
-    def _kl_gradient(self, x):
+    def _kl_gradient(self, x, pool):
         """kl_gradient for training points x [n, d] by the chosen method, a function of the map."""
         n = len(x)
         perplexity = float(self.perplexity)
@@ -771,55 +826,61 @@ class TSNE:
         points = self._scaled(x, "X")
         if self.metric != "precomputed":
             self._points = points
-        neighbors, squares = self._neighbors(points, k, first=0)
-        p = conditional_affinities(squares.float(), perplexity)
+        neighbors, squares = self._neighbors(points, k, 0, pool.map)
+        p = conditional_affinities(squares.float(), perplexity, pool.map)
         del points, squares  # and neighbors below: memory that the largest allocations need
         if method == "exact":
             p = joint_affinities(neighbors, p)
             attraction = functools.partial(exact_attraction, p)
             repulsion = exact_repulsion
         else:
-            row, column, p = symmetrize(neighbors, p)
+            row, column, p = symmetrize(neighbors, p, each=pool.map)
             del neighbors
-            attraction = SparseAttraction(row, column, p, n)
+            attraction = SparseAttraction(row, column, p, n, pool.map)
             if method == "barnes_hut":
-                repulsion = functools.partial(barnes_hut_repulsion, angle=float(self.angle))
+                angle = float(self.angle)
+                repulsion = functools.partial(barnes_hut_repulsion, angle=angle, each=pool.map)
+                pool = None  # the tree shares out its own work
             else:
                 repulsion = functools.partial(mesh_repulsion, spacing=0.3 if n < 20_000 else 0.35)
         negative_entropy = torch.special.xlogy(p, p).sum(dtype=torch.float64)
-        return functools.partial(kl_gradient, attraction, repulsion, negative_entropy)
+        return functools.partial(kl_gradient, attraction, repulsion, negative_entropy, pool=pool)
 
-    def _descend(self, y, gradient_at, last, exaggeration, momentum):
-        """Moves the map y [n, c], in place, until iteration `last`: gradient descent with momentum, and with
-        a gain for each coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
-        # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
-        auto_rate = len(y) / 4 / exaggeration
-        self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
-        velocity = torch.zeros_like(y)
-        gain = torch.ones_like(y)
-        best_kl = math.inf
-        best_iteration = self.n_iter_
-        while self.n_iter_ < last:
-            self.n_iter_ += 1
-            is_check = self.n_iter_ % 50 == 0
-            gradient, kl = gradient_at(y, exaggeration, is_check)
-            gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
-            gradient.mul_(gain)
-            velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
-            # the bound on the step keeps the map together at any learning rate
-            y += velocity.clamp_(-5, 5)
-            if not is_check:
-                continue
-            norm = gradient.norm().item()  # with the gains, as scikit-learn computes it
-            if self.verbose:
-                print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
-            if norm <= self.min_grad_norm:
-                break
-            if kl < best_kl:
-                best_kl = kl
-                best_iteration = self.n_iter_
-            elif exaggeration == 1 and self.n_iter_ - best_iteration > self.n_iter_without_progress:
-                break
+    def _descend(self, y, gradient_at):
+        """Moves the map y [n, c], in place: gradient descent with momentum, and with a gain for each
+        coordinate that grows while its gradient keeps its sign (Jacobs 1988)."""
+        n_iterations = self.max_iter or 250
+        self.n_iter_ = 0
+        for end, power, momentum, step in SCHEDULE:
+            exaggeration = float(self.early_exaggeration) ** power
+            # n / exaggeration (Belkina et al. 2019), whose gradient lacks the factor 4
+            auto_rate = step * len(y) / 4 / exaggeration
+            self.learning_rate_ = auto_rate if self.learning_rate == "auto" else float(self.learning_rate)
+            velocity = torch.zeros_like(y)
+            gain = torch.ones_like(y)
+            best_kl = math.inf
+            best_iteration = self.n_iter_
+            while self.n_iter_ < round(end * n_iterations):
+                self.n_iter_ += 1
+                is_check = self.n_iter_ % 50 == 0
+                gradient, kl = gradient_at(y, exaggeration, is_check)
+                gain = torch.where(velocity * gradient < 0, gain + 0.2, gain * 0.8).clamp_(min=0.01)
+                gradient.mul_(gain)
+                velocity.mul_(momentum).sub_(gradient, alpha=self.learning_rate_)
+                # the bound on the step keeps the map together at any learning rate
+                y += velocity.clamp_(-5, 5)
+                if not is_check:
+                    continue
+                norm = gradient.norm().item()  # with the gains, as scikit-learn computes it
+                if self.verbose:
+                    print(f"iteration {self.n_iter_}   KL {kl:.4f}   gradient norm {norm:.2e}", flush=True)
+                if norm <= self.min_grad_norm:
+                    break
+                if kl < best_kl:
+                    best_kl = kl
+                    best_iteration = self.n_iter_
+                elif exaggeration == 1 and self.n_iter_ - best_iteration > self.n_iter_without_progress:
+                    return
 
 
 # -----------------------------------------------------------------------------------------------------------
