@@ -692,7 +692,7 @@ def test_new_points_without_distances_are_refused(metric, value, message):
         (np.zeros((50, 3)), dict(init=np.zeros((50, 3))), "init has shape"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), np.nan)), "init holds NaN"),
         (np.zeros((50, 3)), dict(init=np.full((50, 2), 1e30)), "init reaches"),
-        (scipy.sparse.eye(50).tocsr(), {}, "X.toarray\\(\\) for a sparse matrix"),
+        (scipy.sparse.eye(50).tocsr(), {}, "X.toarray\\(\\) of a sparse matrix"),
         (torch.eye(50).to_sparse(), {}, "X is sparse, nested"),
         (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), {}, "X is sparse, nested"),
         (torch.zeros(50, 3, device="meta"), {}, "meta or complex: give a dense tensor"),
