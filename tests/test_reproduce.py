@@ -28,7 +28,7 @@ IDS = """
 
 
 CONFIG = dict(
-    flags={"model": "vae"}, classes=["0"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1
+    flags={"model": "vae", "data": "some"}, classes=["0"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1
 )
 
 
@@ -216,7 +216,7 @@ def test_a_row_that_fails_stops_no_other(here, capsys, monkeypatch):
 def write_run(folder):
     """Writes the files of a finished run that reproduce.py reads."""
     folder.mkdir(parents=True)
-    summary = dict(data="some", seconds=60.0, steps=10)
+    summary = dict(data="some", seconds=60.0, steps=10, best_epoch=1, units={})
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "best.pt").write_bytes(b"weights")
@@ -292,7 +292,7 @@ def test_a_run_with_other_flags_than_its_row_stops_no_other(here, judged, capsys
     assert reproduce.main(["r4", "--no-training", "--jobs", "1"]) == 1
     out, error = capsys.readouterr()
     assert re.search(
-        "r4-vae: error: .*r4-vae was trained with --.* None, not .*: delete it, or move it", error
+        "r4-vae: error: .*r4-vae was trained with --.*, not .*: delete it, or move it", error
     )
     assert "r4-mean: measured" in out
 
