@@ -312,7 +312,8 @@ def kill(kind, choices, folder, after):
         killed.append(pid)
         os.kill(pid, how)
 
-    line = "train.py --resume out" if (folder / "out" / "last.pt").exists() else WORK[kind]
+    resumes = WORK[kind].startswith("train.py") and (folder / "out" / "last.pt").exists()
+    line = "train.py --resume out" if resumes else WORK[kind]
     call(line, folder, (0, 130, -how), ["out"], after, send)
     return bool(killed)  # a training that gets Ctrl-C ends with 0 as well
 
