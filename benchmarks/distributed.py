@@ -30,7 +30,7 @@ def losses(model, processes, seed, epochs=10):
 
 
 plt.rcParams.update(sample.STYLE)
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 titles = {"ae": "autoencoder: no noise is drawn", "vae": "VAE: each process draws its own noise"}
 for axis, (model, title) in zip(axes, titles.items(), strict=True):
     for n, style, width, alpha in ((1, "-", 5, 0.4), (2, "--s", 1, 1)):  # two processes on top of one
@@ -39,6 +39,6 @@ for axis, (model, title) in zip(axes, titles.items(), strict=True):
             loss = losses(model, n, seed)
             look = dict(color=COLORS[n - 1], linewidth=width, alpha=alpha, markersize=4, label=label)
             axis.plot(range(1, 1 + len(loss)), loss, style, **look)
-    axis.set(title=title, xlabel="epoch", ylabel="validation loss (nats/image)", yscale="log")
+    axis.set(title=title, xlabel="epoch", ylabel="validation loss (nats/image)")
     axis.legend()
 figure.savefig(ROOT / "docs/distributed.png")
