@@ -1,7 +1,7 @@
 """A soak: programs are killed, files damaged, flags made hostile, disks filled. What is lost?
 
     python benchmarks/soak.py --quick                                 # a little of each, as in the tests
-    python benchmarks/soak.py --kills 1000 --inputs 20000 --jobs 2    # about 40 minutes
+    python benchmarks/soak.py --kills 1000 --inputs 20000 --jobs 2    # an hour on two cores
     python benchmarks/soak.py --only flags --seed 3 --case 17         # one case again
 
 kills     work is killed at random moments and goes on until it is done: with the same bits?

@@ -28,7 +28,11 @@ IDS = """
 
 
 CONFIG = dict(
-    flags={"model": "vae", "data": "some"}, classes=["0"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1
+    flags={"model": "vae", "data": "some"},
+    classes=["0"],
+    image_shape=[1, 28, 28],
+    units={"loss": "nats"},
+    threads=1,
 )
 
 
@@ -291,9 +295,7 @@ def test_a_run_with_other_flags_than_its_row_stops_no_other(here, judged, capsys
     monkeypatch.setitem(reproduce.ROWS, "r4-mean", mean)
     assert reproduce.main(["r4", "--no-training", "--jobs", "1"]) == 1
     out, error = capsys.readouterr()
-    assert re.search(
-        "r4-vae: error: .*r4-vae was trained with --.*, not .*: delete it, or move it", error
-    )
+    assert re.search("r4-vae: error: .*r4-vae was trained with --.*, not .*: delete it, or move it", error)
     assert "r4-mean: measured" in out
 
 
