@@ -239,7 +239,9 @@ def check_flags(parser, saved, where):
 def read_last(folder):
     """The checkpoint from which a run is resumed. Raises Mistake."""
     path = folder / "last.pt"
-    require(path.exists(), f"{folder} holds no last.pt, so there is no run to resume")
+    require(folder.is_dir(), f"there is no folder {folder}: which run shall be resumed?")
+    advice = "repeat the command that began it"
+    require(path.exists(), f"{folder} holds no last.pt, so there is no run to resume: {advice}")
     checkpoint = models.read_checkpoint(path)
     is_complete = checkpoint.keys() >= {"config", "state", "optimizers"}
     require(is_complete, f"{path} is a model without the state of its training, so it cannot be resumed")
@@ -575,6 +577,8 @@ def fit(training):
     valid = training.dataset.valid.to(training.device)
     console = Console(training)
     first = state.epoch + 1 if state.history else 0
+    if first > training.total_epochs:
+        print(f"all {state.epoch} epochs are trained already: --epochs trains more")
     for epoch in range(first, training.total_epochs + 1):
         if is_out_of_patience(training):
             print(f"stopped: no better validation loss for {training.args.patience} epochs")

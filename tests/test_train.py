@@ -577,6 +577,7 @@ TRAIN = {  # flags of train.py, after --out NEW: a phrase that the one line must
     "decoder of a GAN": (["--model", "gan", "--decoder", "mlp"], "--decoder does nothing for --model gan"),
     "unknown prior": (["--model", "vad", "--prior", "cauchy"], "invalid choice: 'cauchy'"),
     "resume of nothing": (["--resume", "EMPTY"], "holds no last.pt"),
+    "resume of no folder": (["--resume", "nowhere"], "there is no folder nowhere"),
     "resume with other flags": (["--resume", "RUN", "--lr", "1"], "--lr does not go with --resume"),
     "fewer epochs than done": (["--resume", "RUN", "--epochs", "1"], "it has 2"),
     "folder taken": (["--model", "ae", "--out", "RUN"], "holds a run already"),
