@@ -208,11 +208,7 @@ def load(
     if image_size:
         x = resize(x, image_size)
     splits = pictures.splits
-    for split, fraction in (("test", 0.1), ("valid", valid_fraction)):
-        if split not in splits:
-            train = np.flatnonzero(splits == "train")
-            moved = stratified(y.numpy()[train], round(fraction * len(train)))
-            splits[train[moved]] = split
+    cut_splits(splits, y.numpy(), valid_fraction)
     require("train" in splits, f"{data} leaves nothing to train on: give more pictures")
     if binarize == "static":
         random = torch.Generator().manual_seed(0)
@@ -300,6 +296,15 @@ def require_room(n, channels, size):
     n_bytes = n * channels * size**2
     too_large = f"{n:,} pictures of {size}x{size} pixels take {n_bytes:,} bytes: give a smaller --image-size"
     require(n_bytes <= 2**35, too_large)
+
+
+def cut_splits(splits, y, valid_fraction):
+    """Name some training pictures test or valid, in place, where the data set comes without such a split."""
+    for split, fraction in (("test", 0.1), ("valid", valid_fraction)):
+        if split not in splits:
+            train = np.flatnonzero(splits == "train")
+            moved = stratified(y[train], round(fraction * len(train)))
+            splits[train[moved]] = split
 
 
 def resize(x, size):

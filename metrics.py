@@ -921,8 +921,7 @@ def command(argv):
     compares = not args.log_likelihood and any(source.task == "generation" for source in sources)
     check_sources(sources, compares, args)
     for flag, reason in idle_flags(sources, real, compares, args):
-        name = flag.lstrip("-").replace("-", "_")
-        if vars(args)[name] != parser.get_default(name):
+        if is_set(parser, args, flag):
             data.note(f"{flag} does nothing {reason}")
     extractor = None
     reference = None
@@ -978,6 +977,12 @@ def is_part_of(path, source):
     folder = path.absolute().parent.resolve()
     holds_pictures = source.is_dir() and not (source / "config.json").exists()
     return holds_pictures and source.resolve() in (folder, *folder.parents)
+
+
+def is_set(parser, args, flag):
+    """Whether a flag has another value than its default."""
+    name = flag.lstrip("-").replace("-", "_")
+    return vars(args)[name] != parser.get_default(name)
 
 
 def idle_flags(sources, real, compares, args):

@@ -44,6 +44,7 @@ import data
 import models
 import sample
 import train
+from benchmarks.tsne import busy_processes
 
 ROOT = Path(train.__file__).resolve().parent
 MLP = "--encoder mlp --encoder-hidden 400 --decoder mlp --decoder-hidden 400"
@@ -77,18 +78,6 @@ def prepare(argv, updates=None):
     cpu = torch.device("cpu")
     run = train.Training(args, {}, None, cpu, dataset, model, optimizers, train.State(), None)
     return run, dataset.train
-
-
-@contextlib.contextmanager
-def busy(n):
-    """Meanwhile, n other processes compute without a pause, as other programs of a user do."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -438,7 +427,7 @@ def main(argv=None):
         if name not in MODELS:
             parser.error(f"there is no {name}: choose from {', '.join(MODELS)}")
     task = profile if args.profile else costs if args.costs else compare_loops
-    with busy(args.busy):
+    with busy_processes(args.busy):
         task(args)
 
 
