@@ -116,6 +116,11 @@ def moments(*sets):
     return pairs
 
 
+def n_splits(logits):
+    """The usual ten of the Inception score, or as many as our own allows of few images."""
+    return min(10, len(logits) // metrics.IMAGES_PER_SPLIT)
+
+
 def their_numbers(generated, real, logits):
     """torch-fidelity's IS of logits in their order, KID of one subset of all features, precision, recall."""
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -127,7 +132,7 @@ def their_numbers(generated, real, logits):
     kid = kid_features_to_metric(*pair, kid_subsets=1, kid_subset_size=size, verbose=False)
     shares = prc_features_to_metric(*pair, verbose=False)
     return {
-        "IS": isc_features_to_metric(logits, shuffle=False)["inception_score_mean"],
+        "IS": isc_features_to_metric(logits, n_splits(logits), shuffle=False)["inception_score_mean"],
         "KID": kid["kernel_inception_distance_mean"],
         "precision": shares["precision"],
         "recall": shares["recall"],
@@ -138,7 +143,7 @@ def our_numbers(generated, real, logits):
     """The same from metrics.py. Ten equal parts are needed for an equal IS: give 10 k logits."""
     precision, recall = metrics.precision_recall(real, generated)
     return {
-        "IS": metrics.inception_score(logits, seed=None)[0],
+        "IS": metrics.inception_score(logits, n_splits(logits), seed=None)[0],
         "KID": metrics.kid(generated, real, 1, len(real))[0],
         "precision": precision,
         "recall": recall,

@@ -362,8 +362,8 @@ def test_duplicates_and_constant_features_have_a_distance():
 
 
 @pytest.mark.parametrize("n, m", [(600, 700), (600, 90), (90, 600), (90, 40)])
-def test_strips_of_a_triangle_give_the_distance_of_the_whole(n, m):
-    a, b = spread_out(n, 520), 0.5 * spread_out(m, 520, seed=1)  # more than two strips
+def test_blocks_of_a_triangle_give_the_distance_of_the_whole(n, m):
+    a, b = spread_out(n, 520), 0.5 * spread_out(m, 520, seed=1)  # more than two blocks
     c1, c2 = np.cov(a.T), np.cov(b.T)
     left, right = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b))  # factors of c1 and c2
     cross = scipy.linalg.svdvals(left @ right.T).sum()
@@ -581,6 +581,7 @@ EYE = np.eye(2)
     (ZERO, EYE * math.nan, "NaN"),
     (ZERO + math.inf, EYE, "infinity"),
     (np.zeros(3), np.eye(3), "3 and 2|2 and 3"),
+    (np.zeros(100), np.eye(100) + np.eye(100, k=90), "symmetric"),
 ])  # fmt: skip
 def test_moments_of_nothing_have_no_distance(mean, cov, message):
     for moments in ((mean, cov, ZERO, EYE), (ZERO, EYE, mean, cov)):
@@ -1066,6 +1067,16 @@ def test_folded_batch_norm_gives_what_it_gave(branches):
     assert before.shape[1] == block.channels and before.std() > 0.1
     assert not any("bn" in name for name in block.state_dict())
     assert torch.allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_a_convolution_of_one_pixel_is_a_product_of_matrices():
+    layer = metrics.Convolution(6, 5, (1, 1), 2, (0, 0))
+    layer.fold()
+    torch.nn.init.normal_(layer.conv.bias)
+    x = torch.randn(3, 6, 7, 8)
+    product = torch.einsum("oc,nchw->nohw", layer.conv.weight[:, :, 0, 0], x[:, :, ::2, ::2])
+    expected = (product + layer.conv.bias[:, None, None]).clamp(min=0)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_pools_are_those_of_the_graph_of_2015():
