@@ -34,7 +34,8 @@ SCRIPTS = {
     "assignments/handout.py": handout,
 }
 PAGES = ["README.md", "RESULTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/tour.md"]
-PAGES += ["docs/measurements.md", "docs/resize.md", "docs/reliability.md", "Makefile", "data.py"]
+PAGES += ["docs/measurements.md", "docs/processes.md", "docs/reliability.md", "docs/resize.md"]
+PAGES += ["Makefile", "data.py"]
 PAGES += [*SCRIPTS, "assignments/README.md"]
 PAGES += [f"assignments/{name}/worksheet.md" for name in handout.NAMES]
 COMMAND = re.compile(r'python ((\S+\.py) (?:[^`"\n]|"[^"\n]*")*)')
