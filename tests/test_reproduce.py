@@ -258,7 +258,9 @@ def test_a_damaged_result_is_measured_again(here, judged, capsys, damage):
 
 
 def test_a_row_that_fails_stops_no_other(here, judged, capsys, monkeypatch):
-    monkeypatch.setitem(reproduce.ROWS, "r4-bad", changed("r4-vae", name="r4-bad", numbers=dict(x="j.no")))
+    monkeypatch.setitem(
+        reproduce.ROWS, "r4-bad", changed("r4-vae", name="r4-bad", ours="{j.no}", numbers={})
+    )
     write_run(here / "r4-bad")
     args = arguments(here)
     monkeypatch.setattr(reproduce.run, "check", lambda trainings: None)
@@ -442,7 +444,7 @@ def test_tables_come_from_the_results_alone(here):
     assert reproduce.main(["r4-lstm-ae", "--no-training", "--jobs", "1"]) == 0
     text = (here / "RESULTS.md").read_text()
     assert text.startswith("before\n<!-- r4 -->\n| experiment |")
-    assert "old" not in text and "\nbetween\n" in text
+    assert "\nold\n" not in text and "\nbetween\n" in text
     assert "| – | MSE test 2.0 ± 1.0, validation 2<br>64 principal components: 2 |  | some; 3, 1 |" in text
     assert "| beaten | some; 2 of 3, 1 |" in text  # one seed has not been run yet
     assert "MSE test 1.5, validation –<br>" in text  # which has not been measured yet
