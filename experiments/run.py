@@ -261,23 +261,23 @@ def table(folders):
     lines = [["", *columns, "seeds"]]
     lines.append(["---"] * len(lines[0]))
     for setting, runs in settings.items():
-        cells = [cell([numbers[name] for numbers in runs if name in numbers]) for name in columns]
+        cells = [cell([numbers[name] for numbers in runs if name in numbers], digits=5) for name in columns]
         lines.append([setting, *cells, str(len(runs))])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def cell(values):
-    """Mean ± standard deviation over seeds, with two digits of the deviation and at most five of the mean.
-    Missing values (None) are left out and counted."""
+def cell(values, digits=4):
+    """Mean ± standard deviation over seeds, with two digits of the deviation and at most five of the mean; a
+    mean without a deviation has `digits`. Missing values (None) are left out and counted."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "–"
     mean = statistics.mean(numbers)
     deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0
-    text = f"{mean:.4g}"
+    text = f"{mean:.{digits}g}"
     if deviation:
-        digits = max(0, min(1 - magnitude(deviation), 4 - magnitude(mean)))
-        text = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+        places = max(0, min(1 - magnitude(deviation), 4 - magnitude(mean)))
+        text = f"{mean:.{places}f} ± {deviation:.{places}f}"
     return text if len(numbers) == len(values) else f"{text} ({len(numbers)} of {len(values)})"
 
 
