@@ -1,13 +1,18 @@
 """Measures what the reports claim about their models, and prints it as JSON.
 
+python experiments/claims.py named RUN --judge JUDGE      # R0, R4: how many samples are named as asked?
 python experiments/claims.py wrong RUN --judge JUDGE      # R0: how confident is a judge that disagrees?
 python experiments/claims.py halfway RUN --judge JUDGE    # R1: what lies between a trouser and a shirt?
 python experiments/claims.py scaled RUN --judge JUDGE     # R1: is a latent times 0.5 the same garment?
 python experiments/claims.py reach RUN --term characters --at 70    # R2: in which epoch?
 python experiments/claims.py gray RUN                     # R2: how blurred are the drawn answers?
+python experiments/claims.py pca RUN                      # what do as many principal components leave?
+
+With several judges, all shares and confidences are means over them: --judge JUDGE JUDGE JUDGE.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -20,70 +25,81 @@ import models
 import sample
 from data import require
 
-TROUSER, SHIRT = 1, 6  # class numbers of Fashion-MNIST
+TROUSER, DRESS, SHIRT = 1, 3, 6  # class numbers of Fashion-MNIST
 
 
 # -----------------------------------------------------------------------------------------------------------
 # The claims: each takes a run and the flags, and returns what is printed
 
 
+def named(run, args):
+    """How many samples, in %, are named as asked, and the confidence in them, by class."""
+    labels, names, confidence = judge_samples(run, args)
+    members = [labels == c for c in range(len(run.classes))]
+    return dict(
+        accuracy=[metrics.percent(names[:, rows] == c) for c, rows in enumerate(members)],
+        confidence=[metrics.percent(confidence[:, rows]) for rows in members],
+        mean=dict(accuracy=metrics.percent(names == labels), confidence=metrics.percent(confidence)),
+    )
+
+
 def wrong(run, args):
-    """The judge's confidence, in %, in samples that it does not name as asked: minimum, quartiles, maximum,
-    and the share of these samples with a confidence between 40% and 60%."""
-    require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
-    labels = torch.arange(args.n) % len(run.classes)
-    torch.manual_seed(args.seed)
-    named, confidence = classify(run, args, run.model.sample(args.n, labels))
-    confidence = 100 * confidence[named != labels].double()
+    """The judge's confidence, in %, in samples that it does not name as asked: minimum, median, maximum, and
+    the share of these samples with a confidence between 40% and 60%."""
+    labels, names, confidence = judge_samples(run, args)
+    confidence = 100 * confidence[names != labels].double()
     if not len(confidence):
-        return dict.fromkeys(("least", "low", "median", "high", "most", "from_40_to_60"))
-    quartiles = confidence.quantile(torch.linspace(0, 1, 5, dtype=torch.float64)).tolist()
-    answer = dict(zip(("least", "low", "median", "high", "most"), quartiles, strict=True))
+        return dict.fromkeys(("least", "median", "most", "from_40_to_60"))
     inside = (confidence >= 40) & (confidence <= 60)
-    answer["from_40_to_60"] = 100 * inside.double().mean().item()
-    return answer
+    return dict(
+        least=confidence.min().item(),
+        median=confidence.quantile(0.5).item(),
+        most=confidence.max().item(),
+        from_40_to_60=metrics.percent(inside),
+    )
 
 
 def halfway(run, args):
     """How often, in %, the judge names a picture each class: decoded from the midpoints between the latents
-    of 100 trousers and 100 shirts of the training split, and from these latents themselves."""
+    of 100 trousers and 100 shirts of the training split; and how often it names one a dress at each of seven
+    steps from trouser to shirt."""
     y = run.dataset.train.y
     present = set(y.tolist())
-    require({TROUSER, SHIRT} <= present, f"{run.folder} has no trousers and shirts, classes 1 and 6")
+    require({TROUSER, DRESS, SHIRT} <= present, f"{run.folder} holds no clothes: give a run of fashion2k")
     trousers = run.latents("train", random_members(y, TROUSER, args.seed))
     shirts = run.latents("train", random_members(y, SHIRT, args.seed))
-    return dict(
-        ends=class_shares(run, args, torch.cat([trousers, shirts])),
-        middle=class_shares(run, args, (trousers + shirts) / 2),
-    )
+    steps = [class_shares(run, args, torch.lerp(trousers, shirts, k / 6)) for k in range(7)]
+    return dict(middle=steps[3], dress=[step[run.classes[DRESS]] for step in steps])
 
 
 def scaled(run, args):
     """How often, in %, the judge gives a decoded test latent the same name when the latent is multiplied by
-    0.5 or by 1.5, and how often it names the halved ones each class."""
-    n = min(args.n, len(run.dataset.test.x))
-    z = run.latents("test", torch.arange(n))
-    original, _ = classify(run, args, decode(run, z))
-    halved, _ = classify(run, args, decode(run, 0.5 * z))
-    grown, _ = classify(run, args, decode(run, 1.5 * z))
+    0.5 or by 1.5, and its mean confidence at 0.5, 1 and 1.5."""
+    z = run.latents("test", torch.arange(min(args.n, len(run.dataset.test.x))))
+    pictures = [decode(run, scale * z) for scale in (0.5, 1, 1.5)]
+    names, confidence = zip(*(classify(run, args, images) for images in pictures), strict=True)
     return dict(
-        halved=metrics.percent(halved == original),
-        grown=metrics.percent(grown == original),
-        named={name: metrics.percent(halved == c) for c, name in enumerate(run.classes)},
+        halved=metrics.percent(names[0] == names[1]),
+        grown=metrics.percent(names[2] == names[1]),
+        sure=[metrics.percent(values) for values in confidence],
     )
 
 
 def reach(run, args):
-    """The first epoch in which a term of the validation split is at least --at; null if there is none."""
-    require(args.at is not None, "reach: which value? give --at")
+    """The first epoch in which a term of the validation split is at least --at, or at most --within percent
+    above its least value; null if there is none."""
+    require((args.at is None) != (args.within is None), "reach: which value? give --at or --within")
     rows = sample.read_log(run.folder)
     columns = {name.partition(" [")[0]: name for row in rows for name in row if " [" in name}
     require(args.term in columns, f"reach: which --term? {run.folder} has {', '.join(sorted(columns))}")
-    for row in rows:
-        cell = row.get(columns[args.term])
-        if row["split"] == "valid" and cell and float(cell) >= args.at:
-            return dict(epoch=int(row["epoch"]))
-    return dict(epoch=None)
+    cells = {row["epoch"]: row[columns[args.term]] for row in rows if row["split"] == "valid"}
+    values = {int(epoch): float(cell) for epoch, cell in cells.items() if cell}
+    if args.within is not None:
+        highest = min(values.values()) * (1 + args.within / 100)
+        epochs = [epoch for epoch, value in values.items() if value <= highest]
+    else:
+        epochs = [epoch for epoch, value in values.items() if value >= args.at]
+    return dict(epoch=min(epochs, default=None))
 
 
 def gray(run, args):
@@ -95,7 +111,21 @@ def gray(run, args):
     return dict(drawn=100 * gray_share(run.model.predict(x)), true=100 * gray_share(y))
 
 
-CLAIMS = {"wrong": wrong, "halfway": halfway, "scaled": scaled, "reach": reach, "gray": gray}
+def pca(run, args):
+    """What 0, 64 and 128 principal components of the training pictures leave of the test pictures: squared
+    error per pixel, and RMSE on the scale 0..255."""
+    splits = (run.dataset.train, run.dataset.test)
+    x, test = (split.batch(slice(None))[0].flatten(1).double() for split in splits)  # (n, pixels)
+    mean = x.mean(0)
+    axes = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors.flip(1)  # the largest first
+    mse = {}
+    for n in (0, 64, 128):
+        projected = (test - mean) @ axes[:, :n] @ axes[:, :n].T
+        mse[n] = (test - mean - projected).square().mean().item()
+    return dict(mse=mse, rmse={n: 255 * math.sqrt(error) for n, error in mse.items()})
+
+
+CLAIMS = {function.__name__: function for function in (named, wrong, halfway, scaled, reach, gray, pca)}
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -114,15 +144,25 @@ def decode(run, z):
 
 
 def classify(run, args, images):
-    """Class numbers [n] and confidences [n] of images [n, C, H, W] by the classifier of --judge."""
+    """Class numbers and confidences [judges, n] of images [n, C, H, W] by the classifiers of --judge."""
     require(args.judge, f"{args.claim}: by which classifier? give --judge RUN")
-    return metrics.predictions(sample.open_judge(args.judge, run).model, images)
+    judges = [sample.open_judge(judge, run).model for judge in args.judge]
+    names, confidence = zip(*(metrics.predictions(judge, images) for judge in judges), strict=True)
+    return torch.stack(names), torch.stack(confidence)
+
+
+def judge_samples(run, args):
+    """Classes [n] that are asked for, and what the judges say of the samples: as of classify()."""
+    require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
+    labels = torch.arange(args.n) % len(run.classes)
+    torch.manual_seed(args.seed)
+    return labels, *classify(run, args, run.model.sample(args.n, labels))
 
 
 def class_shares(run, args, z):
     """How often, in %, the judge names a picture decoded from z [n, latents] each class."""
-    named, _ = classify(run, args, decode(run, z))
-    return {name: metrics.percent(named == c) for c, name in enumerate(run.classes)}
+    names, _ = classify(run, args, decode(run, z))
+    return {name: metrics.percent(names == c) for c, name in enumerate(run.classes)}
 
 
 def gray_share(images):
@@ -141,9 +181,10 @@ def flags():
     add = parser.add_argument
     add("claim", choices=CLAIMS)
     add("run", metavar="RUN", help="run folder of the model")
-    add("--judge", metavar="RUN", help="run folder of a classifier, which names the pictures")
+    add("--judge", metavar="RUN", nargs="+", help="run folders of classifiers, which name the pictures")
     add("--term", help="reach: a column of log.csv")
     add("--at", type=data.number(float, 0), help="reach: the value to reach")
+    add("--within", type=data.number(float, 0), help="reach: the percent above the least value to reach")
     add("-n", type=data.number(int, 1), default=5000, help="number of samples or pictures (5000)")
     add("--seed", type=data.number(int, 0), default=0, help="seed of samples and random choices (0)")
     add("--json", action="store_true", help="no effect: the output is always JSON")

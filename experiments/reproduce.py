@@ -3,7 +3,7 @@
     python experiments/reproduce.py --budget short             # 10 updates for each: does everything work?
     python experiments/reproduce.py --budget tenth             # the heavy rows with a tenth of their updates
     python experiments/reproduce.py r4 r1-ad                   # a report or a row, at the full budget
-    python experiments/reproduce.py --data-dir DIR             # everything: days on two cores
+    python experiments/reproduce.py --data-dir DIR             # everything, on the whole data sets in DIR
     python experiments/reproduce.py r4 --no-training           # only measure the finished runs
 
 A row is trained with each of its seeds and measured by commands of metrics.py, tsne.py and claims.py. Its
@@ -26,12 +26,8 @@ import signal
 import statistics
 import sys
 import tomllib
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
@@ -49,7 +45,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "RESULTS.md"
 SCRIPTS = {"metrics.py": metrics, "tsne.py": tsne, "sample.py": sample, "claims.py": claims}
 SHORT = {"--steps": "10", "--fit-epochs": "1", "--refine-epochs": "1"}  # flags of the short budget
-GPU = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+NUMBER = re.compile(r"{([^{}]+)}")  # in what a row shows
+CLAIMED = re.compile(r"{([\w-]+)\[([^]]+)\]}")  # {row[number]}, in what a claim shows
 
 
 @dataclasses.dataclass
@@ -58,59 +55,37 @@ class Row:
 
     name: str
     what: str
-    numbers: dict
     ours: str
-    report: str = "–"
+    report: str = ""
+    reported: dict = dataclasses.field(default_factory=dict)
+    higher: bool = False
+    margin: float | None = None
     note: str = ""
-    recipe: str | None = None  # the row's name, unless rows.toml says otherwise
+    recipe: str | None = None
     flags: str = ""
     seeds: int = 1
     heavy: bool = False
-    whole: bool = False
-    floor: int | None = None
-    data: str | None = None
-    valid_fraction: float | None = None
-    measure: dict | None = None
+    measure: dict = dataclasses.field(default_factory=dict)
+    numbers: dict = dataclasses.field(default_factory=dict)
     pictures: list = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         self.recipe = self.recipe or self.name
-
-    @property
-    def has_training(self):
-        return self.floor is None
-
-
-@dataclasses.dataclass
-class Result:
-    """What results/<row>.json holds. Two results are equal if they come from the same runs, measured in the
-    same way; the fields after `steps` follow from these, and are not compared."""
-
-    row: str
-    asked: dict  # what the numbers depend on, see requirements()
-    budget: str
-    tenth: bool  # trained with a tenth of the updates
-    data: str
-    of_data_dir: bool  # on the whole data set, from --data-dir
-    judges: dict  # SHA-256 of the checkpoint of each row whose run is used to measure this one
-    seeds: int
-    seconds: list  # of training, for each seed
-    steps: list  # updates, for each seed
-    numbers: dict = dataclasses.field(default_factory=dict, compare=False)  # a list over seeds for each
-    versions: dict | None = dataclasses.field(default=None, compare=False)
-    threads: int | None = dataclasses.field(default=None, compare=False)
-    gpu: str | None = dataclasses.field(default=None, compare=False)
 
 
 def read_rows():
     """The rows by name, and the claims, as in rows.toml."""
     entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
     claim_entries = entries.pop("claims")
-    rows = {}
-    for name, entry in entries.items():
-        base = entries.get(entry.pop("like", None), {})
-        rows[name] = Row(name, **base | entry)
-    return rows, claim_entries
+    return {name: Row(name, **complete(entries, name)) for name in entries}, claim_entries
+
+
+def complete(entries, name):
+    """The fields of a row, with those of the row that it is like."""
+    entry = dict(entries[name])
+    base = complete(entries, entry.pop("like")) if "like" in entry else {}
+    added = {key: base.get(key, {}) | entry.get(key, {}) for key in ("measure", "numbers")}
+    return base | entry | added
 
 
 ROWS, CLAIMS = read_rows()
@@ -121,8 +96,7 @@ ROWS, CLAIMS = read_rows()
 
 
 def choose(names):
-    """The rows with these names or of these reports (all without names), and the rows that measure them, in
-    the order of rows.toml."""
+    """The rows with these names or of these reports (all without names), and the rows that judge them."""
     chosen = set() if names else set(ROWS)
     for name in names:
         matches = {name} if name in ROWS else {row for row in ROWS if row.startswith(f"{name}-")}
@@ -131,19 +105,22 @@ def choose(names):
         require(matches, f"no row or report {name}: {hint}")
         chosen |= matches
     for name in list(chosen):
-        chosen |= set(judges(ROWS[name]))
+        chosen |= {judge for judge, _ in judges(ROWS[name])}
     return [row for name, row in ROWS.items() if name in chosen]
 
 
 def judges(row):
-    """Names of the rows whose runs are used to measure this one."""
-    return re.findall(r"{(r\d[^}]*)}", " ".join((row.measure or {}).values()))
+    """The rows whose runs judge this one, each with "*" if all its seeds do, else ""."""
+    return re.findall(r"{(r\d[\w-]*)(\*?)}", " ".join([*row.measure.values(), *row.pictures]))
+
+
+def judge_folders(name, all_seeds, args):
+    folders = [folder for folder, _ in trainings(ROWS[name], args)]
+    return folders if all_seeds else folders[:1]
 
 
 def trainings(row, args):
-    """A training for each seed of a row; none for a row that trains nothing."""
-    if not row.has_training:
-        return []
+    """A training for each seed of a row."""
     recipe = run.RECIPES[row.recipe]
     argv = [f"@{recipe}", *shlex.split(row.flags), *whole_data_flags(row, args)]
     seeds = row.seeds
@@ -163,50 +140,21 @@ def trainings(row, args):
 
 
 def whole_data_flags(row, args):
-    """train.py's flags for the whole data set in --data-dir, if the row wants it and it is there."""
-    if not (args.data_dir and row.whole):
-        return []
-    return run.whole_data_flags([f"@{run.RECIPES[row.recipe]}"], args.data_dir)
+    """train.py's flags for the whole data set in --data-dir."""
+    return run.whole_data_flags([f"@{run.RECIPES[row.recipe]}"], args.data_dir) if args.data_dir else []
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Measuring the runs of a row
 
 
-def collect_all(rows, args):
-    """Measures rows, args.jobs at a time; returns the names of those that failed, which stop no others."""
-    if args.jobs == 1:
-        statuses = [collect_one(row, args) for row in rows]
-    else:
-        # spawned: a forked process would inherit torch's threads in whatever state they are
-        context = get_context("spawn")
-        pool = ProcessPoolExecutor(args.jobs, context, run.end_with_parent, (os.getpid(),))
-        try:
-            statuses = list(pool.map(collect_one, rows, itertools.repeat(args)))
-        except BrokenProcessPool:
-            raise Mistake("a measuring process was killed: out of memory? Try --jobs 1") from None
-        except KeyboardInterrupt:
-            for process in active_children():  # else the pool would wait for what they measure
-                process.kill()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return [row.name for row, status in zip(rows, statuses, strict=True) if status]
-
-
-def collect_one(row, args):
-    """Measures a row, whatever goes wrong with it; returns the exit status."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
+def guarded(row, function):
+    """Calls function() and returns its exit status; whatever goes wrong is reported under the row's name."""
     try:
-        return run_guarded(row, lambda: collect(row, args))
+        status = data.run_command(row.name, lambda _: function(), [], models.ModelError, metrics.MetricError)
     except Exception as error:  # a mistake in rows.toml, or a defect of ours
         print(f"{row.name}: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-
-
-def run_guarded(row, function):
-    """Calls function() and returns its exit status; its errors are reported under the row's name."""
-    status = data.run_command(row.name, lambda _: function(), [], models.ModelError, metrics.MetricError)
     if status == 130:  # Ctrl-C is meant for all rows
         raise KeyboardInterrupt
     return status
@@ -215,83 +163,89 @@ def run_guarded(row, function):
 def collect(row, args):
     """Measures a row's finished runs and writes results/<row>.json, unless that file is up to date."""
     folders = [folder for folder, _ in trainings(row, args) if run.is_finished(folder)]
-    if row.has_training and not folders:
+    if not folders:
         return
     path = results_folder(args) / f"{row.name}.json"
-    previous = read_result(path)
-    result = new_result(row, folders, args)
-    if previous == result:
+    result = describe(row, folders, args)
+    previous = read_result(path) or {}
+    if previous | result == previous:
         return
-    is_comparable = previous and previous.asked == result.asked and previous.tenth == result.tenth
-    if is_comparable and previous.seeds > len(folders):
-        seeds = f"{previous.seeds} seeds, of which {len(folders)} have finished here"
+    is_comparable = all(previous.get(key) == result[key] for key in ("command", "recipe", "tenth"))
+    if is_comparable and len(previous["seconds"]) > len(folders):
+        seeds = f"{len(previous['seconds'])} seeds, of which {len(folders)} have finished here"
         print(f"{row.name}: the stored result is kept: it has {seeds}")
         return
-    runs = [measure(row, folder, args) for folder in folders] if row.has_training else [pca_error(row)]
-    for key, expression in row.numbers.items():
-        result.numbers[key] = [evaluate(expression, measurements) for measurements in runs]
-    if row.has_training:
-        config = data.read_config(folders[0])
-        result.versions = config.get("versions")
-        result.threads = config.get("threads")
-        for line in row.pictures:
-            call(line, row, folders[0], args)
-    result.gpu = GPU
+    runs = [measure(row, folder, args) for folder in folders]
+    result["numbers"] = {
+        name: [evaluate(expression, measurements) for measurements in runs]
+        for name, (expression, *_) in result["defined"].items()
+    }
+    config = data.read_config(folders[0])
+    result |= {key: config.get(key) for key in ("versions", "threads")}
+    result["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    for line in row.pictures:
+        call(line, row, folders[0], args)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dataclasses.asdict(result), indent=1) + "\n"
+    text = json.dumps(result, indent=1) + "\n"
     data.write_file(path, lambda file: file.write(text.encode()))
-    print(f"{row.name}: {format_numbers(row, result)}", flush=True)
+    print(f"{row.name}: {show(row.ours, result).replace('<br>', '; ')}", flush=True)
 
 
-def new_result(row, folders, args):
-    """The result of a row's finished runs, all but the numbers."""
+def describe(row, folders, args):
+    """The result of a row's finished runs, all but the numbers and what follows from the runs."""
     summaries = [run.read_summary(folder) for folder in folders]
-    checkpoints = {name: args.out / name / "best.pt" for name in judges(row)}
-    return Result(
+    checkpoints = {}
+    for name, all_seeds in judges(row):
+        for folder in judge_folders(name, all_seeds, args):
+            checkpoints[folder.name] = metrics.sha256((folder / "best.pt").read_bytes())
+    return dict(
         row=row.name,
-        asked=requirements(row),
-        budget=args.budget,
+        command=train_command(row),
+        recipe=read_recipe(row),
+        defined=definitions(row),
         tenth=args.budget == "tenth" and row.heavy,
-        data=summaries[0]["data"] if summaries else row.data,
+        data=summaries[0]["data"],
         of_data_dir=bool(whole_data_flags(row, args)),
-        judges={name: metrics.sha256(path.read_bytes()) for name, path in checkpoints.items()},
-        seeds=len(folders),
-        seconds=[summary["seconds"] for summary in summaries],
-        steps=[summary["steps"] for summary in summaries],
+        judges=checkpoints,  # SHA-256
+        seconds=[summary["seconds"] for summary in summaries],  # of training, for each seed
+        steps=[summary["steps"] for summary in summaries],  # updates
     )
 
 
-def requirements(row):
-    """What the numbers of a row depend on; a stored result with other requirements is out of date."""
-    options = dict(
-        floor=row.floor,
-        valid_fraction=row.valid_fraction,
-        measure=row.measure,
-        numbers=row.numbers,
-    )
-    asked = {key: value for key, value in options.items() if value is not None}
-    if not row.has_training:
-        return asked | dict(command=None, recipe="")
-    command = f"python train.py @experiments/{row.recipe}.txt {row.flags}".strip()
+def train_command(row):
+    return f"python train.py @experiments/{row.recipe}.txt {row.flags}".strip()
+
+
+def read_recipe(row):
+    """The flags of a row's recipe, without its comments."""
     lines = run.RECIPES[row.recipe].read_text(encoding="utf-8").splitlines()
     flags = [line.partition("#")[0].strip() for line in lines]
-    return asked | dict(command=command, recipe=" ".join(line for line in flags if line))
+    return " ".join(line for line in flags if line)
+
+
+def definitions(row):
+    """Each number that the row or a claim shows: its expression, and the commands whose answers it takes. A
+    stored number with another definition is out of date."""
+    names = [*NUMBER.findall(row.ours), *row.reported, *row.numbers]
+    claimed = itertools.chain.from_iterable(CLAIMED.findall(claim["ours"]) for claim in CLAIMS)
+    names += [number for name, number in claimed if name == row.name]
+    defined = {}
+    for name in dict.fromkeys(names):
+        expression = row.numbers.get(name, name)
+        keys = {factor.partition(".")[0] for factor in re.split(r" [*+] ", expression)}
+        defined[name] = [expression, *(line for key, line in row.measure.items() if key in keys)]
+    return defined
 
 
 def read_result(path):
-    """The Result in a file, None if there is no such file or it is damaged."""
+    """What a file in results/ holds, None if there is no such file or it is damaged."""
     if not path.exists():
         return None
-    try:
-        result = Result(**data.read_json(path))
-        lists = [result.seconds, result.steps, *result.numbers.values()]
-        require(isinstance(result.seeds, int), "seeds is no number")
-        are_numbers = all(isinstance(value, int | float | None) for values in lists for value in values)
-        require(are_numbers, "its numbers are none")
-        return result
-    except (Mistake, TypeError, AttributeError):  # no JSON, or other fields
-        print(f"{path} is damaged: run its row again", file=sys.stderr)
-        return None
+    with contextlib.suppress(Mistake, AttributeError):  # no JSON, or another form
+        result = data.read_json(path)
+        if {"command", "recipe", "defined", "tenth", "seconds", "numbers", "gpu"} <= result.keys():
+            return result
+    print(f"{path} is damaged: run its row again", file=sys.stderr)
 
 
 def results_folder(args):
@@ -306,31 +260,36 @@ def measure(row, folder, args):
         terms = measurements["log"].setdefault(line["split"], {})
         for column, cell in line.items():
             terms.setdefault(column.partition(" [")[0], []).append(cell)
-    for key, line in (row.measure or {}).items():
-        if line.startswith("tsne.py"):
-            measurements[key] = measure_map(key, line, row, folder, args)
-        else:
-            if args.budget == "short" and " -n " in line:
-                line += " -n 100"
-            (measurements[key],) = json.loads(call(f"{line} --json", row, folder, args))
+    for key, line in row.measure.items():
+        measurements[key] = answer(key, line, row, folder, args)
     return measurements
 
 
-def measure_map(key, line, row, folder, args):
-    """KL and neighbor shares of the map that a tsne.py command makes."""
+def answer(key, line, row, folder, args):
+    """What a command answers about a run. Of a map by tsne.py: how many points of each class, in %, lie
+    among their own (most of their 10 neighbors are of their class), their mean `clusters`, and the number of
+    classes that overlap others, of which less than half do."""
+    if not line.startswith("tsne.py"):
+        has_n = " -n " in line or line.startswith("claims.py")
+        more = " -n 100" if args.budget == "short" and has_n else ""
+        return json.loads(call(f"{line}{more} --json", row, folder, args))[0]
     path = folder / f"tsne-{key}.png"
-    if args.budget == "short":
-        line += " --max-iter 20"
-    call(f"{line} --out {shlex.quote(str(path))}", row, folder, args)
+    more = " --max-iter 20" if args.budget == "short" else ""
+    call(f"{line}{more} --out {shlex.quote(str(path))}", row, folder, args)
     with np.load(path.with_suffix(".npz")) as arrays:
-        return {name: arrays[name].tolist() for name in ("kl", "shares")}
+        shares = 100 * arrays["shares"]
+    by_class = dict(zip(data.read_config(folder)["classes"], shares.tolist(), strict=True))
+    return by_class | dict(clusters=shares.mean().item(), overlapping=int((shares < 50).sum()))
 
 
 def call(line, row, folder, args):
-    """The output of a command of ours. In it {run} stands for the folder, and {name} for the run of that row
-    with seed 0."""
-    folders = {name: args.out / name for name in ROWS} | {"run": folder}
-    line = re.sub(r"{([^}]+)}", lambda match: shlex.quote(str(folders[match[1]])), line)
+    """The output of a command of ours. In it {run} stands for the folder, {name} for the run of that row
+    with seed 0, and {name*} for its runs with all seeds."""
+    folders = {"{run}": [folder]}
+    for name, all_seeds in judges(row):
+        folders["{" + name + all_seeds + "}"] = judge_folders(name, all_seeds, args)
+    for placeholder, paths in folders.items():
+        line = line.replace(placeholder, shlex.join(map(str, paths)))
     script, *argv = shlex.split(line)
     if whole_data_flags(row, args) and script != "claims.py":
         argv += ["--data-dir", args.data_dir]
@@ -345,13 +304,10 @@ def call(line, row, folder, args):
 def evaluate(expression, measurements):
     """The value of a sum of products, such as "5 * judge.by_class.accuracy.0 + log.valid.loss.-1"; None if
     one of its numbers is missing."""
-    total = 0.0
-    for term in expression.split(" + "):
-        factors = [look_up(factor, measurements) for factor in term.split(" * ")]
-        if None in factors:
-            return None
-        total += math.prod(factors)
-    return total
+    products = [
+        [look_up(factor, measurements) for factor in term.split(" * ")] for term in expression.split(" + ")
+    ]
+    return None if any(None in factors for factors in products) else sum(map(math.prod, products))
 
 
 def look_up(path, measurements):
@@ -370,140 +326,186 @@ def look_up(path, measurements):
     return None if value in (None, "") else float(value)
 
 
-def pca_error(row):
-    """The squared error per pixel that row.floor principal components of the training pictures leave, on
-    training and on test pictures."""
-    dataset = data.load(row.data, valid_fraction=0.1 if row.valid_fraction is None else row.valid_fraction)
-    x = dataset.train.batch(slice(None))[0].flatten(1).double()  # (n, pixels)
-    test = dataset.test.batch(slice(None))[0].flatten(1).double()
-    mean = x.mean(0)
-    scatter = (x - mean).T @ (x - mean)
-    axes = torch.linalg.eigh(scatter).eigenvectors[:, len(scatter) - row.floor :]  # eigenvalues ascend
-    errors = {}
-    for split, points in (("train", x - mean), ("test", test - mean)):
-        mse = (points - points @ axes @ axes.T).square().mean().item()
-        errors[split] = dict(mse=mse, rmse=255 * math.sqrt(mse))
-    return errors
+# -----------------------------------------------------------------------------------------------------------
+# Verdicts: how a row stands to its report, and whether a claim holds
+
+
+def read_results(args):
+    """The results by row, without numbers that are now defined in another way, and without those of rows
+    whose recipe has changed since."""
+    results = {}
+    for name, row in ROWS.items():
+        result = read_result(results_folder(args) / f"{name}.json")
+        if result and (result["command"], result["recipe"]) == (train_command(row), read_recipe(row)):
+            results[name] = result
+            defined = definitions(row)
+            for number in list(result["numbers"]):
+                if result["defined"].get(number) != defined.get(number):
+                    del result["numbers"][number]
+        elif result:
+            print(f"{name}: the row or its recipe has changed: run it again", file=sys.stderr)
+    return results
+
+
+def estimate(values):
+    """Mean over seeds and its standard error, 0 for one seed; None without values."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return None
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0
+    return statistics.mean(numbers), deviation / math.sqrt(len(numbers))
+
+
+def verdict(row, result):
+    """How a row stands to its report; "" if the report has no number for it."""
+    if not row.reported:
+        return "not comparable" if row.report else ""
+    numbers = [estimate(result["numbers"].get(name, [])) for name in row.reported] if result else [None]
+    if None in numbers or result["tenth"]:
+        return "unfinished"
+    gains = []  # in margins
+    for reported, (mean, error) in zip(row.reported.values(), numbers, strict=True):
+        margin = max(row.margin or 0.01 * reported, 2 * error)
+        gains.append((mean - reported if row.higher else reported - mean) / margin)
+    if min(gains) < -1:
+        return "worse"
+    return "beaten" if min(gains) > 1 else "reached"
+
+
+def check_claim(text, results):
+    """What was measured of a claim, and the verdict. The text's < and > compare the number before with the
+    one that follows; in what is returned, they are as measured."""
+    parts = re.split(r"({[^{}]+}|(?<=[<>] )[\d.]+(?=[%,;]|$))", text)  # numbers stand at odd places
+    signs = []  # claimed and measured
+    left = None
+    for k in range(1, len(parts), 2):
+        reference = CLAIMED.fullmatch(parts[k])
+        if reference:
+            values = results.get(reference[1], {"numbers": {}})["numbers"].get(reference[2], [])
+            parts[k] = run.cell(values)
+        else:
+            values = [float(parts[k])]
+        right = estimate(values)
+        claimed = re.search("[<>](?= )", parts[k - 1])
+        if claimed and left and right:
+            signs.append((claimed[0], relation(left, right)))
+            parts[k - 1] = parts[k - 1].replace(*signs[-1])
+        if reference:  # in "5 > 2, < 7" the 5 is compared twice
+            left = right
+    return "".join(parts), judge_claim(text, signs, results)
+
+
+def relation(left, right):
+    """<, >, or ≈ for two means within two standard errors of their difference."""
+    difference = left[0] - right[0]
+    if abs(difference) <= 2 * math.hypot(left[1], right[1]):
+        return "≈"
+    return "<" if difference < 0 else ">"
+
+
+def judge_claim(text, signs, results):
+    """The verdict on a claim, from pairs of the sign that is claimed and the one that was measured."""
+    for name, number in CLAIMED.findall(text):
+        if name not in results:
+            return f"untested: `{name}` is not trained yet"
+        if results[name]["tenth"]:
+            return f"untested: `{name}` had a tenth of its updates"
+        if not estimate(results[name]["numbers"].get(number, [])):
+            return f"untested: `{name}` is not measured yet"
+    if any(measured not in (claimed, "≈") for claimed, measured in signs):
+        return "fails"
+    if any(measured == "≈" for _, measured in signs):
+        return "untested: within two standard errors"
+    return "holds"
 
 
 # -----------------------------------------------------------------------------------------------------------
 # Tables
 
 
-def format_numbers(row, result):
-    """A row's numbers in the words of rows.toml, with their standard deviation over seeds."""
-    return row.ours.format(**{key: cell(values) for key, values in result.numbers.items()})
-
-
-def cell(values):
-    """Mean ± standard deviation over seeds, with two digits of the deviation and at most five of the mean.
-    Missing values (None) are left out and counted."""
-    numbers = [value for value in values if value is not None]
-    if not numbers:
-        return "–"
-    mean = statistics.mean(numbers)
-    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0
-    text = f"{mean:.4g}"
-    if deviation:
-        digits = max(0, min(1 - magnitude(deviation), 4 - magnitude(mean)))
-        text = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
-    if len(numbers) < len(values):
-        text += f" ({len(numbers)} of {len(values)})"
-    return text
-
-
-def magnitude(value):
-    """The power of ten of a number's first digit."""
-    return math.floor(math.log10(abs(value))) if value else 0
-
-
-def read_results(args):
-    """The results by row, without those whose row or recipe has changed since."""
-    results = {}
-    for name, row in ROWS.items():
-        result = read_result(results_folder(args) / f"{name}.json")
-        if result and result.asked == requirements(row):
-            results[name] = result
-        elif result:
-            print(f"{name}: the row or its recipe has changed: run it again", file=sys.stderr)
-    return results
-
-
 def tables(results):
-    """Markdown tables by the name of their mark in RESULTS.md: one for each report, and "claims"."""
-    header = "| experiment | the report | ours | data; runs, minutes of each | |\n|---|---|---|---|---|\n"
+    """Markdown by the name of its mark in RESULTS.md: a table for each report, "claims" and "summary"."""
+    header = "| experiment | the report | ours | | data; runs, minutes of each |\n|---|---|---|---|---|\n"
     parts = {}
     for name, row in ROWS.items():
         report = name.partition("-")[0]
         parts.setdefault(report, header)
         parts[report] += table_row(row, results.get(name))
-    return parts | {"claims": claims_table(results)}
+    checked = [(claim["says"], *check_claim(claim["ours"], results)) for claim in CLAIMS]
+    lines = [f"| {' | '.join(cells)} |\n" for cells in checked]
+    parts["claims"] = "| the reports claim | we measured | |\n|---|---|---|\n" + "".join(lines)
+    return parts | {"summary": summary(results, [word for *_, word in checked])}
 
 
-def claims_table(results):
-    numbers = {
-        name: {key: cell(values) for key, values in result.numbers.items()}
-        for name, result in results.items()
-    }
-    text = "| the reports say | we measured |\n|---|---|\n"
-    for claim in CLAIMS:
-        try:
-            measured = claim["ours"].format(**numbers)
-        except KeyError:  # a row that has not been run yet
-            measured = "–"
-        text += f"| {claim['says']} | {measured} |\n"
-    return text
+def show(text, result):
+    """A text of rows.toml, in which {name} stands for a number, with the numbers of a result."""
+    numbers = result["numbers"] if result else {}
+    return NUMBER.sub(lambda match: run.cell(numbers.get(match[1], [])), text)
 
 
 def table_row(row, result):
-    ours = "–"
-    runs = "–"
-    note = row.note
-    if result:
-        ours = format_numbers(row, result)
-        runs = describe_runs(row, result)
-        if result.tenth:
-            note = f"**a tenth of the updates.** {note}".strip()
-    return f"| {row.what}<br>`{row.name}` | {row.report} | {ours} | {runs} | {note} |\n"
+    report = row.report or "–"
+    if row.reported and not row.report:
+        numbers = {name: [value] for name, value in row.reported.items()}
+        report = show(row.ours.partition("<br>")[0], {"numbers": numbers})
+    cells = [f"{row.what}<br>`{row.name}`", report, show(row.ours, result), verdict(row, result)]
+    return f"| {' | '.join(cells)} | {describe_runs(row, result) if result else '–'} |\n"
 
 
 def describe_runs(row, result):
     """Data set, number of runs and minutes of training, as in "mnist of DIR; 2 of 3, 1.5, on a GPU"."""
-    text = result.data
-    if result.of_data_dir:
-        text += " of DIR"
-    if not result.seconds:
-        return text
-    text += f"; {result.seeds}"
-    if result.seeds < row.seeds and result.budget == "full":
+    text = f"{result['data']}{' of DIR' if result['of_data_dir'] else ''}; {len(result['seconds'])}"
+    if len(result["seconds"]) < row.seeds:
         text += f" of {row.seeds}"
-    minutes = statistics.mean(result.seconds) / 60
+    minutes = statistics.mean(result["seconds"]) / 60
     text += f", {minutes:.2g}" if minutes < 10 else f", {minutes:.0f}"
-    if result.gpu:
+    if result["gpu"]:
         text += ", on a GPU"
-    return text
+    return text + ", **a tenth of the updates**" if result["tenth"] else text
+
+
+def summary(results, claim_words):
+    """A line for each verdict: how many rows have it, which, and why; and one for the claims."""
+    rows = {}  # by verdict and note
+    for name, row in ROWS.items():
+        result = results.get(name)
+        word = verdict(row, result)
+        note = f" ({row.note})" if row.note and word in ("worse", "not comparable") else ""
+        if word == "unfinished":
+            note = " (a tenth of the updates)" if result and result["tenth"] else " (not measured yet)"
+        rows.setdefault(word, {}).setdefault(note, []).append(f"`{name}`")
+    text = ""
+    for word in ("beaten", "reached", "worse", "not comparable", "unfinished"):
+        groups = rows.get(word, {})
+        reasons = [", ".join(names) + note for note, names in groups.items()]
+        text += f"- **{word}** {sum(map(len, groups.values()))}: {'; '.join(reasons)}\n"
+    hold, fail, untested = (
+        sum(word.startswith(start) for word in claim_words) for start in ("holds", "fails", "untested")
+    )
+    text += f"- of {len(claim_words)} claims {hold} hold, {fail} fail, {untested} are untested\n"
+    seconds = [
+        statistics.mean(result["seconds"]) * ROWS[name].seeds * (10 if result["tenth"] else 1)
+        for name, result in results.items()
+    ]
+    return text + f"- training took {sum(seconds) / 3600:.0f} core-hours, all seeds at their full budget\n"
 
 
 def write_tables(args):
     """Writes the tables between their marks in RESULTS.md; with a smaller budget, into their own file."""
-    results = read_results(args)
-    parts = tables(results)
-    if args.budget != "full":
-        path = args.out / "table.md"
-        updates = "10 updates each: these numbers mean nothing"
-        if args.budget == "tenth":
-            updates = "A tenth of the updates for the heavy rows"
-        text = f"# {updates}\n"
-        text += "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
-    else:
+    parts = tables(read_results(args))
+    if args.budget == "full":
         path = RESULTS
         text = path.read_text(encoding="utf-8")
         for part, table in parts.items():
             text = replace_between_marks(text, part, table)
+    else:
+        path = args.out / "table.md"
+        is_short = args.budget == "short"
+        updates = "10 updates each: these numbers mean nothing" if is_short else "A tenth of the updates"
+        text = f"# {updates}\n" + "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
     path.parent.mkdir(parents=True, exist_ok=True)
     data.write_file(path, lambda file: file.write(text.encode()))
     print(f"tables: {path}")
-    draw_figures(results, args)
 
 
 def replace_between_marks(text, part, table):
@@ -512,54 +514,6 @@ def replace_between_marks(text, part, table):
     text, count = re.subn(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)
     require(count == 1, f"{RESULTS} needs one <!-- {part} --> with its <!-- end -->")
     return text
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Figures
-
-
-def draw_figures(results, args):
-    """Draws the figures that need nothing but results, if the rows that they show have been run."""
-    folder = HERE.parent / "docs" if args.budget == "full" else args.out
-    for draw, name in ((draw_betas, "betas.png"), (draw_draws, "draws.png")):
-        with contextlib.suppress(KeyError), plt.rc_context(sample.STYLE):
-            figure = draw(results)
-            data.write_file(folder / name, lambda file, figure=figure: figure.savefig(file, format="png"))
-        plt.close("all")
-
-
-def draw_betas(results):
-    """Accuracy, confidence, diversity and FID-c of conditional VAEs of drawings against beta = 1, 2, 4."""
-    betas = (1, 2, 4)
-    panels = dict(
-        accuracy="named as asked, %", confidence="confidence, %", diversity="diversity", fid="FID-c"
-    )
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 2.4), layout="constrained")
-    for axis, (number, title) in zip(axes, panels.items(), strict=True):
-        for encoder, line in (("conv", "o-"), ("rnn", "s--")):
-            values = [results[f"r0-cvae-{encoder}-beta{beta}"].numbers[number] for beta in betas]
-            means = [statistics.mean(seeds) for seeds in values]
-            axis.plot(betas, means, line, ms=4, label=f"{encoder} encoder")
-        axis.set(title=title, xlabel="beta", xscale="log", xticks=betas, xticklabels="124")
-        axis.minorticks_off()
-    axes[0].legend(fontsize=8)
-    return figure
-
-
-def draw_draws(results):
-    """FID-c of R4's models for four ways of sampling latents, with the standard deviation over seeds."""
-    ways = dict(fid="N(0, I)", fid_scale8="times 0.8", fid_scale6="times 0.6", fid_cut1="cut off at ±1")
-    rows = {"r4-rnn-vae": "RNN VAE", "r4-conv-vae": "conv VAE", "r4-cvae": "conditional VAE"}
-    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    for k, (number, way) in enumerate(ways.items()):
-        values = [results[name].numbers[number] for name in rows]
-        means = [statistics.mean(seeds) for seeds in values]
-        deviations = [statistics.stdev(seeds) if len(seeds) > 1 else 0 for seeds in values]
-        axis.bar([group + 0.2 * k for group in range(len(rows))], means, 0.18, yerr=deviations, label=way)
-    axis.set_xticks([0.3, 1.3, 2.3], rows.values())
-    axis.set_ylabel("FID-c (lower is better)")
-    figure.legend(title="latents", loc="outside right center")
-    return figure
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -573,7 +527,11 @@ def flags():
     budgets = "short: 10 updates for each; tenth: a tenth of the updates for the heavy rows (full)"
     add("--budget", choices=("short", "tenth", "full"), default="full", help=budgets)
     add("--jobs", type=data.number(int, 1), default=2, help="trainings at a time (default 2)")
-    add("--data-dir", metavar="DIR", help="folder with mnist/ and butterflies/, for R2 and R3")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="folder with mnist/, quickdraw/ and butterflies/, the whole data sets",
+    )
     add("--no-training", action="store_true", help="only measure finished runs and write the tables")
     return parser
 
@@ -596,14 +554,14 @@ def command(argv):
 
 
 def reproduce_report(rows, args):
-    """Trains and measures rows; returns what failed."""
-    valid = [row for row in rows if run_guarded(row, lambda row=row: run.check(trainings(row, args))) == 0]
+    """Trains and measures rows; returns what failed, which stops no others."""
+    valid = [row for row in rows if guarded(row, lambda row=row: run.check(trainings(row, args))) == 0]
     failed = [row.name for row in rows if row not in valid]
     if not args.no_training:
         # the first seed of every row, then the second: a table with one seed each comes first
         by_seed = itertools.zip_longest(*(trainings(row, args) for row in valid))
         failed += run.run_all([training for seed in by_seed for training in seed if training], args.jobs)
-    return failed + collect_all(valid, args)
+    return failed + [row.name for row in valid if guarded(row, lambda row=row: collect(row, args))]
 
 
 def main(argv=None):

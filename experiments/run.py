@@ -17,6 +17,7 @@ runs/r3-hidden/encoder-hidden=64,seed=1. Afterwards run.py finds all runs finish
 import difflib
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -27,6 +28,8 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
@@ -99,9 +102,13 @@ def with_seed(folder, argv, seed):
 
 
 def whole_data_flags(argv, data_dir):
-    """The flags that replace the data set of argv by the whole one in data_dir."""
+    """The flags that replace the data set of argv by the whole one in data_dir. MNIST is downloaded to it;
+    butterflies must be there, and more drawings than the repository has."""
     name = train.read_flags(argv)[0].data
     if name == "butterflies1k" and not Path(data_dir, "butterflies").is_dir():
+        return []
+    rabbits = Path(data_dir, "quickdraw", "rabbit.npy")
+    if name == "quickdraw5k" and not (rabbits.is_file() and len(np.load(rabbits, mmap_mode="r")) > 1000):
         return []
     return [part.format(data_dir) for part in WHOLE_DATA.get(name, "").split()]
 
@@ -113,11 +120,12 @@ def check(trainings):
         planned = json.loads(json.dumps(vars(args)))  # tuples become lists, as in config.json
         if not (folder / "config.json").exists():
             continue
-        existing = data.read_config(folder)["flags"]
+        defaults, _ = train.read_flags(["--model", args.model])  # of flags that are younger than the run
+        existing = vars(defaults) | data.read_config(folder)["flags"]
         for name, value in planned.items():
-            if name not in ("out", "resume") and existing.get(name) != value:
+            if name not in ("out", "resume") and existing[name] != value:
                 flag = "--" + name.replace("_", "-")
-                difference = f"{flag} {existing.get(name)}, not {value}"
+                difference = f"{flag} {existing[name]}, not {value}"
                 raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
@@ -253,15 +261,29 @@ def table(folders):
     lines = [["", *columns, "seeds"]]
     lines.append(["---"] * len(lines[0]))
     for setting, runs in settings.items():
-        cells = [cell([numbers[name] for numbers in runs if name in numbers]) for name in columns]
+        cells = [cell([numbers[name] for numbers in runs if name in numbers], digits=5) for name in columns]
         lines.append([setting, *cells, str(len(runs))])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def cell(values):
-    if len(values) > 1:
-        return f"{statistics.mean(values):.5g} ± {statistics.stdev(values):.2g}"
-    return f"{values[0]:.5g}" if values else "–"
+def cell(values, digits=4):
+    """Mean ± standard deviation over seeds, with two digits of the deviation and at most five of the mean; a
+    mean without a deviation has `digits`. Missing values (None) are left out and counted."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "–"
+    mean = statistics.mean(numbers)
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0
+    text = f"{mean:.{digits}g}"
+    if deviation:
+        places = max(0, min(1 - magnitude(deviation), 4 - magnitude(mean)))
+        text = f"{mean:.{places}f} ± {deviation:.{places}f}"
+    return text if len(numbers) == len(values) else f"{text} ({len(numbers)} of {len(values)})"
+
+
+def magnitude(value):
+    """The power of ten of a number's first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
 
 
 def report(trainings, out):

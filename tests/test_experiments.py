@@ -232,6 +232,9 @@ def test_data_dir_replaces_a_part_of_a_data_set_by_the_whole(tmp_path):
         return training.argv[1:-4]
 
     data_dir = ["--data-dir", str(tmp_path)]
+    assert added("r0-conv-vae", ["--steps", "9"]) == ["--steps", "9"]  # there are no drawings
+    (tmp_path / "quickdraw").mkdir()
+    np.save(tmp_path / "quickdraw" / "rabbit.npy", np.zeros((1001, 784), np.uint8))
     assert added("r3-vae") == ["--data", "mnist", *data_dir]
     assert added("r0-conv-vae", ["--steps", "9"]) == ["--data", "quickdraw", *data_dir, "--steps", "9"]
 
@@ -253,6 +256,23 @@ def test_flags_of_the_whole_data_set(tmp_path, recipe, flags):
 def test_the_butterflies_of_the_repository_serve_where_there_are_no_others(tmp_path):
     argv = ["--model", "gan", "--data", "butterflies1k"]
     assert experiments.whole_data_flags(argv, str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("clip, is_refused", [("1", True), (None, False)])
+def test_a_flag_that_is_younger_than_a_run_had_its_default(tmp_path, clip, is_refused):
+    training = experiments.plan("r4-conv-vae", out=tmp_path / "run", more=["--clip", clip] if clip else [])[
+        0
+    ]
+    flags = vars(train.read_flags(training.argv)[0]).copy()
+    del flags["clip"]  # as if that flag had not existed
+    training.folder.mkdir()
+    config = dict(flags=flags, classes=["a"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1)
+    (training.folder / "config.json").write_text(json.dumps(config))
+    if is_refused:
+        with pytest.raises(data.Mistake, match="was trained with --clip None, not 1.0"):
+            experiments.check([training])
+    else:
+        experiments.check([training])
 
 
 def test_wrong_use_is_refused_in_one_line(refused, tmp_path, monkeypatch):
@@ -327,7 +347,7 @@ def test_the_table_has_mean_and_standard_deviation_over_seeds(tmp_path):
     assert experiments.table(runs).splitlines() == [
         "|  | valid loss, nats/answer | valid active latents | best epoch | training, s | seeds |",
         "| --- | --- | --- | --- | --- | --- |",
-        "| beta=1 | 12 ± 2 | 3 ± 0 | 5 ± 0 | 1.5 ± 0 | 3 |",
+        "| beta=1 | 12.0 ± 2.0 | 3 | 5 | 1.5 | 3 |",
     ]
 
 
