@@ -1257,15 +1257,19 @@ def measure_classifier(source, args):
     predicted, confidence = predictions(run.model, x)
     counts = confusion_matrix(labels, predicted, len(run.classes))
     shares = (100 * counts.diag() / counts.sum(1)).tolist()
+    class_confidence = [percent(confidence[labels == c]) for c in range(len(run.classes))]
     values = dict(
         accuracy=percent(predicted == labels),
         confidence=percent(confidence),
         class_accuracy=dict(zip(run.classes, shares, strict=True)),
+        class_confidence=dict(zip(run.classes, class_confidence, strict=True)),
         confusion=counts.tolist(),
     )
-    rows = [["", *run.classes, "right"]]
-    for name, row, share in zip(run.classes, values["confusion"], shares, strict=True):
-        rows.append([name, *row, f"{share:.1f}%"])
+    rows = [["", *run.classes, "right", "confidence"]]
+    for name, row, share, mean in zip(
+        run.classes, values["confusion"], shares, class_confidence, strict=True
+    ):
+        rows.append([name, *row, f"{share:.1f}%", f"{mean:.1f}%"])
     title = f"{source.name} on {len(x):,} pictures of {data_name}"
     lines = [
         f"{title}: accuracy {values['accuracy']:.2f}%, mean confidence {values['confidence']:.1f}%",
@@ -1354,10 +1358,12 @@ def measure_arithmetic(source, args):
 
 
 def compare_drawn(answers, truth):
-    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, and % on the right side of
-    gray."""
+    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, % of pixels on the right side
+    of gray, and % that equal the true ones when they are rounded to black or white, which those never do
+    that are truly gray: this is what report R2 in RESULTS.md counts."""
     mse = (answers - truth).square().mean().item()
-    return dict(mse=mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+    is_white = answers > 0.5
+    return dict(mse=mse, pixels=percent(is_white == (truth > 0.5)), equal=percent(is_white == truth))
 
 
 def arithmetic_lines(values):
@@ -1371,7 +1377,7 @@ def arithmetic_lines(values):
     if "reader" in values:
         lines.append(f"as read by its own reader, which reads {values['reader']:.2f}% of true symbols right")
         for name, answers in (("drawn", values["drawn"]), ("all-black", values["all_black"])):
-            shares = f"{answers['pixels']:.2f}% of pixels right"
+            shares = f"{answers['pixels']:.2f}% of pixels right, {answers['equal']:.2f}% exactly"
             lines.append(f"{name} answers: MSE {answers['mse']:.4f} per pixel, {shares}")
     return lines
 

@@ -3,6 +3,7 @@
 python experiments/claims.py wrong RUN --judge JUDGE      # R0: how confident is a judge that disagrees?
 python experiments/claims.py halfway RUN --judge JUDGE    # R1: what lies between a trouser and a shirt?
 python experiments/claims.py scaled RUN --judge JUDGE     # R1: is a latent times 0.5 the same garment?
+python experiments/claims.py noise RUN --judge JUDGE      # R1: does N(0, I) decode to garments?
 python experiments/claims.py reach RUN --term characters --at 70    # R2: in which epoch?
 python experiments/claims.py gray RUN                     # R2: how blurred are the drawn answers?
 """
@@ -73,6 +74,23 @@ def scaled(run, args):
     )
 
 
+def noise(run, args):
+    """Pictures decoded from N(0, I), whatever the model samples: the judge's mean confidence in them and in
+    test pictures, in %, and their FID-c from these, as metrics.py computes it."""
+    torch.manual_seed(args.seed)
+    images = decode(run, torch.randn(args.n, run.model.latent_dim))
+    x, _ = run.dataset.test.batch(slice(None))
+    _, confidence = classify(run, args, images)
+    _, confidence_in_real = classify(run, args, x)
+    judge = metrics.ClassifierFeatures(sample.open_judge(args.judge, run))
+    sets = [metrics.in_chunks(lambda part: judge(part)[0], metrics.as_bytes(part)) for part in (images, x)]
+    return dict(
+        confidence=metrics.percent(confidence),
+        real=metrics.percent(confidence_in_real),
+        fid=metrics.fid(*sets),
+    )
+
+
 def reach(run, args):
     """The first epoch in which a term of the validation split is at least --at; null if there is none."""
     require(args.at is not None, "reach: which value? give --at")
@@ -95,7 +113,7 @@ def gray(run, args):
     return dict(drawn=100 * gray_share(run.model.predict(x)), true=100 * gray_share(y))
 
 
-CLAIMS = {"wrong": wrong, "halfway": halfway, "scaled": scaled, "reach": reach, "gray": gray}
+CLAIMS = dict(wrong=wrong, halfway=halfway, scaled=scaled, noise=noise, reach=reach, gray=gray)
 
 
 # -----------------------------------------------------------------------------------------------------------
