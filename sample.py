@@ -56,6 +56,7 @@ STYLE = {
     "figure.constrained_layout.use": False,
 }
 FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "gif", "pdf", "svg", "svgz", "eps", "ps")
+STANDARD_NORMAL = "N(0,\u00a0I)"  # in titles, in which no line ends within it
 CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the text, and its color
     True: ("✓ ", "#00795A"),
     False: ("✗ ", "#C24A00"),
@@ -312,7 +313,7 @@ LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
 
 def draw_curves(*runs):
     """Logged terms, dashed for training and solid for validation. Several runs have a panel for each term,
-    and a color each; of one run, terms of the same unit share a panel, but for the loss.
+    and a color each; of one run, similar terms share a panel, but for the loss.
 
     The squared error of autoencoders is shown per pixel, and what was trained for --steps by update.
     """
@@ -326,7 +327,7 @@ def draw_curves(*runs):
     terms = [name for name, value in train_row.items() if value and name not in not_terms]
     terms = [name for name in terms if not name.startswith("kl_per_dimension")]  # a list
     require(len(terms) > 0, f"{runs[0].folder} has no loss in its log.csv")
-    panels = share_panels(terms) if len(runs) == 1 else [[term] for term in terms]
+    panels = share_panels(logs[0], terms) if len(runs) == 1 else [[term] for term in terms]
 
     height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below
     size = (0.4 + 3.2 * len(panels), height)
@@ -367,19 +368,28 @@ def replace_loss(log, n_pixels):
 def term_title(column):
     """The title of a column of log.csv, such as "loss [nats/image]"."""
     name = column.partition(" [")[0]
-    return "KL divergence" if name == "kl" else name.replace("_", " ")
+    return {"kl": "KL divergence", "rmse": "RMSE"}.get(name, name.replace("_", " "))
 
 
 def unit_of(column):
     return column.partition(" [")[2].rstrip("]")
 
 
-def share_panels(terms):
-    """The terms in groups of the same unit; the loss alone."""
-    groups = {}
+def share_panels(log, terms):
+    """The terms in groups of the same unit and of similar size at the end of training; the loss alone."""
+    last = [row for row in log if row["split"] == "train"][-1]
+    size = {term: abs(float(last[term] or 0)) for term in terms}
+    groups = []
     for term in terms:
-        groups.setdefault("loss" if term_title(term) == "loss" else unit_of(term), []).append(term)
-    return list(groups.values())
+        for group in groups:
+            small, large = sorted([size[term], size[group[0]]])
+            is_like = unit_of(term) == unit_of(group[0]) and small > large / 20
+            if is_like and term_title(group[0]) != "loss":
+                group.append(term)
+                break
+        else:
+            groups.append([term])
+    return groups
 
 
 def plot_term(panel, log, term, prefix, color, x_column):
@@ -425,7 +435,7 @@ def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, standard_normal=Fa
     rows = rows or n
     source = None
     if standard_normal:
-        source = "N(0, I)"
+        source = STANDARD_NORMAL
         z = scale * models.Gaussian.prior(rows * n, run.model.latent_dim, truncate)
         images = run.model.decode(z, torch.arange(rows * n) % len(run.classes))
     else:
@@ -639,7 +649,7 @@ def interpolate_samples(
         z = scale * models.Gaussian.prior(2, run.model.latent_dim, truncate)  # (2, D)
         labels = torch.full((n,), classes[row % len(classes)])
         lines.append(run.model.decode((1 - t) * z[0] + t * z[1], labels))
-    title = add_latents(f"{n} steps between latents of {run.name}", scale, truncate, "N(0, I)")
+    title = add_latents(f"interpolations of {run.name}", scale, truncate, STANDARD_NORMAL)
     return image_grid(torch.stack(lines), title)
 
 

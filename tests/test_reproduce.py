@@ -18,6 +18,9 @@ import pytest
 import torch
 
 import data
+import metrics
+import models
+import sample
 import train
 from experiments import claims, reproduce, run
 
@@ -557,6 +560,29 @@ def test_scaled_latents_keep_their_class_or_change_it(monkeypatch):
     answer = claims.scaled(Latents(), SimpleNamespace(n=4, seed=0))
     # halved: .1 .2 .3 .6, of which one changes its class; by 1.5: .3 .6 .9 1.8, of which another does
     assert answer == dict(halved=75, grown=75, named=dict(low=75, high=25))
+
+
+def test_noise_is_judged_beside_real_pictures(run, capsys):
+    judge = run("classifier")
+    answers = {}
+    for model in ("ad", "vad"):
+        argv = ["noise", str(run(model)), "--judge", str(judge), "-n", "50", "--seed", "3"]
+        capsys.readouterr()
+        assert claims.main(argv) == 0
+        (answers[model],) = json.loads(capsys.readouterr().out)
+    classifier = models.load(judge / "best.pt")
+    torch.manual_seed(3)
+    images = models.load(run("ad") / "best.pt").decode(torch.randn(50, 3))
+    real, _ = sample.Run(run("ad")).dataset.test.batch(slice(None))
+    for name, x in (("confidence", images), ("real", real)):
+        expected = 100 * classifier.predict(x).amax(1).mean().item()
+        assert answers["ad"][name] == pytest.approx(expected, rel=1e-5)
+    # N(0, I) is what a Gaussian variational auto-decoder samples itself
+    argv = [str(run("vad")), "--features", f"classifier:{judge}", "-n", "50", "--seed", "3", "--json"]
+    assert metrics.main(argv) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert answers["vad"]["fid"] == pytest.approx(report["sets"]["fid"], rel=1e-6)
+    assert answers["ad"]["fid"] != answers["vad"]["fid"]
 
 
 def test_confidence_in_samples_that_are_not_named_as_asked(monkeypatch):
