@@ -1631,13 +1631,14 @@ def draw_bars(rows, file, kind):
     keys = [key for key in ("fid", "is") if any(key in values for values in rows)]
     require(keys, "there is no FID or IS to draw")
     names = [values["name"] for values in rows]
-    width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
+    width = 4 * len(keys) + 0.1 * max(map(len, names))  # inches; paths may be long
     with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):  # $x^$ is no formula
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
             deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
             widths = [values.get(key, math.nan) for values in rows]
             axis.barh(range(len(rows)), widths, xerr=deviations, height=0.6, tick_label=names)
+            names = [""] * len(rows)  # the first panel has them
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
             better = "lower is better" if key == "fid" else "higher is better"

@@ -56,7 +56,6 @@ STYLE = {
     "figure.constrained_layout.use": False,
 }
 FORMATS = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "gif", "pdf", "svg", "svgz", "eps", "ps")
-STANDARD_NORMAL = "N(0,\u00a0I)"  # in titles, in which no line ends within it
 CAPTION_STYLES = {  # of correct, wrong and other captions: a sign before the text, and its color
     True: ("✓ ", "#00795A"),
     False: ("✗ ", "#C24A00"),
@@ -201,8 +200,8 @@ def classes_to_decode(run, text):
 
 
 def describe_latents(scale, truncate, source=None):
-    """How latents were drawn, as in "latents of N(0, I), x 0.5, cut off at ±1"; "" for plain samples of the
-    prior. `source` names another distribution."""
+    """How latents were drawn, as in "latents of a standard normal, x 0.5, cut off at ±1"; "" for plain
+    samples of the prior. `source` names another distribution."""
     changes = [f"of {source}"] if source else []
     if scale != 1:
         changes.append(f"x {scale:g}")
@@ -383,8 +382,8 @@ def share_panels(log, terms):
     for term in terms:
         for group in groups:
             small, large = sorted([size[term], size[group[0]]])
-            is_like = unit_of(term) == unit_of(group[0]) and small > large / 20
-            if is_like and term_title(group[0]) != "loss":
+            is_like = unit_of(term) == "%" or small > large / 20
+            if is_like and unit_of(term) == unit_of(group[0]) and term_title(group[0]) != "loss":
                 group.append(term)
                 break
         else:
@@ -435,7 +434,7 @@ def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, standard_normal=Fa
     rows = rows or n
     source = None
     if standard_normal:
-        source = STANDARD_NORMAL
+        source = "a standard normal"
         z = scale * models.Gaussian.prior(rows * n, run.model.latent_dim, truncate)
         images = run.model.decode(z, torch.arange(rows * n) % len(run.classes))
     else:
@@ -649,7 +648,7 @@ def interpolate_samples(
         z = scale * models.Gaussian.prior(2, run.model.latent_dim, truncate)  # (2, D)
         labels = torch.full((n,), classes[row % len(classes)])
         lines.append(run.model.decode((1 - t) * z[0] + t * z[1], labels))
-    title = add_latents(f"interpolations of {run.name}", scale, truncate, STANDARD_NORMAL)
+    title = add_latents(f"interpolations of {run.name}", scale, truncate, "a standard normal")
     return image_grid(torch.stack(lines), title)
 
 
@@ -664,9 +663,8 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
     if run.model.conditional:
         title += f", class {run.classes[first]}"
     images = run.model.decode(z, torch.full((n * n,), first)).unflatten(0, (n, n))
-    columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # label every other
-    rows = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line.flip(0))]
-    return image_grid(images, title, rows, columns)
+    labels = [f"{value:+.2f}" for value in line]
+    return image_grid(images, title, labels[::-1], labels)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -1010,7 +1008,7 @@ def note_idle(options, names, runs):
     used = set().union(*(options_of(PICTURES[name].function(runs, options)) for name in names))
     for option in options:
         if option not in used:
-            flag = f"--{option}" if len(option) > 1 else f"-{option}"
+            flag = f"--{option.replace('_', '-')}" if len(option) > 1 else f"-{option}"
             data.note(f"{flag} does nothing for {pictures}")
 
 
