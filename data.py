@@ -113,22 +113,31 @@ class RedrawnSplit(Split):
         return x.bernoulli(), y
 
 
-class Queries(namedtuple("Queries", "x y glyphs drawn")):
+class Queries(namedtuple("Queries", "x y glyphs drawn pictures", defaults=[None])):
     """Arithmetic: queries x and answers y as tokens, int64 [n, 5] and [n, 3].
 
     `drawn` ("query", "answer" or None) says which of the two `batch` shows as pictures of its characters.
-    `glyphs` is a Split of pictures of the 13 symbols, sorted by symbol, from which they are drawn.
+    `glyphs` is a Split of pictures of the 13 symbols, sorted by symbol, from which they are drawn in every
+    batch anew; or `pictures`, uint8 [n, characters, 1, 28, 28], are those that were drawn `once`.
     """
 
     def batch(self, index):
         """Queries and answers at an index [B] or slice: tokens, or float [B, characters, 1, 28, 28]."""
         x = self.x[index]
         y = self.y[index]
-        if self.drawn == "query":
-            x = self.draw(x)
-        if self.drawn == "answer":
-            y = self.draw(y)
+        if self.drawn:
+            tokens = x if self.drawn == "query" else y
+            pictures = self.draw(tokens) if self.pictures is None else self.pictures[index].float() / 255
+            return (pictures, y) if self.drawn == "query" else (x, pictures)
         return x, y
+
+    def once(self):
+        """These queries with pictures that stay the same in every batch, and on every call."""
+        tokens = self.x if self.drawn == "query" else self.y
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            parts = [(255 * self.draw(part)).round().byte() for part in tokens.split(1000)]
+        return self._replace(pictures=torch.cat(parts))
 
     def draw(self, tokens):
         """Pictures float [..., 1, 28, 28] in [0, 1] of tokens [...], each a random glyph of its symbol."""
@@ -139,7 +148,8 @@ class Queries(namedtuple("Queries", "x y glyphs drawn")):
         return pictures
 
     def to(self, device):
-        return Queries(self.x.to(device), self.y.to(device), self.glyphs.to(device), self.drawn)
+        pictures = None if self.pictures is None else self.pictures.to(device)
+        return Queries(self.x.to(device), self.y.to(device), self.glyphs.to(device), self.drawn, pictures)
 
 
 @dataclass
@@ -175,6 +185,7 @@ def load(
     valid_fraction: Real = 0.1,
     binarize: str | None = None,
     keep_twins: bool = False,
+    draw_once: bool = False,
     drawn: str | None = None,
 ):
     """The data set of that name, or the image folder, .npy or .npz at that path. Raises Mistake.
@@ -187,7 +198,8 @@ def load(
     al. 2016).
     Only quickdraw has classes (a list, or text with commas) and per_class. Only arithmetic has keep_twins,
     which puts a+b and b+a into the same split, and drawn, the side that is shown as pictures ("query",
-    "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given.
+    "answer" or None): digits of mnist10k, or of the whole MNIST where data_dir is given. With draw_once a
+    query or answer is shown by the same digits in every batch, else by others.
     """
     check_arguments(locals())
     data = str(data)
@@ -195,10 +207,12 @@ def load(
     require(not classes or data == "quickdraw", f"--classes is for --data quickdraw: {advice}")
     require(not per_class or data == "quickdraw", f"--per-class is for --data quickdraw: {advice}")
     require(not keep_twins or data == "arithmetic", f"--keep-twins is for --data arithmetic: {advice}")
+    shows = data == "arithmetic" and drawn
+    require(not draw_once or shows, "--draw-once is for --model image2text|text2image: leave it out")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
         require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
-        return load_arithmetic(data_dir, valid_fraction, keep_twins, drawn)
+        return load_arithmetic(data_dir, valid_fraction, keep_twins, draw_once, drawn)
 
     path = Path(os.path.expanduser(data))
     data_dir = Path(os.path.expanduser(data_dir or os.environ.get("DGM_DATA_DIR") or BUILT_IN))
@@ -248,6 +262,8 @@ def digest(dataset):
         tensors = [split.x, split.y]
         if isinstance(split, Queries):
             tensors += split.glyphs
+            if split.pictures is not None:
+                tensors.append(split.pictures)
         for tensor in tensors:
             sha256.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
             sha256.update(np.ascontiguousarray(tensor.cpu().numpy()))
@@ -700,7 +716,7 @@ def decode_text(tokens):
     return "".join(ALPHABET[token] for token in tokens)
 
 
-def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
+def load_arithmetic(data_dir, valid_fraction, keep_twins, draw_once, drawn):
     """Every i + j and i - j for i and j in 0..99, split at random but in the same way on every call.
 
     The digits of a split are pictures of the same split of MNIST, the whole one where its data_dir is given,
@@ -732,7 +748,8 @@ def load_arithmetic(data_dir, valid_fraction, keep_twins, drawn):
         is_complete = len(glyphs.y.unique()) == len(ALPHABET) or not rows.any()
         fraction = f"--valid-fraction {valid_fraction:g}"
         require(is_complete, f"{fraction} leaves a digit out: give 0, or 0.01 or more")
-        parts.append(Queries(x[rows], y[rows], glyphs, drawn))
+        queries = Queries(x[rows], y[rows], glyphs, drawn)
+        parts.append(queries.once() if draw_once else queries)
     return Dataset("arithmetic", list(ALPHABET), *parts)
 
 
@@ -826,6 +843,7 @@ def add_flags(parser):
     """The flags of `load`, without their defaults, which are those of FLAGS."""
     names = "; ".join(f"{name}: {content}" for name, content in DATASETS.items())
     twins = "arithmetic: a+b and b+a are in the same split"
+    once = "arithmetic as pictures: a query or answer looks the same in every epoch"
     add = parser.add_argument_group("data").add_argument
     add("--data", help=f"a path to pictures, or a name (default mnist10k); {names}")
     add("--data-dir", help="folder of the whole data sets (default DGM_DATA_DIR, else datasets/)")
@@ -835,6 +853,7 @@ def add_flags(parser):
     add("--per-class", type=number(int, 1), help=f"drawings of each class (default {DRAWINGS_PER_CLASS})")
     add("--valid-fraction", type=number(float, 0, 1), help="of train, where there is no valid (default 0.1)")
     add("--keep-twins", action=argparse.BooleanOptionalAction, help=twins)
+    add("--draw-once", action=argparse.BooleanOptionalAction, help=once)
 
 
 def number(kind, low, high=math.inf, above=False):

@@ -1261,15 +1261,19 @@ def measure_classifier(source, args):
     predicted, confidence = predictions(run.model, x)
     counts = confusion_matrix(labels, predicted, len(run.classes))
     shares = (100 * counts.diag() / counts.sum(1)).tolist()
+    class_confidence = [percent(confidence[labels == c]) for c in range(len(run.classes))]
     values = dict(
         accuracy=percent(predicted == labels),
         confidence=percent(confidence),
         class_accuracy=dict(zip(run.classes, shares, strict=True)),
+        class_confidence=dict(zip(run.classes, class_confidence, strict=True)),
         confusion=counts.tolist(),
     )
-    rows = [["", *run.classes, "right"]]
-    for name, row, share in zip(run.classes, values["confusion"], shares, strict=True):
-        rows.append([name, *row, f"{share:.1f}%"])
+    rows = [["", *run.classes, "right", "confidence"]]
+    for name, row, share, mean in zip(
+        run.classes, values["confusion"], shares, class_confidence, strict=True
+    ):
+        rows.append([name, *row, f"{share:.1f}%", f"{mean:.1f}%"])
     title = f"{source.name} on {len(x):,} pictures of {data_name}"
     lines = [
         f"{title}: accuracy {values['accuracy']:.2f}%, mean confidence {values['confidence']:.1f}%",
@@ -1358,10 +1362,12 @@ def measure_arithmetic(source, args):
 
 
 def compare_drawn(answers, truth):
-    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, and % on the right side of
-    gray."""
+    """Pictures [n, 3, 1, H, W] in [0, 1] beside the true ones: MSE per pixel, % of pixels on the right side
+    of gray, and % that equal the true ones when they are rounded to black or white, which those never do
+    that are truly gray: this is what report R2 in RESULTS.md counts."""
     mse = (answers - truth).square().mean().item()
-    return dict(mse=mse, pixels=percent((answers > 0.5) == (truth > 0.5)))
+    is_white = answers > 0.5
+    return dict(mse=mse, pixels=percent(is_white == (truth > 0.5)), equal=percent(is_white == truth))
 
 
 def arithmetic_lines(values):
@@ -1375,7 +1381,7 @@ def arithmetic_lines(values):
     if "reader" in values:
         lines.append(f"as read by its own reader, which reads {values['reader']:.2f}% of true symbols right")
         for name, answers in (("drawn", values["drawn"]), ("all-black", values["all_black"])):
-            shares = f"{answers['pixels']:.2f}% of pixels right"
+            shares = f"{answers['pixels']:.2f}% of pixels right, {answers['equal']:.2f}% exactly"
             lines.append(f"{name} answers: MSE {answers['mse']:.4f} per pixel, {shares}")
     return lines
 
@@ -1631,13 +1637,14 @@ def draw_bars(rows, file, kind):
     keys = [key for key in ("fid", "is") if any(key in values for values in rows)]
     require(keys, "there is no FID or IS to draw")
     names = [values["name"] for values in rows]
-    width = len(keys) * (4 + 0.1 * max(map(len, names)))  # inches; paths may be long
+    width = 4 * len(keys) + 0.1 * max(map(len, names))  # inches; paths may be long
     with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):  # $x^$ is no formula
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
             deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
             widths = [values.get(key, math.nan) for values in rows]
             axis.barh(range(len(rows)), widths, xerr=deviations, height=0.6, tick_label=names)
+            names = [""] * len(rows)  # the first panel has them
             axis.invert_yaxis()
             axis.spines[["top", "right"]].set_visible(False)
             better = "lower is better" if key == "fid" else "higher is better"

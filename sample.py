@@ -14,6 +14,7 @@ import base64
 import csv
 import inspect
 import json
+import math
 import sys
 import textwrap
 from collections.abc import Callable
@@ -198,9 +199,10 @@ def classes_to_decode(run, text):
     return [0]
 
 
-def describe_latents(scale, truncate):
-    """How latents were drawn, as in "latents x 0.5, cut off at ±1"; "" for plain samples of the prior."""
-    changes = []
+def describe_latents(scale, truncate, source=None):
+    """How latents were drawn, as in "latents of a standard normal, x 0.5, cut off at ±1"; "" for plain
+    samples of the prior. `source` names another distribution."""
+    changes = [f"of {source}"] if source else []
     if scale != 1:
         changes.append(f"x {scale:g}")
     if truncate is not None:
@@ -208,9 +210,9 @@ def describe_latents(scale, truncate):
     return f"latents {', '.join(changes)}" if changes else ""
 
 
-def add_latents(title, scale, truncate):
+def add_latents(title, scale, truncate, source=None):
     """The title, followed by how the latents were drawn if that is unusual."""
-    description = describe_latents(scale, truncate)
+    description = describe_latents(scale, truncate, source)
     return f"{title}, {description}" if description else title
 
 
@@ -309,30 +311,43 @@ LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
 
 
 def draw_curves(*runs):
-    """A panel for each logged term, with dashed lines for training and solid ones for validation; each of
-    several runs has its own color."""
+    """Logged terms, dashed for training and solid for validation. Several runs have a panel for each term,
+    and a color each; of one run, similar terms share a panel, but for the loss.
+
+    The squared error of autoencoders is shown per pixel, and what was trained for --steps by update.
+    """
     logs = [read_log(run.folder) for run in runs]
+    if all(run.kind == "ae" and run.model.likelihood == "gaussian" for run in runs):
+        for run, log in zip(runs, logs, strict=True):
+            replace_loss(log, math.prod(run.config["image_shape"]))
+    in_steps = all(run.config["flags"].get("steps") and not run.model.has_free_latents for run in runs)
     not_terms = ("epoch", "step", "split", "seconds [s]")
     train_row = next(row for row in logs[0] if row["split"] == "train")
     terms = [name for name, value in train_row.items() if value and name not in not_terms]
     terms = [name for name in terms if not name.startswith("kl_per_dimension")]  # a list
     require(len(terms) > 0, f"{runs[0].folder} has no loss in its log.csv")
+    panels = share_panels(logs[0], terms) if len(runs) == 1 else [[term] for term in terms]
 
     height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below
-    size = (0.4 + 3.2 * len(terms), height)
-    figure, axes = plt.subplots(1, len(terms), figsize=size, layout="constrained", squeeze=False)
-    for panel, term in zip(axes[0], terms, strict=True):
-        for run, log, color in zip(runs, logs, cycle(COLORS), strict=False):
-            prefix = f"{run.name}, " if len(runs) > 1 else ""
-            plot_term(panel, log, term, color, prefix)
-        name, _, unit = term.partition(" [")  # a column is called "loss [nats/image]"
-        panel.set_title("KL divergence" if name == "kl" else name)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(unit.rstrip("]"))
-        panel.xaxis.get_major_locator().set_params(integer=True)
+    size = (0.4 + 3.2 * len(panels), height)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        titles = [term_title(term) for term in panel]
+        if len(runs) > 1:
+            lines = [(log, panel[0], f"{run.name}, ") for run, log in zip(runs, logs, strict=True)]
+        else:
+            prefixes = [f"{title}, " for title in titles] if len(panel) > 1 else [""]
+            lines = [(logs[0], term, prefix) for term, prefix in zip(panel, prefixes, strict=True)]
+        for line, color in zip(lines, cycle(COLORS), strict=False):
+            plot_term(axis, *line, color, "step" if in_steps else "epoch")
+        axis.set_title(" and ".join(titles))
+        axis.set_xlabel("update" if in_steps else "epoch")
+        axis.set_ylabel(unit_of(panel[0]))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(runs) == 1 and (len(panel) > 1 or axis is axes[0, 0]):
+            axis.legend(fontsize=8)
 
     if len(runs) == 1:
-        axes[0, 0].legend()
         figure.suptitle(runs[0].name, fontsize=10)
     else:  # one entry for each run, below the panels so that it covers no curve
         names = [run.name for run in runs]
@@ -342,17 +357,51 @@ def draw_curves(*runs):
     return figure
 
 
-def plot_term(panel, log, term, color, prefix):
+def replace_loss(log, n_pixels):
+    """Put the mean squared error of a pixel in the place of an autoencoder's loss, which is their sum."""
+    for row in log:
+        loss = row.pop("loss [nats/image]", "")
+        row["MSE [per pixel]"] = str(float(loss) / n_pixels) if loss else ""
+
+
+def term_title(column):
+    """The title of a column of log.csv, such as "loss [nats/image]"."""
+    name = column.partition(" [")[0]
+    return {"kl": "KL divergence", "rmse": "RMSE"}.get(name, name.replace("_", " "))
+
+
+def unit_of(column):
+    return column.partition(" [")[2].rstrip("]")
+
+
+def share_panels(log, terms):
+    """The terms in groups of the same unit and of similar size at the end of training; the loss alone."""
+    last = [row for row in log if row["split"] == "train"][-1]
+    size = {term: abs(float(last[term] or 0)) for term in terms}
+    groups = []
+    for term in terms:
+        for group in groups:
+            small, large = sorted([size[term], size[group[0]]])
+            is_like = unit_of(term) == "%" or small > large / 20
+            if is_like and unit_of(term) == unit_of(group[0]) and term_title(group[0]) != "loss":
+                group.append(term)
+                break
+        else:
+            groups.append([term])
+    return groups
+
+
+def plot_term(panel, log, term, prefix, color, x_column):
     """One line for each split whose rows have the term. Epoch 0, before training, would dwarf the others."""
     for split, (line_style, name) in LINE_STYLES.items():
         rows = [row for row in log if row["split"] == split and row["epoch"] != "0" and row.get(term)]
         if not rows:
             continue
-        epochs = [float(row["epoch"]) for row in rows]
+        x = [float(row[x_column]) for row in rows]
         values = [float(row[term]) for row in rows]
         marker = "." if len(rows) < 20 else ""  # more dots would hide the dashes
         style = dict(marker=marker, color=color, linewidth=1.3, markersize=3, label=prefix + name)
-        panel.plot(epochs, values, line_style, **style)
+        panel.plot(x, values, line_style, **style)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -378,13 +427,23 @@ def draw_real(run, n=8, split="test", seed=0, judge=None):
     return image_grid(images, title, captions=captions, correct=correct)
 
 
-def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, seed=0, judge=None):
-    """Samples of the model, n in a row; a square of them without `rows`."""
+def draw_prior(run, n=8, rows=None, scale=1.0, truncate=None, standard_normal=False, seed=0, judge=None):
+    """Samples of the model, n in a row; a square of them without `rows`. With `standard_normal` the latents
+    are drawn from N(0, I), whatever the model samples."""
     torch.manual_seed(seed)
     rows = rows or n
-    images = run.model.sample(rows * n, scale=scale, truncate=truncate).unflatten(0, (rows, n))
+    source = None
+    if standard_normal:
+        source = "a standard normal"
+        z = scale * models.Gaussian.prior(rows * n, run.model.latent_dim, truncate)
+        images = run.model.decode(z, torch.arange(rows * n) % len(run.classes))
+    else:
+        if run.model.distribution is models.Point:  # an auto-decoder has no prior
+            source = "a Gaussian fitted to the training latents"
+        images = run.model.sample(rows * n, scale=scale, truncate=truncate)
+    images = images.unflatten(0, (rows, n))
     captions, _ = judge_images(images, None, judge)
-    title = add_latents(f"samples of {run.name}", scale, truncate)
+    title = add_latents(f"samples of {run.name}", scale, truncate, source)
     return image_grid(images, title, captions=captions)
 
 
@@ -528,8 +587,9 @@ def draw_constant(run, classes=None):
     return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
 
 
-def draw_interpolate(run, n=9, rows=5, classes=None, seed=0):
-    """Images along a straight line between the latents of two test images, which stand at its ends.
+def draw_interpolate(run, n=9, rows=5, classes=None, scale=1.0, seed=0):
+    """Images along a straight line between the latents of two test images, which stand at its ends. All
+    latents are multiplied by `scale`.
 
     The two are of `classes` "A,B"; without it, of different classes, or of the same class for a conditional
     model, so that the label does not change halfway.
@@ -538,12 +598,13 @@ def draw_interpolate(run, n=9, rows=5, classes=None, seed=0):
     lines = []
     for index in choose_pairs(run, rows, classes, seed):
         x, y = run.batch("test", index)
-        z = run.latents("test", index, x, y)  # (2, D)
+        z = scale * run.latents("test", index, x, y)  # (2, D)
         labels = torch.where(t[:, 0] < 0.5, y[0], y[1])
         between = run.model.decode((1 - t) * z[0] + t * z[1], labels)
         lines.append(torch.cat([x[:1], between, x[1:]]))
     columns = ["original", *[""] * n, "original"]
-    return image_grid(torch.stack(lines), f"interpolations of {run.name}", columns=columns)
+    title = add_latents(f"interpolations of {run.name}", scale, None)
+    return image_grid(torch.stack(lines), title, columns=columns)
 
 
 def choose_pairs(run, n, text, seed):
@@ -574,16 +635,21 @@ def choose_pairs(run, n, text, seed):
     return pairs
 
 
-def interpolate_samples(run, n=5, rows=5, scale=1.0, truncate=None, seed=0):
-    """Images along a straight line between two samples of the prior, for a model without an encoder."""
+def interpolate_samples(
+    run, n=5, rows=5, classes=None, scale=1.0, truncate=None, standard_normal=False, seed=0
+):
+    """Images along a straight line between two latents of N(0, I): for `standard_normal`, and for a GAN,
+    whose prior it is. The rows of a conditional model are of `classes` in turn."""
     torch.manual_seed(seed)
     t = torch.linspace(0, 1, n)[:, None]  # (n, 1)
+    classes = classes_to_decode(run, classes)
     lines = []
-    for _ in range(rows):
-        z = scale * run.model.distribution.prior(2, run.model.latent_dim, truncate)  # (2, D)
-        lines.append(run.model.decode((1 - t) * z[0] + t * z[1]))
-    title = f"{n} steps between latents of {run.name}"
-    return image_grid(torch.stack(lines), add_latents(title, scale, truncate))
+    for row in range(rows):
+        z = scale * models.Gaussian.prior(2, run.model.latent_dim, truncate)  # (2, D)
+        labels = torch.full((n,), classes[row % len(classes)])
+        lines.append(run.model.decode((1 - t) * z[0] + t * z[1], labels))
+    title = add_latents(f"interpolations of {run.name}", scale, truncate, "a standard normal")
+    return image_grid(torch.stack(lines), title)
 
 
 def draw_manifold(run, n=11, scale=1.0, classes=None):
@@ -597,9 +663,8 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
     if run.model.conditional:
         title += f", class {run.classes[first]}"
     images = run.model.decode(z, torch.full((n * n,), first)).unflatten(0, (n, n))
-    columns = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line)]  # label every other
-    rows = [f"{value:+.1f}" if k % 2 == 0 else "" for k, value in enumerate(line.flip(0))]
-    return image_grid(images, title, rows, columns)
+    labels = [f"{value:+.2f}" for value in line]
+    return image_grid(images, title, labels[::-1], labels)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -703,7 +768,7 @@ def draw_query(run, query="12+34", seed=0):
     n = 5 if run.dataset.test.drawn == "query" else 1
     tokens = data.encode_text(query).repeat(n, 1)  # (n, 5)
     solutions = models.solve_queries(tokens)  # (n, 3)
-    x, y = run.dataset.test._replace(x=tokens, y=solutions).batch(slice(None))
+    x, y = run.dataset.test._replace(x=tokens, y=solutions, pictures=None).batch(slice(None))
     return answer_cards(run, tokens, solutions, x, y, n, "answers")
 
 
@@ -780,14 +845,14 @@ class Picture:
     needs: Requirement
     after_training: bool = True  # train.py draws it when a run ends
     compare: Callable | None = None  # (*runs, **options) -> figure of several runs
-    without_encoder: Callable | None = None  # for models without one, in place of `draw`
+    of_samples: Callable | None = None  # in place of `draw`, without an encoder or with --standard-normal
 
-    def function(self, runs):
+    def function(self, runs, options):
         """The function that draws these runs."""
         if len(runs) > 1:
             return self.compare
-        if self.without_encoder and not runs[0].model.has_encoder:
-            return self.without_encoder
+        if self.of_samples and (options.get("standard_normal") or not runs[0].model.has_encoder):
+            return self.of_samples
         return self.draw
 
 
@@ -801,9 +866,7 @@ PICTURES = {
         draw_reconstruct, "reconstructions.png", ENCODER, compare=compare_reconstructions
     ),
     "untrained": Picture(draw_untrained, "untrained.png", ENCODER, after_training=False),
-    "interpolate": Picture(
-        draw_interpolate, "interpolation.png", DECODER, without_encoder=interpolate_samples
-    ),
+    "interpolate": Picture(draw_interpolate, "interpolation.png", DECODER, of_samples=interpolate_samples),
     "scale": Picture(draw_scale, "scaled.png", ENCODER, after_training=False),
     "constant": Picture(draw_constant, "constant.png", DECODER, after_training=False),
     "amortization": Picture(draw_amortization, "amortization.png", POSTERIOR, after_training=False),
@@ -831,7 +894,7 @@ def draw(what, runs, out=None, **options):
     ending = path.suffix[1:].lower() or "png"
     formats = FORMATS if picture.filename.endswith(".png") else ("html",)
     require(ending in formats, f"--out {path}: {ending} is no picture format here: {', '.join(formats)}")
-    function = picture.function(runs)
+    function = picture.function(runs, options)
     options = {name: value for name, value in options.items() if name in options_of(function)}
     torch.manual_seed(options.get("seed", 0))  # dynamic binarization draws from torch's own generator
     with plt.rc_context(STYLE), torch.inference_mode():
@@ -908,6 +971,8 @@ def flags():
     add("--scale", type=number(float, 0), help="factor of the latents (default 1)")
     limit = "largest size of a latent drawn from the prior, in standard deviations (default: no limit)"
     add("--truncate", type=number(float, 0, above=True), help=limit)
+    normal = "latents of N(0, I), not of images, nor of the Gaussian that is fitted to an auto-decoder's"
+    add("--standard-normal", action="store_true", help=normal)
     add("--seed", type=number(int, 0, 2**31), help="of latents and choices (default 0)")
     add("--data-dir", metavar="DIR", help="where whole data sets are (default: where training found them)")
     add("--out", metavar="FILE", help="picture file (default: in the run folder, named after --what)")
@@ -940,10 +1005,10 @@ def command(argv):
 def note_idle(options, names, runs):
     """Print which options none of the pictures has."""
     pictures = f"--what {names[0]}" if len(names) == 1 else "any picture of this model"
-    used = set().union(*(options_of(PICTURES[name].function(runs)) for name in names))
+    used = set().union(*(options_of(PICTURES[name].function(runs, options)) for name in names))
     for option in options:
         if option not in used:
-            flag = f"--{option}" if len(option) > 1 else f"-{option}"
+            flag = f"--{option.replace('_', '-')}" if len(option) > 1 else f"-{option}"
             data.note(f"{flag} does nothing for {pictures}")
 
 

@@ -4,6 +4,7 @@ python experiments/claims.py named RUN --judge JUDGE      # R0, R4: how many sam
 python experiments/claims.py wrong RUN --judge JUDGE      # R0: how confident is a judge that disagrees?
 python experiments/claims.py halfway RUN --judge JUDGE    # R1: what lies between a trouser and a shirt?
 python experiments/claims.py scaled RUN --judge JUDGE     # R1: is a latent times 0.5 the same garment?
+python experiments/claims.py noise RUN --judge JUDGE      # R1: does N(0, I) decode to garments?
 python experiments/claims.py reach RUN --term characters --at 70    # R2: in which epoch?
 python experiments/claims.py gray RUN                     # R2: how blurred are the drawn answers?
 python experiments/claims.py pca RUN                      # what do as many principal components leave?
@@ -85,6 +86,23 @@ def scaled(run, args):
     )
 
 
+def noise(run, args):
+    """Pictures decoded from N(0, I), whatever the model samples: the judge's mean confidence in them and in
+    test pictures, in %, and their FID-c from these by the first judge, as metrics.py computes it."""
+    torch.manual_seed(args.seed)
+    images = decode(run, torch.randn(args.n, run.model.latent_dim))
+    x, _ = run.dataset.test.batch(slice(None))
+    _, confidence = classify(run, args, images)
+    _, confidence_in_real = classify(run, args, x)
+    judge = metrics.ClassifierFeatures(sample.open_judge(args.judge[0], run))
+    sets = [metrics.in_chunks(lambda part: judge(part)[0], metrics.as_bytes(part)) for part in (images, x)]
+    return dict(
+        confidence=metrics.percent(confidence),
+        real=metrics.percent(confidence_in_real),
+        fid=metrics.fid(*sets),
+    )
+
+
 def reach(run, args):
     """The first epoch in which a term of the validation split is at least --at, or at most --within percent
     above its least value; null if there is none."""
@@ -125,7 +143,10 @@ def pca(run, args):
     return dict(mse=mse, rmse={n: 255 * math.sqrt(error) for n, error in mse.items()})
 
 
-CLAIMS = {function.__name__: function for function in (named, wrong, halfway, scaled, reach, gray, pca)}
+CLAIMS = {
+    function.__name__: function
+    for function in (named, wrong, halfway, scaled, noise, reach, gray, pca)
+}
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -815,6 +815,25 @@ def test_draws_are_new_each_time_and_the_same_under_a_seed(arithmetic):
     assert torch.equal(first, arithmetic.train.batch(slice(0, 20))[0]) and not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("drawn, side", [("query", 0), ("answer", 1)])
+def test_digits_drawn_once_stay_the_same_in_every_batch_and_differ_between_queries(drawn, side):
+    first, again = (data.load("arithmetic", draw_once=True, drawn=drawn) for _ in range(2))
+    for split in data.SPLITS:
+        order = torch.randperm(len(first.split(split).x))[:500]
+        pictures = first.split(split).batch(order)[side]
+        backwards = again.split(split).batch(order.flip(0))[side]
+        assert torch.equal(pictures, backwards.flip(0))
+        glyphs, symbols = first.split(split).glyphs
+        tokens = first.split(split)[side][order]
+        for symbol in (3, 11):
+            shown = rows((pictures[tokens == symbol] * 255).round().byte())
+            assert len(shown) > 20 and shown <= rows(glyphs[symbols == symbol])
+    assert torch.equal(first.train.to("cpu").batch(order)[side], first.train.batch(order)[side])
+    digest = data.digest(first)
+    again.train.pictures[0, 0, 0, 14, 14] += 1
+    assert data.digest(again) != digest
+
+
 def test_each_digit_drawn_is_one_of_its_own_split_and_label(arithmetic):
     digits, drawn = data.load("mnist10k"), {}
     for split in data.SPLITS:
@@ -877,6 +896,8 @@ def test_arithmetic_mistakes():
     assert "--per-class" in mistake("arithmetic", per_class=5)
     assert "--keep-twins" in mistake("mnist10k", keep_twins=True)
     assert "'queries'" in mistake("arithmetic", drawn="queries")
+    assert "--draw-once is for" in mistake("arithmetic", draw_once=True)  # as text
+    assert "--draw-once is for" in mistake("mnist10k", draw_once=True, drawn="query")
     assert "--valid-fraction 0.0004 leaves a digit out" in mistake("arithmetic", valid_fraction=0.0004)
     assert "did you mean arithmetic?" in mistake("arithmetics")
 
@@ -923,10 +944,10 @@ def test_the_flags_are_the_arguments_of_load_with_its_defaults():
 
 def test_flags_set_the_arguments_of_load(parser):
     argv = "--data d --data-dir e --image-size 8 --classes a,b --per-class 7 --valid-fraction 0"
-    args = vars(parser.parse_args([*argv.split(), "--binarize", "static", "--keep-twins"]))
+    args = vars(parser.parse_args([*argv.split(), "--binarize", "static", "--keep-twins", "--draw-once"]))
     assert args == dict(
         data="d", data_dir="e", image_size=8, classes="a,b", per_class=7, valid_fraction=0.0,
-        binarize="static", keep_twins=True,
+        binarize="static", keep_twins=True, draw_once=True,
     )  # fmt: skip
     assert args.keys() == data.FLAGS.keys() - {"drawn"}  # which the model decides
 

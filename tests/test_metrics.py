@@ -180,6 +180,24 @@ def test_plain_samples_are_named_by_the_judge_and_have_no_accuracy(runs, capsys)
     assert "samples" not in plain and "accuracy_on_reconstructions" in plain
 
 
+def test_drawn_answers_are_compared_pixel_by_pixel():
+    truth = torch.tensor([0, 0, 0, 0.3, 0.8, 1, 1, 1])
+    answers = torch.tensor([0, 0.4, 0.6, 0.3, 0.8, 1, 0.7, 0.2])  # exactly right, rounded: 1, 2, 6 and 7
+    expected = dict(mse=(0.4**2 + 0.6**2 + 0.3**2 + 0.8**2) / 8, pixels=75, equal=50)
+    assert metrics.compare_drawn(answers, truth) == pytest.approx(expected)
+    assert metrics.compare_drawn(truth, truth)["equal"] == 75  # of two gray pixels none is equal
+
+
+def test_confidence_by_class_is_of_the_pictures_with_that_label(runs, capsys):
+    (report,) = judged(capsys, runs["classifier"])
+    assert report["class_confidence"].keys() == report["class_accuracy"].keys()
+    run = sample.Run(runs["classifier"])
+    x, y = run.dataset.test.batch(slice(None))
+    confidence = 100 * run.model.predict(x).amax(1)
+    by_class = [confidence[y == c].mean().item() for c in range(10)]
+    assert [*report["class_confidence"].values()] == pytest.approx(by_class, rel=1e-4)
+
+
 def test_a_classifier_is_judged_on_its_own_data_and_on_others(runs, capsys):
     (report,) = judged(capsys, runs["classifier"])
     assert np.shape(report["confusion"]) == (10, 10) and np.sum(report["confusion"]) == count(

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import data
+import metrics
+import models
+import sample
 import train
 from experiments import claims, reproduce, run
 
@@ -603,6 +606,41 @@ def test_samples_that_are_named_as_asked(monkeypatch):
     assert answer["accuracy"] == pytest.approx([100 / 3, 75])
     assert answer["confidence"] == pytest.approx([25, 25])
     assert answer["mean"] == pytest.approx(dict(accuracy=50, confidence=25))
+
+
+def test_noise_is_judged_beside_real_pictures(run, capsys):
+    judge = run("classifier")
+    answers = {}
+    for model in ("ad", "vad"):
+        argv = ["noise", str(run(model)), "--judge", str(judge), "-n", "50", "--seed", "3"]
+        capsys.readouterr()
+        assert claims.main(argv) == 0
+        (answers[model],) = json.loads(capsys.readouterr().out)
+    classifier = models.load(judge / "best.pt")
+    decoder = models.load(run("ad") / "best.pt")
+    torch.manual_seed(3)
+    images = decoder.decode(torch.randn(50, 3))
+    real, _ = sample.Run(run("ad")).dataset.test.batch(slice(None))
+    for name, x in (("confidence", images), ("real", real)):
+        expected = 100 * classifier.predict(x).amax(1).mean().item()
+        assert answers["ad"][name] == pytest.approx(expected, rel=1e-5)
+    # N(0, I) is what a Gaussian variational auto-decoder samples itself
+    argv = [
+        str(run("vad")),
+        "--features",
+        f"classifier:{judge}",
+        "-n",
+        "50",
+        "--seed",
+        "3",
+        "--sets",
+        "1",
+        "--json",
+    ]
+    assert metrics.main(argv) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert answers["vad"]["fid"] == pytest.approx(report["sets"]["fid"], rel=1e-6)
+    assert answers["ad"]["fid"] != answers["vad"]["fid"]
 
 
 def test_confidence_in_samples_that_are_not_named_as_asked(monkeypatch):

@@ -26,6 +26,7 @@ def drawn(monkeypatch):
         axes = figure.axes[0]
         contents["images"] = [image.get_array() for image in axes.images]
         contents["texts"] = [text.get_text() for text in axes.texts if text.get_text()]
+        contents["title"] = " ".join(" ".join(text.get_text().split()) for text in figure.texts)
         contents["axes"] = figure.axes
         close(figure)
 
@@ -103,7 +104,7 @@ def test_latents_are_described_where_they_are_not_plain_samples(scale, truncate,
 def test_every_option_of_a_picture_is_a_flag():
     flags = sample.flags().names
     for picture in sample.PICTURES.values():
-        for function in (picture.draw, picture.compare, picture.without_encoder):
+        for function in (picture.draw, picture.compare, picture.of_samples):
             if function:
                 assert sample.options_of(function) <= flags
 
@@ -212,6 +213,54 @@ def test_interpolation_ends_at_the_reconstructions_of_the_originals_beside_it(ru
             assert torch.allclose(model.decode(z[:1] * 2 / 3 + z[1:] / 3), row[2:3], atol=1e-5)
 
 
+def test_interpolation_scales_the_latents_of_images(run, drawn):
+    argv = [str(run("vae")), "--what", "interpolate", "--classes", "1,7", "-n", "3", "--scale", "0.25"]
+    assert sample.main(argv) == 0
+    assert "latents x 0.25" in drawn["title"]
+    model = models.load(run("vae") / "best.pt")
+    with torch.inference_mode():
+        for row in as_tensor(drawn["images"]).unflatten(0, (-1, 5)):
+            z = model.encode(row[[0, 4]])
+            assert torch.allclose(model.decode(z / 4), row[[1, 3]], atol=1e-6)
+            assert torch.allclose(model.decode((z[:1] + z[1:]) / 8), row[2:3], atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["ae", "vae", "ad", "gan"])
+def test_interpolation_between_scaled_latents_of_a_standard_normal(model, run, drawn):
+    argv = [str(run(model)), "--what", "interpolate", "--standard-normal", "--scale", "0.5", "--seed", "4"]
+    assert sample.main([*argv, "-n", "3", "--rows", "2"]) == 0
+    assert "latents of a standard normal, x 0.5" in drawn["title"]
+    trained = models.load(run(model) / "best.pt")
+    torch.manual_seed(4)
+    for row in as_tensor(drawn["images"]).unflatten(0, (2, 3)):
+        z = torch.randn(2, 3) / 2
+        between = torch.stack([z[0], (z[0] + z[1]) / 2, z[1]])
+        with torch.inference_mode():
+            assert torch.allclose(trained.decode(between), row, atol=1e-6)
+
+
+def test_rows_of_a_conditional_model_interpolate_within_the_classes_in_turn(run, drawn):
+    flags = "--what interpolate --standard-normal --scale 0 --classes 3,8 -n 2 --rows 3"
+    assert sample.main([str(run("cvae")), *flags.split()]) == 0
+    model = models.load(run("cvae") / "best.pt")
+    expected = model.decode(torch.zeros(6, 3), torch.tensor([3, 3, 8, 8, 3, 3]))
+    assert torch.allclose(as_tensor(drawn["images"]), expected, atol=1e-6)
+
+
+def test_an_auto_decoder_says_from_which_distribution_it_samples(run, drawn):
+    argv = [str(run("ad")), "--what", "prior", "-n", "2"]
+    model = models.load(run("ad") / "best.pt")
+    assert sample.main(argv) == 0
+    assert "latents of a Gaussian fitted to the training latents" in drawn["title"]
+    torch.manual_seed(0)
+    assert torch.allclose(as_tensor(drawn["images"]), model.sample(4), atol=1e-6)
+    assert sample.main([*argv, "--standard-normal", "--truncate", "9"]) == 0
+    assert "latents of a standard normal, cut off at ±9" in drawn["title"]
+    torch.manual_seed(0)
+    z = models.Gaussian.prior(4, 3, 9)
+    assert torch.allclose(as_tensor(drawn["images"]), model.decode(z), atol=1e-6)
+
+
 def test_interpolation_pairs_one_class_where_the_model_is_conditional(run, digits, drawn):
     x, y = data.load(digits).test
     for model, same in (("ae", False), ("cvae", True)):
@@ -232,7 +281,18 @@ def test_manifold_grows_to_the_right_and_upwards(run, drawn):
     corners = model.decode(torch.tensor([[-2.0, 2.0], [2.0, 2.0], [-2.0, -2.0], [2.0, -2.0]]))
     shown = images[[0, 0, 4, 4], [0, 4, 0, 4]]
     assert torch.allclose(shown, corners, atol=1e-5)
-    assert "+2.0" in drawn["texts"] and "-2.0" in drawn["texts"]
+    assert drawn["texts"] == [
+        "+2.00",
+        "+1.00",
+        "+0.00",
+        "-1.00",
+        "-2.00",
+        "-2.00",
+        "-1.00",
+        "+0.00",
+        "+1.00",
+        "+2.00",
+    ]
 
 
 def test_curves_overlay_runs_and_leave_out_the_untrained_model(run, drawn, tmp_path):
@@ -248,6 +308,44 @@ def test_curves_overlay_runs_and_leave_out_the_untrained_model(run, drawn, tmp_p
     assert len(drawn["axes"][0].lines) == 4
     (legend,) = drawn["axes"][0].figure.legends  # beside the panels, where it hides no curve
     assert [text.get_text() for text in legend.get_texts()] == ["vae", "cvae"]
+
+
+@pytest.mark.parametrize("kl, panels", [
+    (5, [["loss"], ["reconstruction", "KL divergence"]]),
+    (4, [["loss"], ["reconstruction"], ["KL divergence"]]),  # too small beside the other
+])  # fmt: skip
+def test_similar_terms_of_one_run_share_a_panel_but_for_the_loss(kl, panels, copy, drawn):
+    folder = copy("vae")
+    rows = ["epoch,step,split,loss [nats/image],reconstruction [nats/image],kl [nats/image]"]
+    rows += ["0,0,valid,300,299,0", "1,9,train,99,98,1", "1,9,valid,98,96,2"]
+    rows += [f"2,18,train,{90 + kl},90,{kl}", "2,18,valid,97,93,4"]
+    (folder / "log.csv").write_text("\n".join(rows))
+    assert sample.main([str(folder), "--what", "curves"]) == 0
+    assert [axes.get_title() for axes in drawn["axes"]] == [" and ".join(panel) for panel in panels]
+    assert list(drawn["axes"][-1].lines[-1].get_ydata()) == [2, 4]
+    legends = [axes.get_legend() for axes in drawn["axes"][1:]]
+    splits = ("train", "validation")
+    expected = [f"{term}, {split}" for term in panels[1] for split in splits]
+    if kl == 5:
+        assert [text.get_text() for text in legends[0].get_texts()] == expected
+    else:
+        assert legends == [None, None]  # the first panel has the only one
+
+
+def test_an_autoencoder_has_its_error_per_pixel(run, drawn):
+    assert sample.main([str(run("ae")), "--what", "curves"]) == 0
+    (axes,) = drawn["axes"]
+    assert (axes.get_title(), axes.get_ylabel()) == ("MSE", "per pixel")
+    history = torch.load(run("ae") / "last.pt", weights_only=True)["state"]["history"]
+    logged = [row["mse"] for row in history if row["split"] == "valid" and row["epoch"] > 0]
+    assert list(axes.lines[1].get_ydata()) == pytest.approx(logged, rel=1e-5)  # its diagnosis has it too
+
+
+def test_what_was_trained_for_a_number_of_updates_is_drawn_by_update(run, drawn):
+    assert sample.main([str(run("text2text")), "--what", "curves"]) == 0
+    loss, accuracies = drawn["axes"]
+    assert loss.get_xlabel() == "update" and list(loss.lines[0].get_xdata()) == [3]
+    assert accuracies.get_title() == "characters and exact" and accuracies.get_ylabel() == "%"
 
 
 def test_a_classifier_shows_real_pictures_with_its_own_answers(run, drawn):
@@ -389,6 +487,20 @@ def test_cards_mark_an_answer_as_python_would(what, model, run, drawn):
 def test_a_query_is_answered_in_each_handwriting(model, n, run, drawn):
     assert sample.main([str(run(model)), "--what", "query", "--query", "7-19"]) == 0
     assert len(drawn["texts"]) == n and all(text[2:].startswith("7-19 = ") for text in drawn["texts"])
+
+
+def test_a_query_of_ones_own_is_drawn_where_others_are_drawn_once(run, drawn):
+    folder = run("image2text", "--draw-once")
+    assert sample.main([str(folder), "--what", "query", "--query", "7-9"]) == 0
+    first, *others = drawn["images"]
+    assert len(others) == 4 and any(not np.array_equal(first, other) for other in others)
+    shown = []
+    for seed in "12":  # of other digits, if they were not drawn once
+        assert sample.main([str(folder), "--what", "answers", "--seed", seed]) == 0
+        index = sample.Run(folder).random_batch("test", 30, int(seed))[0].tolist()
+        shown.append(dict(zip(index, drawn["images"], strict=True)))
+    same = shown[0].keys() & shown[1].keys()
+    assert all(np.array_equal(shown[0][place], shown[1][place]) for place in same)
 
 
 def test_a_query_that_is_none_is_refused(run, refused):
@@ -619,7 +731,9 @@ def test_pictures_are_the_same_whatever_the_matplotlibrc_says(what, run, tmp_pat
 
 @pytest.mark.parametrize("model, argv, flags", [
     ("vae", "--what real --scale 3 --truncate 1", ["--scale", "--truncate"]),
-    ("vae", "--what interpolate --scale 0", ["--scale"]),
+    ("vae", "--what interpolate --scale 0 --truncate 1", ["--truncate"]),
+    ("vae", "--what interpolate --standard-normal --scale 0 --truncate 1", []),
+    ("vae", "--what reconstruct --standard-normal", ["--standard-normal"]),
     ("gan", "--what interpolate --classes 1,2", ["--classes"]),
     ("vae", "--what interpolate --classes 1,2,3", ["--classes"]),
     ("vae", "--what reconstruct --split train --rows 2", ["--split", "--rows"]),
