@@ -144,8 +144,7 @@ def pca(run, args):
 
 
 CLAIMS = {
-    function.__name__: function
-    for function in (named, wrong, halfway, scaled, noise, reach, gray, pca)
+    function.__name__: function for function in (named, wrong, halfway, scaled, noise, reach, gray, pca)
 }
 
 
