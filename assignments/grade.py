@@ -279,10 +279,8 @@ def write_results(file, rows, note=""):
     tests = []
     for row in rows:
         test = dict(number=row["id"], name=row["title"], score=row["score"], max_score=row["points"])
-        test |= dict(
-            status="passed" if row["score"] else "failed", output="\n".join(row["lines"]) or "right"
-        )
-        tests.append(test)
+        status = "passed" if row["score"] else "failed"
+        tests.append(test | dict(status=status, output="\n".join(row["lines"]) or "right"))
     results = dict(tests=tests, output=note, visibility="visible", stdout_visibility="hidden")
     Path(file).write_text(json.dumps(results, indent=1), encoding="utf-8")
 
