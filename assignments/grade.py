@@ -166,14 +166,13 @@ def judge(outputs, expected):
 
 def run_task(texts, task, seeds, user):
     """({part: outputs for each seed}, what went wrong or None) of a task on these source texts."""
-    job = dict(task=task, texts=texts, folder=str(HERE), seeds=seeds)
     command = [sys.executable, str(HERE / "probing.py")]
     if user:
         command = ["runuser", "-u", user, "--", *command]
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         stdin, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
-        stdin.write(json.dumps(job).encode())
+        stdin.write(json.dumps(dict(task=task, texts=texts, folder=str(HERE), seeds=seeds)).encode())
         stdin.seek(0)
         options = dict(cwd=scratch, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
         process = subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err, **options)
@@ -195,7 +194,8 @@ def run_task(texts, task, seeds, user):
     if user and status > 128:
         status = 128 - status  # so runuser reports a signal
     if status == OUT_OF_TIME:
-        return outputs, f"did not end within {task['seconds']} s: is there an endless loop?"
+        limits = f"{task['seconds']} s of processor time or {4 * task['seconds']} s in all"
+        return outputs, f"did not end within {limits}: is there an endless loop?"
     if status:
         return outputs, f"the process died: {last[:300] if status > 0 else signal.Signals(-status).name}"
     return outputs, None
