@@ -29,9 +29,6 @@ SOURCES = ("data", "models", "train", "sample", "metrics", "tsne")
 OUT_OF_TIME = -24  # the signal SIGXCPU
 GAP = 'raise NotImplementedError("Task '
 
-# -----------------------------------------------------------------------------------------------------------
-# Source text: where a function stands, and how a student's function is put into our file
-
 HEAD = re.compile(r"( {4})?(?:(def|class) (\w+)|(\w+) = |(?:from \S+ )?(import) )")
 
 
@@ -55,8 +52,7 @@ def blocks(text):
             end += 1
         names = [match[3] or match[4]]
         if match[5]:
-            imports = " ".join(lines[k:end]).partition("import ")[2].partition("#")[0].rstrip()
-            names = [name.split(".")[0] for name in re.findall(r"([\w.]+)\s*(?:,|\)|$)", imports)]
+            names = re.findall(r"\w+", " ".join(lines[k:end]).partition("import ")[2])
         for name in names:
             places[f"{owner}.{name}" if indent else name] = (start, end)
         if match[2] and not indent:
@@ -72,7 +68,7 @@ def graft(reference, student, name):
     """The reference text with the student's function `name`, and with what the student has defined for it.
     Raises ValueError if there is no such function."""
     if name not in blocks(student):
-        raise ValueError(f"there is no {name} in your file")
+        raise ValueError(f"there is no {name} in what you have written")
     function = block(student, name)
     owner, _, _ = name.rpartition(".")
     new = [other for other in blocks(student) if other not in blocks(reference)]
@@ -93,18 +89,9 @@ def graft(reference, student, name):
     return "\n".join(lines)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# Comparing outputs: {"shape", "values", "tolerance"}, {"text"}, or {"raised"}
-
-CONSTANTS = {"½": 0.5, "1": 1.0, "ln 2": math.log(2), "ln 2π": math.log(2 * math.pi)}
-CONSTANTS["½ ln 2π"] = CONSTANTS["ln 2π"] / 2
-
-
 def is_same(output, right):
-    """Whether an output is right: to 4 digits of the largest number, or within the tolerance."""
-    if any(output.get(key) != right.get(key) for key in ("shape", "text")):
-        return False
-    if output.get("raised", "").partition(" in ")[0] != right.get("raised", "").partition(" in ")[0]:
+    """Whether an output is right, numbers to 4 digits of the largest one or within the tolerance."""
+    if any(output.get(key) != right.get(key) for key in ("shape", "text", "raised")):
         return False
     values = right.get("values", [])
     tolerance = right.get("tolerance")
@@ -120,97 +107,75 @@ def agree(outputs, right):
     return all(a.keys() == b.keys() and all(is_same(a[name], b[name]) for name in b) for a, b in pairs)
 
 
-def shorten(values):
-    return ", ".join(f"{value:.4g}" for value in values[:3]) + (", ..." if len(values) > 3 else "")
+def differences(outputs, right):
+    """A line on each output of a probe that is wrong."""
+    if "" in outputs:
+        return ["{raised}{place}".format(**outputs[""])]
+    missing = {"text": "missing"}
+    pairs = {name: (outputs.get(name, missing), right[name]) for name in right}
+    return [
+        f"{name}: yours is {show(yours, ours)}, right is {show(ours, yours)}{relation(yours, ours)}"
+        for name, (yours, ours) in pairs.items()
+        if not is_same(yours, ours)
+    ]
 
 
-def explain(name, output, right):
-    """One line on how an output differs from what is right."""
-    if "values" not in right or "values" not in output:
-        texts = [side.get("text", f"numbers of shape {side.get('shape')}") for side in (output, right)]
-        return f"{name}: yours is {texts[0]}, right is {texts[1]}"
-    if output["shape"] != right["shape"]:
-        return f"{name}: yours has shape {output['shape']}, right is {right['shape']}"
-    pairs = list(zip(output["values"], right["values"], strict=True))
-    n_bad = sum(not math.isfinite(a) and math.isfinite(b) for a, b in pairs)
-    if n_bad:
-        return f"{name}: {n_bad} of your {len(pairs)} numbers are not finite, all of the right ones are"
-    numbers = f"yours {shorten(output['values'])}, right {shorten(right['values'])}"
-    return f"{name}: {numbers}{relation(pairs, right.get('tolerance') or 1e-4)}"
+def show(output, other):
+    """An output in short: its text, its shape if that of the other is different, or its first numbers."""
+    if "values" not in output:
+        return output["text"]
+    if output["shape"] != other.get("shape"):
+        return f"of shape {output['shape']}"
+    numbers = [f"{value:.4g}" for value in output["values"][:3]]
+    return ", ".join(numbers + ["..."] * (len(output["values"]) > 3))
 
 
-def relation(pairs, tolerance):
+def relation(output, right):
     """How all numbers differ from the right ones, if in one way: by a factor, a constant or their order."""
-    largest = max(abs(b) for _, b in pairs)
-    precision = tolerance / max(1e-9, largest) + 1e-3
-    ratios = [a / b for a, b in pairs if abs(b) > 1e-6]
+    if output.get("shape") != right.get("shape") or len(right.get("values", [])) < 2:
+        return ""
+    pairs = list(zip(output["values"], right["values"], strict=True))
     gaps = [a - b for a, b in pairs]
-    n_right = sum(abs(a - b) <= 1e-5 + 1e-3 * abs(b) for a, b in pairs)
-    if len(pairs) > 1 and len(ratios) == len(pairs) and max(ratios) - min(ratios) < 2 * precision:
-        ratio = sum(ratios) / len(ratios)
-        sign = " (the sign)" if abs(ratio + 1) < precision else ""
-        return f": every number is {ratio:.4g} times the right one{sign}" if abs(ratio) > precision else ""
-    if len(pairs) > 1 and max(gaps) - min(gaps) < 1e-4 + 1e-4 * largest:
-        gap = sum(gaps) / len(gaps)
-        names = "".join(f" ({name})" for name, value in CONSTANTS.items() if abs(abs(gap) - value) < 2e-3)
-        return f": every number is {abs(gap):.4g} too {'large' if gap > 0 else 'small'}{names}"
-    if len(pairs) > 3 and sorted(a for a, _ in pairs) == sorted(b for _, b in pairs):
-        return ": the right numbers in another order"
-    return f": {n_right} of {len(pairs)} numbers are right" if 0 < n_right < len(pairs) else ""
+    ratios = [a / b for a, b in pairs if abs(b) > 1e-6]
+    if len(ratios) == len(pairs) and max(ratios) - min(ratios) < 2e-3 < abs(ratios[0]):
+        return f": every number is {ratios[0]:.4g} times the right one"
+    if max(gaps) - min(gaps) < 1e-4 + 1e-3 * max(abs(b) for _, b in pairs):
+        return f": every number is {abs(gaps[0]):.4g} too {'large' if gaps[0] > 0 else 'small'}"
+    is_permuted = sorted(output["values"]) == sorted(right["values"])
+    return ": the right numbers in another order" if is_permuted else ""
 
 
 def judge(outputs, expected):
     """{part: (whether it is right, lines that say why not)} of a task's {part: outputs for each seed}.
 
     The hint is of the mistake whose outputs are the student's in the most parts of the task."""
-    right = {part: expected["right"][part] for part in expected["right"] if part in outputs}
-    passed = {part: agree(outputs[part], right[part]) for part in right}
-    candidates = []  # (parts that agree, hint, wrong parts that agree)
+    right = expected["right"]
+    failed = {part for part in outputs if not agree(outputs[part], right[part])}
+    candidates = []  # (number of parts that agree, hint, failed parts that agree)
     for hint, wrong in expected["mistakes"]:
-        parts = [part for part in right if agree(outputs[part], wrong.get(part, right[part]))]
-        explained = [part for part in parts if not passed[part]]
-        candidates.append((len(parts) if explained else 0, hint, explained))
-    most = max((n_parts for n_parts, _, _ in candidates), default=0)
-    judged = {}
-    for part, is_right in passed.items():
+        parts = {part for part in outputs if agree(outputs[part], wrong.get(part, right[part]))}
+        candidates.append((len(parts), hint, parts & failed))
+    most = max((n_parts for n_parts, _, explained in candidates if explained), default=0)
+    judged = {part: (True, []) for part in outputs}
+    for part in failed:
         hints = [hint for n_parts, hint, explained in candidates if n_parts == most and part in explained]
-        lines = [f"Likely mistake: {hint}" for hint in hints[:1]]
-        if not is_right:
-            lines += next(filter(None, map(differences, outputs[part], right[part])), [])[:3]
-        judged[part] = is_right, lines
+        differing = next(filter(None, map(differences, outputs[part], right[part])), [])
+        judged[part] = False, [f"Likely mistake: {hint}" for hint in hints[:1]] + differing[:3]
     return judged
-
-
-def differences(outputs, right):
-    """A line for each output of a probe that is wrong."""
-    if "" in outputs:
-        return [outputs[""]["raised"]]
-    missing = {"text": "missing"}
-    wrong = [name for name in right if not is_same(outputs.get(name, missing), right[name])]
-    return [explain(name, outputs.get(name, missing), right[name]) for name in wrong]
-
-
-# -----------------------------------------------------------------------------------------------------------
-# The process of one task
 
 
 def run_task(texts, task, seeds, user):
     """({part: outputs for each seed}, what went wrong or None) of a task on these source texts."""
-    with tempfile.TemporaryDirectory() as scratch:
-        job, out, err = (Path(scratch, name) for name in ("job", "out", "err"))
-        parts = [part["id"] for part in task["parts"]]
-        content = dict(texts=texts, folder=str(HERE), parts=parts, seeds=seeds, seconds=task["seconds"])
-        job.write_text(json.dumps(content), encoding="utf-8")
-        out.touch()
-        command = [sys.executable, str(HERE / "probing.py"), str(job), str(out)]
-        if user:
-            os.chmod(scratch, 0o755)
-            os.chmod(out, 0o666)
-            command = ["runuser", "-u", user, "--", *command]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        options = dict(cwd=scratch, env=environment, start_new_session=True, stdin=subprocess.DEVNULL)
-        with open(err, "wb") as stderr:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, **options)
+    command = [sys.executable, str(HERE / "probing.py")]
+    if user:
+        command = ["runuser", "-u", user, "--", *command]
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        stdin, out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        stdin.write(json.dumps(dict(task=task, texts=texts, folder=str(HERE), seeds=seeds)).encode())
+        stdin.seek(0)
+        options = dict(cwd=scratch, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
+        process = subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err, **options)
         status = OUT_OF_TIME
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = process.wait(4 * task["seconds"])
@@ -219,30 +184,21 @@ def run_task(texts, task, seeds, user):
                 os.killpg(process.pid, signal.SIGKILL)  # and all that it has started
         process.kill()
         process.wait()
-        outputs = read_outputs(out.read_text(encoding="utf-8", errors="replace"))
-        last = err.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        for file in (out, err):
+            file.seek(0)
+        outputs = {}
+        for line in out.read(10**7).decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError):  # of what a student's code has written there
+                part, outputs[part] = json.loads(line)
+        last = err.read().decode(errors="replace").strip().rpartition("\n")[2]
     if user and status > 128:
         status = 128 - status  # so runuser reports a signal
     if status == OUT_OF_TIME:
-        seconds = f"{task['seconds']} s of processor time"
-        return outputs, f"did not end within {seconds}: is there an endless loop?"
+        limits = f"{task['seconds']} s of processor time or {4 * task['seconds']} s in all"
+        return outputs, f"did not end within {limits}: is there an endless loop?"
     if status:
         return outputs, f"the process died: {last[:300] if status > 0 else signal.Signals(-status).name}"
     return outputs, None
-
-
-def read_outputs(text):
-    """{part: outputs for each seed} of the lines of JSON that the process wrote, perhaps among others."""
-    outputs = {}
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            row = json.loads(line)
-            outputs[row["part"]] = row["outputs"]
-    return outputs
-
-
-# -----------------------------------------------------------------------------------------------------------
-# All tasks
 
 
 def read_specification():
@@ -251,43 +207,32 @@ def read_specification():
 
 
 def read_sources(folder):
-    return {name: Path(folder, f"{name}.py").read_text(encoding="utf-8") for name in SOURCES}
+    """{name: text} of the source files that are there."""
+    files = [Path(folder, f"{name}.py") for name in SOURCES]
+    return {
+        file.stem: file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()
+    }
 
 
-def read_submission(folder, spec):
-    """({file: text}, {file: why it cannot be used}). Files without tasks are those of solution/, if any."""
-    texts = {}
-    broken = {}
-    with_tasks = {file for task in spec["tasks"] for file, _ in task["functions"]}
-    for name in SOURCES:
-        is_ours = SOLUTION.is_dir() and name not in with_tasks
-        try:
-            texts[name] = Path(SOLUTION if is_ours else folder, f"{name}.py").read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            broken[name] = f"{name}.py cannot be read: {error}"
-    return texts, broken
-
-
-def texts_to_grade(task, texts, broken):
-    """The source texts on which a task is graded. Raises ValueError that says why there are none."""
-    is_grafted = SOLUTION.is_dir() and task["functions"]
-    for name in {file for file, _ in task["functions"]} if is_grafted else SOURCES:
-        if name in broken:
-            raise ValueError(broken[name])
-    graded = read_sources(SOLUTION) if is_grafted else texts
-    for file, name in task["functions"]:
-        if is_grafted:
-            graded[file] = graft(graded[file], texts[file], name)
-        if GAP in block(graded[file], name):
+def texts_to_grade(task, folder, spec):
+    """The source texts on which a task is graded: those of the folder, or beside solution/ ours with the
+    student's functions of this task, or of all if it has none. Raises ValueError that says why not."""
+    functions = task["functions"] or [function for other in spec["tasks"] for function in other["functions"]]
+    student = read_sources(folder)
+    texts = read_sources(SOLUTION) if SOLUTION.is_dir() else student
+    for file, name in functions:
+        if SOLUTION.is_dir():
+            texts[file] = graft(texts[file], student.get(file, ""), name)
+        if GAP in block(texts[file], name) and task["functions"]:
             raise ValueError("not started")
-    return graded
+    return texts
 
 
-def grade_task(task, spec, submission, user):
-    """(whether it is right, lines that say why not) for each part of a task."""
+def grade(task, folder, spec, user=None):
+    """A row for each part of a task: its id, title, points, score, and lines that say why."""
     judged = {}
     try:
-        texts = texts_to_grade(task, *submission)
+        texts = texts_to_grade(task, folder, spec)
         seeds = spec["seeds"] if task["functions"] else spec["seeds"][:1]
         outputs, trouble = run_task(texts, task, seeds, user)
         trouble = trouble or "the process ended before it had computed this: is there an exit()?"
@@ -296,37 +241,25 @@ def grade_task(task, spec, submission, user):
         trouble = str(error)
     except (TypeError, KeyError, AttributeError):
         trouble = "there is no such function, or the process wrote something else than outputs"
-    return [judged.get(part["id"], (False, [trouble])) for part in task["parts"]]
-
-
-def grade(folder, spec, chosen=(), user=None):
-    """A row for each part: its id, title, points, score and lines."""
-    submission = read_submission(folder, spec)
     rows = []
-    for task in spec["tasks"]:
-        if not chosen or task["number"] in chosen:
-            parts = zip(task["parts"], grade_task(task, spec, submission, user), strict=True)
-            for part, (is_right, lines) in parts:
-                rows.append(part | dict(score=part["points"] if is_right else 0, lines=lines))
+    for part in task["parts"]:
+        is_right, lines = judged.get(part["id"], (False, [trouble]))
+        rows.append(part | dict(score=part["points"] if is_right else 0, lines=lines))
     return rows
 
 
-def changed_blocks(folder, spec):
-    """The functions, constants and imports that differ from those of solution/ although they are no task."""
+def describe_changes(folder, spec):
+    """A line on the functions and constants that are not as in solution/ although they belong to no task."""
     of_tasks = [function for task in spec["tasks"] for function in task["functions"] + task["leaks"]]
-    for file in SOURCES if SOLUTION.is_dir() else []:
-        with contextlib.suppress(OSError, ValueError):
-            student, ours = (
-                Path(place, f"{file}.py").read_text(encoding="utf-8") for place in (folder, SOLUTION)
-            )
-            for name in blocks(ours):
-                is_same = name in blocks(student) and block(student, name) == block(ours, name)
-                if (
-                    not is_same
-                    and [file, name] not in of_tasks
-                    and not block(ours, name).startswith("class ")
-                ):
-                    yield f"{name} in {file}.py"
+    ours = read_sources(SOLUTION)
+    changed = []
+    for file, text in read_sources(folder).items() if ours else ():
+        classes = {name.partition(".")[0] for name in blocks(text) if "." in name}
+        for name in blocks(text).keys() & blocks(ours[file]).keys() - classes:
+            if [file, name] not in of_tasks and block(text, name) != block(ours[file], name):
+                changed.append(f"{name} in {file}.py")
+    names = ", ".join(sorted(changed)[:5]) + ", ..." * (len(changed) > 5)
+    return f"note: you changed {names}: graded without that, as it belongs to no task\n" if changed else ""
 
 
 def report(rows):
@@ -338,7 +271,7 @@ def report(rows):
         lines.append(f"{mark}  {row['id']:<6}{row['title']:<{width}}  {row['score']:>3} / {row['points']}")
         lines += [f"          {line}" for line in row["lines"]]
     score, points = (sum(row[name] for row in rows) for name in ("score", "points"))
-    return [*lines, f"{score} of {points} points"]
+    return "\n".join([*lines, f"{score} of {points} points"])
 
 
 def write_results(file, rows, note=""):
@@ -361,18 +294,18 @@ def main(argv=None):
     parser.add_argument("--user", help="run the student's code as this user, who must not read solution/")
     args = parser.parse_args(argv)
     spec = read_specification()
-    numbers = [task["number"] for task in spec["tasks"]]
-    unknown = [task for task in args.tasks if task not in numbers]
+    tasks = {task["number"]: task for task in spec["tasks"]}
+    unknown = [number for number in args.tasks if number not in tasks]
     if unknown:
-        parser.error(f"there is no task {', '.join(unknown)}: there are {', '.join(numbers)}")
+        parser.error(f"there is no task {', '.join(unknown)}: there are {', '.join(tasks)}")
     if args.json:  # first of all, so that there are results whatever happens
         parts = [part for task in spec["tasks"] for part in task["parts"]]
         write_results(args.json, [part | dict(score=0, lines=["was not graded"]) for part in parts])
-    rows = grade(args.submission, spec, args.tasks, args.user)
-    changed = list(changed_blocks(args.submission, spec))
-    names = ", ".join(changed[:5]) + ", ..." * (len(changed) > 5)
-    note = f"note: you changed {names}: graded without that, as it belongs to no task" if changed else ""
-    print("\n".join([note] * bool(changed) + report(rows)))
+    note = describe_changes(args.submission, spec)
+    rows = []
+    for number in args.tasks or tasks:
+        rows += grade(tasks[number], args.submission, spec, args.user)
+    print(note + report(rows))
     if args.json:
         write_results(args.json, rows, note)
     return 0 if all(row["score"] for row in rows) else 1

@@ -6,7 +6,6 @@ python assignments/handout.py vae --gradescope FILE.zip --secret WORDS      # th
 
 import ast
 import gzip
-import itertools
 import json
 import random
 import re
@@ -29,10 +28,6 @@ from data import Mistake, Parser, require, run_command  # noqa: E402
 NAMES = ("autoencoder", "vae", "tsne", "judge", "autodecoder", "gan", "arithmetic")
 
 
-# -----------------------------------------------------------------------------------------------------------
-# Sources with gaps, and sources with a mistake
-
-
 def empty(text, file, name, message, comment, keep=0):
     """The text of a file where a comment and a `raise` replace the body of a function, but for its docstring
     and first `keep` statements."""
@@ -52,82 +47,68 @@ def with_gaps(texts, tasks):
     """The source texts with the functions of these tasks emptied."""
     texts = dict(texts)
     for task in tasks:
-        number = task["number"]
+        start = f"Task {task['number']}:"
         for file, name in task["functions"]:
-            message = f"Task {number}: write {name} in {file}.py"
-            comment = f"Task {number}: {task['text']}"
+            message = f"{start} write {name} in {file}.py"
             keep = task["keep"] if [file, name] == task["functions"][0] else 0
-            texts[file] = empty(texts[file], file, name, message, comment, keep)
+            texts[file] = empty(texts[file], file, name, message, f"{start} {task['text']}", keep)
         for file, name in task["leaks"]:
-            message = f"Task {number}: {name} in {file}.py is left out, as it would show an answer"
+            message = f"{start} {name} in {file}.py is left out, as it would show an answer"
             texts[file] = empty(texts[file], file, name, message, "")
     return texts
 
 
 def parse_mistakes(text):
-    """[(hint, [(phrase, replacement), ...])] of entries as in mistakes.py; phrases are lists of lines."""
+    """[(hint, [(phrase, replacement), ...])] of entries as in mistakes.py."""
     entries = []
     for entry in re.split("^# ", textwrap.dedent(text).strip(), flags=re.MULTILINE)[1:]:
         hint, *lines = entry.splitlines()
         changes = []
-        for sign, group in itertools.groupby(lines, lambda line: line[:1]):
-            phrase = [line[2:] for line in group]
-            if sign == "-":
-                changes.append((phrase, []))
-            elif sign == "+" and changes:
-                changes[-1][1].extend(phrase)
+        for line in lines:
+            if line.startswith("- "):
+                changes.append((line[2:], []))
+            elif line.startswith("+") and changes:
+                changes[-1][1].append(line[2:])
             else:
-                raise Mistake(f"mistakes: after '# {hint}' come lines of '- phrase', then of '+ phrase'")
-        entries.append((hint, changes))
+                raise Mistake(f"mistakes: after '# {hint}' come lines of '- phrase', then of '+ new'")
+        entries.append((hint, [(phrase, "\n".join(new)) for phrase, new in changes]))
     return entries
 
 
 def with_mistake(texts, task, changes):
     """The source texts with each phrase of a task's functions replaced; it must be there once."""
-    texts = dict(texts)
+    lines = {file: text.split("\n") for file, text in texts.items()}
     for phrase, replacement in changes:
-        places = []
-        for file, name in task["functions"]:
-            lines = texts[file].split("\n")
-            for k in range(*grade.blocks(texts[file])[name]):
-                margin = "\n" + re.match(" *", lines[k])[0]  # further lines are indented as the first is
-                block = "\n".join(lines[k : k + len(phrase)])
-                block_with_mistake = block.replace(margin.join(phrase), margin.join(replacement))
-                changed = [*lines[:k], block_with_mistake, *lines[k + len(phrase) :]]
-                places += [(file, "\n".join(changed))] * block.count(margin.join(phrase))
-        message = f"task {task['number']}: {' / '.join(phrase)!r} stands {len(places)} times there, not once"
+        places = [
+            (file, k)
+            for file, name in task["functions"]
+            for k in range(*grade.blocks(texts[file])[name])
+            for _ in range(lines[file][k].count(phrase))
+        ]
+        message = f"task {task['number']}: {phrase!r} stands {len(places)} times there, not once"
         require(len(places) == 1, message)
-        file, text = places[0]
-        texts[file] = text
-    return texts
-
-
-# -----------------------------------------------------------------------------------------------------------
-# What the grader compares with
-
-
-def run_parts(assignment, task, texts, seeds, salt=0):
-    """{part: outputs for each seed} of a task."""
-    outputs = {}
-    for part in task["parts"]:
-        probe = assignment.probes[part["id"]]
-        outputs[part["id"]] = [probing.run_probe(probe, texts, str(ROOT), seed, salt) for seed in seeds]
-    return outputs
+        file, k = places[0]
+        margin = re.match(" *", lines[file][k])[0]  # for further lines of the replacement
+        lines[file][k] = lines[file][k].replace(phrase, replacement.replace("\n", "\n" + margin))
+    return {file: "\n".join(lines[file]) for file in texts}
 
 
 def expectation(assignment, task, mistakes, texts, seeds):
     """The right outputs of a task, and those of each mistake in the parts that see it. Raises data.Mistake
     if no part sees one, or if two give the same outputs."""
-    right = run_parts(assignment, task, texts, seeds)
+    entries = parse_mistakes(mistakes)
+    versions = [texts] + [with_mistake(texts, task, changes) for _, changes in entries]
+    right, *others = (
+        dict(probing.run_parts(assignment, task, version, str(ROOT), seeds)) for version in versions
+    )
     require("'raised':" not in str(right), f"task {task['number']} fails on our own files: {right}")
     expected = dict(right=right, mistakes=[])
-    for hint, changes in parse_mistakes(mistakes):
-        outputs = run_parts(assignment, task, with_mistake(texts, task, changes), seeds)
+    for (hint, _), outputs in zip(entries, others, strict=True):
         wrong = {part: outputs[part] for part in outputs if not grade.agree(outputs[part], right[part])}
         require(wrong, f"task {task['number']}: no part sees the mistake {hint!r}")
         for other_hint, other in expected["mistakes"]:
-            differ = [part for part in wrong if part in other and not grade.agree(other[part], wrong[part])]
-            is_twin = other.keys() == wrong.keys() and not differ
+            is_twin = other.keys() == wrong.keys()
+            is_twin = is_twin and all(map(grade.agree, other.values(), wrong.values()))
             require(not is_twin, f"task {task['number']}: no part tells {hint!r} from {other_hint!r}")
         expected["mistakes"].append([hint, wrong])
     return expected
@@ -138,26 +119,23 @@ def load(name, file):
     return runpy.run_path(str(HERE / name / f"{file}.py"))
 
 
-def specification(name, seeds):
-    """(the assignment, what expected.json holds)."""
+def write_sources(texts, folder):
+    folder.mkdir(exist_ok=True)
+    for file, text in texts.items():
+        (folder / f"{file}.py").write_text(text, encoding="utf-8")
+
+
+def write_common(name, seeds, folder):
+    """Writes what students and the autograder both get; returns the assignment."""
     assignment = load(name, "tasks")["assignment"]
     mistakes = load(name, "mistakes")["MISTAKES"]
     texts = grade.read_sources(ROOT)
     expected = {}
     for task in assignment.tasks:
-        of_task = seeds if task["functions"] else seeds[:1]
+        of_task = seeds if task["functions"] else seeds[:1]  # those without functions train
         text = mistakes.get(task["number"], "")
         expected[task["number"]] = expectation(assignment, task, text, texts, of_task)
-    return assignment, dict(seeds=seeds, tasks=assignment.tasks, expected=expected)
-
-
-# -----------------------------------------------------------------------------------------------------------
-# Folders and archives
-
-
-def write_common(name, seeds, folder):
-    """Writes what students and the autograder both get; returns the assignment."""
-    assignment, spec = specification(name, seeds)
+    spec = dict(seeds=seeds, tasks=assignment.tasks, expected=expected)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "expected.json.gz").write_bytes(gzip.compress(json.dumps(spec).encode()))
     shutil.copy(ROOT / "requirements.txt", folder)
@@ -175,8 +153,7 @@ def write_handout(name, folder):
     shutil.copytree(HERE / "student", folder, dirs_exist_ok=True)
     shutil.copy(HERE / name / "worksheet.md", folder / "README.md")
     shutil.copy(ROOT / "LICENSE", folder)
-    for file, text in with_gaps(grade.read_sources(ROOT), assignment.tasks).items():
-        (folder / f"{file}.py").write_text(text, encoding="utf-8")
+    write_sources(with_gaps(grade.read_sources(ROOT), assignment.tasks), folder)
 
 
 def write_autograder(name, file, secret):
@@ -185,31 +162,28 @@ def write_autograder(name, file, secret):
         folder = Path(scratch)
         write_common(name, random.Random(secret).choices(range(2**32), k=3), folder)
         shutil.copytree(HERE / "autograder", folder, dirs_exist_ok=True)
-        (folder / "solution").mkdir()
-        for source in grade.SOURCES:
-            shutil.copy(ROOT / f"{source}.py", folder / "solution")
+        write_sources(grade.read_sources(ROOT), folder / "solution")
         shutil.move(shutil.make_archive(scratch + "-archive", "zip", folder), file)
 
 
 def flags():
     parser = Parser(prog="handout.py", description=__doc__)
     parser.add_argument("assignment", choices=NAMES, metavar="ASSIGNMENT", help=", ".join(NAMES))
-    parser.add_argument("--out", type=Path, metavar="DIR", help="make the students' folder")
-    parser.add_argument("--gradescope", type=Path, metavar="FILE.zip", help="make the autograder to upload")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--out", type=Path, metavar="DIR", help="make the students' folder")
+    which.add_argument("--gradescope", type=Path, metavar="FILE.zip", help="make the autograder to upload")
     parser.add_argument("--secret", metavar="WORDS", help="from which its hidden numbers are drawn")
     return parser
 
 
 def run(argv):
     args = flags().parse_args(argv)
-    if not args.out and not args.gradescope:
-        flags().error("give --out DIR or --gradescope FILE.zip")
     if args.gradescope and not args.secret:
         flags().error("--gradescope needs --secret, words from which the hidden numbers are drawn")
     if args.out:
         require(not args.out.exists(), f"{args.out} exists: name a new folder")
         write_handout(args.assignment, args.out)
-    if args.gradescope:
+    else:
         write_autograder(args.assignment, args.gradescope, args.secret)
 
 

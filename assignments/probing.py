@@ -30,8 +30,7 @@ compile_once = functools.lru_cache(64)(compile)
 class Assignment:
     """The tasks of an assignment. `extras` are files that a student needs beside the sources."""
 
-    def __init__(self, title, extras=()):
-        self.title = title
+    def __init__(self, extras=()):
         self.extras = extras
         self.tasks = []
         self.probes = {}  # {id of a part: function}
@@ -43,11 +42,10 @@ class Assignment:
         what to write. `leaks` are functions that show an answer: they are emptied as well. A task without
         functions tests the files as a whole. `seconds` of processor time are its limit.
         """
-        pairs = {"functions": functions, "leaks": leaks}
-        task = {key: [name.split(".", 1) for name in names.split()] for key, names in pairs.items()}
+        functions, leaks = ([name.split(".", 1) for name in names.split()] for names in (functions, leaks))
         text = " ".join(text.split())
-        task |= dict(number=number, text=text, keep=keep, seconds=seconds, parts=[])
-        self.tasks.append(task)
+        task = dict(number=number, functions=functions, leaks=leaks, text=text, keep=keep, seconds=seconds)
+        self.tasks.append(task | dict(parts=[]))
 
     def part(self, points, title):
         """Makes a function a probe of the last task, worth so many points."""
@@ -103,33 +101,19 @@ def slope(output, *inputs):
 
 def train(files, flags):
     """The summary of a run of train.py with these flags, as a dict."""
-    console = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder:
-        argv = [*flags.split(), "--device", "cpu", "--out", f"{folder}/run"]
-        with contextlib.redirect_stdout(console), contextlib.redirect_stderr(console):
-            status = files.train.main(argv)
-        if status:
-            message = console.getvalue().strip().rpartition("\n")[2].removeprefix("train.py: error: ")
-            raise NotImplementedError(message) if status == 3 else RuntimeError(message)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        files.train.run([*flags.split(), "--device", "cpu", "--out", f"{folder}/run"])
         with open(f"{folder}/run/summary.json", encoding="utf-8") as file:
             return json.load(file)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# Running a probe
-
-
 def encode(value):
     """An output as JSON: {"shape", "values", "tolerance"} or {"text"}."""
-    tolerance = None
-    if isinstance(value, About):
-        value, tolerance = value
+    value, tolerance = value if isinstance(value, About) else (value, None)
     if isinstance(value, np.ndarray | np.generic | bool | int | float):
         value = torch.as_tensor(value)
     if not isinstance(value, torch.Tensor):
         return {"text": "nothing (is a return missing?)" if value is None else str(value)[:200]}
-    if value.numel() > 3000:
-        return {"text": f"{value.numel()} numbers of shape {list(value.shape)}"}
     numbers = value.detach().double().flatten().tolist()
     return {"shape": list(value.shape), "values": numbers, "tolerance": tolerance}
 
@@ -168,52 +152,57 @@ class Files(importlib.abc.Loader):
 
 
 def describe(error, texts):
-    """What was raised, and the last line of the student's files that it went through."""
+    """{"raised": what was raised, "place": the last line of the student's files that it went through}."""
     reason, *_ = str(error).strip().splitlines() or [""]
     if isinstance(error, NotImplementedError) and reason.startswith("Task "):
-        return f"needs {reason.partition(':')[0]} first"
+        return {"raised": f"needs {reason.partition(':')[0]} first", "place": ""}
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):
         text = texts.get(frame.filename.removesuffix(".py"))
         if text:
             line = text.splitlines()[frame.lineno - 1].strip()
             place = f" in {frame.name} ({frame.filename}): {line}"
-    return f"{type(error).__name__}: {reason[:200]}{place}"
+    return {"raised": f"{type(error).__name__}: {reason[:200]}", "place": place}
 
 
 def run_probe(probe, texts, folder, seed, salt=0):
-    """Named outputs of a probe, or {"": {"raised": why}}. `salt` changes the noise that torch draws."""
+    """Named outputs of a probe, or {"": why there are none}. `salt` changes the noise that torch draws."""
     torch.manual_seed(seed + salt)
     try:
         with Files(texts, folder) as files, warnings.catch_warnings(action="ignore"):
             outputs = probe(files, Draw(seed))
         return {name: encode(value) for name, value in outputs.items()}
     except (Exception, SystemExit) as error:
-        return {"": {"raised": describe(error, texts)}}
+        return {"": describe(error, texts)}
 
 
-def run_job(job_file, out_file):
-    """Runs the parts of a task within limits of time and memory, on systems that have them. Writes a line of
-    JSON after each part: it stays if a later part does not end."""
+def run_parts(assignment, task, texts, folder, seeds, salt=0):
+    """Yields each part of a task and its outputs for each seed."""
+    for part in task["parts"]:
+        probe = assignment.probes[part["id"]]
+        yield part["id"], [run_probe(probe, texts, folder, seed, salt) for seed in seeds]
+
+
+def run_job():
+    """Runs the task that stands on stdin, within limits of time and memory on systems that have them. Writes
+    a line of JSON after each part: it stays if a later part does not end."""
     from tasks import assignment
 
-    with open(job_file, encoding="utf-8") as file:
-        job = json.load(file)
+    job = json.load(sys.stdin)
+    out = sys.stdout
+    sys.stdout = sys.stderr  # for what a student prints
+    seconds = job["task"]["seconds"]
     with contextlib.suppress(ImportError):  # Windows has no limits
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CPU, (job["seconds"], job["seconds"] + 5))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
-    with open(out_file, "a", encoding="utf-8") as out:
-        for part in job["parts"]:
-            probe = assignment.probes[part]
-            outputs = [run_probe(probe, job["texts"], job["folder"], seed) for seed in job["seeds"]]
-            out.write(json.dumps({"part": part, "outputs": outputs}) + "\n")
-            out.flush()
+    for row in run_parts(assignment, **job):
+        print(json.dumps(row), file=out, flush=True)
 
 
 if __name__ == "__main__":
     import probing  # as tasks.py does, which must meet the same About
 
-    probing.run_job(*sys.argv[1:])
+    probing.run_job()

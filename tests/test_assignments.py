@@ -13,38 +13,29 @@ import pytest
 import models
 import train
 from assignments import handout
+from assignments.handout import grade, probing
 
-grade = handout.grade
 ROOT = Path(train.__file__).parent
 README = (ROOT / "assignments" / "README.md").read_text(encoding="utf-8")
-KL = "        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance) / 2\n"
-HOSTILE = {  # bodies of Gaussian.kl, and what is said of them
-    "while True:\n    pass": "endless loop",
-    "import time\ntime.sleep(1000)": "endless loop",
-    "import os\nos._exit(0)": "is there an exit",
-    "import sys\nsys.exit(0)": "SystemExit",
-    "import ctypes\nctypes.string_at(0)": "SIGSEGV",
-    "tensors = []\nwhile True:\n    tensors.append(torch.zeros(50_000_000))": "allocate memory",
-    "import os\nwhile True:\n    os.write(2, b'x' * 2**20)": "File too large",
-    "return self.kl()": "RecursionError",
-    "return (self.mean.square() +": "was never closed",
-    "import torchvision_x": "No module named 'torchvision_x'",
-    "return None": "is a return missing",
-    "return self.mean.detach()": "no gradient",
-    "return self.logvar": "no attribute 'logvar'",
-    "open('out', 'a').write('{\"part\": \"2.2a\", \"outputs\": [1]}\\n')\nimport os\nos._exit(0)": "wrote",
-    "open('out', 'a').write('[]\\n{}\\nnull\\n\\0\\n')\nreturn self.mean": "yours",
-}
+# fields of results.json, and of each of its tests, with their types in Gradescope's documentation
+RESULTS = dict(tests=list, output=str, visibility=str, stdout_visibility=str)
+RESULT = dict(number=str, name=str, score=int, max_score=int, status=str, output=str)
 
 
 def points(folder, submission, *more):
-    """Grades a submission in processes; returns its tests by number, and the points in all."""
-    results = submission / "results.json"
-    command = [sys.executable, folder / "grade.py", *more, "--submission", submission, "--json", results]
+    """Grades a submission in processes; returns its tests by number, the points in all, and the note."""
+    file = submission / "results.json"
+    command = [sys.executable, folder / "grade.py", *more, "--submission", submission, "--json", file]
     ended = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert not ended.stderr and ended.stdout.splitlines()[-1].endswith(" points"), ended
-    tests = json.loads(results.read_text())["tests"]
-    return {test["number"]: test for test in tests}, sum(test["score"] for test in tests)
+    results = json.loads(file.read_text())
+    assert {name: type(value) for name, value in results.items()} == RESULTS
+    assert {results["visibility"], results["stdout_visibility"]} <= {"visible", "hidden"}
+    for test in results["tests"]:
+        assert {name: type(value) for name, value in test.items()} == RESULT
+        assert test["status"] == ("passed" if test["score"] == test["max_score"] else "failed")
+    tests = {test["number"]: test for test in results["tests"]}
+    return tests, sum(test["score"] for test in tests.values()), results["output"]
 
 
 def build(name, folder):
@@ -75,51 +66,43 @@ def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "assignments", copy)
     tasks, mistakes = re.findall("```python\n(.*?)```", README, re.DOTALL)
     assert len((tasks + mistakes).splitlines()) < 25
-    begin = "from probing import Assignment\n\nassignment = Assignment('An example')\n"
+    begin = "from probing import Assignment\n\nassignment = Assignment()\n"
     (copy / "vae" / "tasks.py").write_text(begin + tasks, encoding="utf-8")
     (copy / "vae" / "mistakes.py").write_text("MISTAKES = {}\n" + mistakes, encoding="utf-8")
     monkeypatch.setattr(handout, "HERE", copy)
     student, autograder = build("vae", tmp_path)
-    tests, score = points(autograder, student)
-    assert score == 0 and tests["2.9a"]["output"] == "not started"
+    tests, score, note = points(autograder, student)
+    assert score == 0 and tests["2.9a"]["output"] == "not started" and not note
 
     ours = (ROOT / "models.py").read_text(encoding="utf-8")
     body = "return (mean - x).square().flatten(1).sum(1)"
     wrong = ours.replace(body, f"{body} / 2")
     (student / "models.py").write_text(wrong, encoding="utf-8")
-    tests, score = points(student, student)
-    assert score == 0 and tests["2.9a"].keys() == {
-        "number",
-        "name",
-        "score",
-        "max_score",
-        "status",
-        "output",
-    }
+    tests, score, _ = points(student, student)
     hint, relation = tests["2.9a"]["output"].splitlines()
-    assert hint == "Likely mistake: halved: it is the squared error itself."
+    assert score == 0 and hint == "Likely mistake: halved: it is the squared error itself."
     assert relation.endswith("every number is 0.5 times the right one")
 
-    # a helper, an import that fails and a syntax error elsewhere, and a wrong prerequisite
+    # a helper, an import that fails, a syntax error elsewhere, a wrong prerequisite, a changed __init__
     right = "import absent\n\nHALF = 0.5\n" + ours.replace(body, "return twice(HALF * (mean - x) ** 2)")
     right += "\n\ndef twice(x):\n    return 2 * x.sum(dim=(1, 2, 3))\n\n\ndef last():\n    return (\n"
     right = right.replace("if not condition:", "if condition:")
+    right = right.replace("super().__init__()", "pass", 1)
     (student / "models.py").write_text(right, encoding="utf-8")
-    tests, score = points(autograder, student)
-    assert score == 5, tests
+    _, score, note = points(autograder, student)
+    assert score == 5 and "you changed Model.__init__ in models.py, require in" in note, note
 
 
 def test_relations_are_named():
     right = [1.0, -2.0, 3.5, 0.25]
     cases = {
-        "-1 times the right one (the sign)": [-x for x in right],
-        "0.5 too large (½)": [x + 0.5 for x in right],
+        "-1 times the right one": [-x for x in right],
+        "0.5 too large": [x + 0.5 for x in right],
         "in another order": right[::-1],
-        "1 of 4 numbers are right": [1.0, 7.0, 1.0, 1.0],
     }
     for relation, values in cases.items():
-        sides = [{"shape": [4], "values": numbers} for numbers in (values, right)]
-        assert grade.explain("x", *sides).endswith(relation)
+        student, ours = ({"x": {"shape": [4], "values": numbers}} for numbers in (values, right))
+        assert grade.differences(student, ours)[0].endswith(relation)
 
 
 def test_a_gap_is_one_line_with_status_3_and_leaves_no_folder(digits, tmp_path, monkeypatch, capsys):
@@ -137,10 +120,6 @@ def test_a_gap_is_one_line_with_status_3_and_leaves_no_folder(digits, tmp_path, 
         assert not list(tmp_path.glob("runs/*"))
 
 
-# -----------------------------------------------------------------------------------------------------------
-# The long part
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("name", handout.NAMES)
 def test_every_mistake_is_caught_and_named_and_right_answers_pass(name):
@@ -148,26 +127,23 @@ def test_every_mistake_is_caught_and_named_and_right_answers_pass(name):
     module = handout.load(name, "mistakes")
     texts = grade.read_sources(ROOT)
     seeds = [5, 6, 7]
-    unnamed = []
     for task in assignment.tasks[:-1]:  # the last one trains
-        mistakes = handout.parse_mistakes(module["MISTAKES"][task["number"]])
-        expected = handout.expectation(assignment, task, module["MISTAKES"][task["number"]], texts, seeds)
+        text = module["MISTAKES"][task["number"]]
+        expected = handout.expectation(assignment, task, text, texts, seeds)
 
         def complaints(texts, task=task, expected=expected):
-            outputs = handout.run_parts(assignment, task, texts, seeds, salt=977)  # with other noise
-            return [line for _, lines in grade.judge(outputs, expected).values() for line in lines]
+            outputs = probing.run_parts(assignment, task, texts, str(ROOT), seeds, salt=977)
+            return [line for _, lines in grade.judge(dict(outputs), expected).values() for line in lines]
 
         right = handout.parse_mistakes(module["RIGHT_ANSWERS"].get(task["number"], ""))
         rights = [handout.with_mistake(texts, task, changes) for _, changes in [("", []), *right]]
         alone = handout.with_gaps(texts, [other for other in assignment.tasks if other is not task])
         for right in [*rights, alone]:
             assert complaints(right) == []
-        for hint, changes in mistakes:
+        for hint, changes in handout.parse_mistakes(text):
             lines = complaints(handout.with_mistake(texts, task, changes))
             hints = {line for line in lines if line.startswith("Likely mistake: ")}
-            assert lines and hints <= {f"Likely mistake: {hint}"}
-            unnamed += [hint] * (not hints)
-    assert len(unnamed) <= 1, unnamed
+            assert hints == {f"Likely mistake: {hint}"}
 
 
 @pytest.mark.long
@@ -180,20 +156,18 @@ def test_gaps_earn_nothing_and_written_tasks_everything(name, tmp_path):
     for task in handout.load(name, "tasks")["assignment"].tasks:
         for file, function in task["functions"]:
             texts[file] = grade.graft(texts[file], ours[file], function)
-    for file, text in texts.items():
-        (student / f"{file}.py").write_text(text, encoding="utf-8")
+    handout.write_sources(texts, student)
     assert points(student, student)[1] == points(autograder, student)[1] == 100
 
 
 @pytest.mark.long
 def test_hostile_submissions_cost_their_own_task_alone(tmp_path):
     _, autograder = build("vae", tmp_path)
-    source = (ROOT / "models.py").read_text(encoding="utf-8")
-    assert source.count(KL) == 1
-    for body, message in HOSTILE.items():
-        submission = tmp_path / "submission"
-        shutil.copytree(autograder / "solution", submission, dirs_exist_ok=True)
-        text = source.replace(KL, textwrap.indent(body, "        ") + "\n")
-        (submission / "models.py").write_text(text, encoding="utf-8")
-        tests, score = points(autograder, submission, "2.2", "2.3")
+    texts = grade.read_sources(ROOT)
+    kl = grade.block(texts["models"], "Gaussian.kl").splitlines()[-1]
+    submission = tmp_path / "submission"
+    for body, message in handout.load("vae", "mistakes")["HOSTILE"].items():
+        models_py = texts["models"].replace(kl, textwrap.indent(body, 8 * " "))
+        handout.write_sources(texts | {"models": models_py}, submission)
+        tests, score, _ = points(autograder, submission, "2.2", "2.3")
         assert message in tests["2.2a"]["output"] and score == 10, (body, tests)

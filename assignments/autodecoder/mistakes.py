@@ -1,7 +1,7 @@
 """Typical mistakes in the tasks of this folder, and other right answers. Not for students.
 
 An entry is a hint after "#", then a change to our function as in a diff: a phrase of it after "-", and what
-replaces it after "+". A phrase must occur once. Further lines of a phrase are indented as its first line is.
+replaces it after "+". A phrase is a line or less and occurs once; a change may have several of them.
 """
 
 MISTAKES = {

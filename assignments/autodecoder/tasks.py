@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from probing import About, Assignment, slope, train
 
-assignment = Assignment("Assignment 5: auto-decoders", extras=["datasets/fashion2k.npz"])
+assignment = Assignment(extras=["datasets/fashion2k.npz"])
 N_SAMPLES = 20000
 
 

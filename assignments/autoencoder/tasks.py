@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from probing import Assignment, train
 
-assignment = Assignment("Assignment 1: autoencoders", extras=["datasets/mnist10k.npz"])
+assignment = Assignment(extras=["datasets/mnist10k.npz"])
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Typical mistakes in the tasks of this folder, and other right answers. Not for students.
 
 An entry is a hint after "#", then a change to our function as in a diff: a phrase of it after "-", and what
-replaces it after "+". A phrase must occur once. Further lines of a phrase are indented as its first line is.
+replaces it after "+". A phrase is a line or less and occurs once; a change may have several of them.
 """
 
 MISTAKES = {
@@ -199,7 +199,8 @@ RIGHT_ANSWERS = {
         + sum(F.binary_cross_entropy_with_logits(a, b) for a, b in ((real, real * 0 + 1), (fake, fake * 0)))
         # detach
         - with torch.no_grad():
-        -     generated = self.generate(len(x))
+        + if True:
+        - generated = self.generate(len(x))
         + generated = self.generate(len(x)).detach()
     """,
     "6.2": """

@@ -6,7 +6,7 @@ import torch
 from probing import About, Assignment, train
 from torch import nn
 
-assignment = Assignment("Assignment 6: the GAN", extras=["datasets/mnist10k.npz"])
+assignment = Assignment(extras=["datasets/mnist10k.npz"])
 SMALL = dict(latent_dim=3, encoder_layers="4,4,2,1 6,4,2,1", he_init=False)  # he_normal_ is a task
 
 

@@ -4,7 +4,7 @@ import torch
 from probing import About, Assignment, train
 
 extras = ["datasets/mnist10k.npz"]
-assignment = Assignment("Assignment 4: the conditional VAE, and how to judge samples", extras)
+assignment = Assignment(extras)
 
 
 # -----------------------------------------------------------------------------------------------------------

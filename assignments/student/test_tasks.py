@@ -3,9 +3,11 @@
 import grade
 import pytest
 
+SPEC = grade.read_specification()
 
-@pytest.mark.parametrize("number", [task["number"] for task in grade.read_specification()["tasks"]])
-def test_task(number):
-    rows = grade.grade(grade.HERE, grade.read_specification(), [number])
+
+@pytest.mark.parametrize("task", SPEC["tasks"], ids=lambda task: task["number"])
+def test_task(task):
+    rows = grade.grade(task, grade.HERE, SPEC)
     if not all(row["score"] for row in rows):
-        pytest.fail("\n".join(grade.report(rows)), pytrace=False)
+        pytest.fail(grade.report(rows), pytrace=False)

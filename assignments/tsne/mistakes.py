@@ -1,7 +1,7 @@
 """Typical mistakes in the tasks of this folder, and other right answers. Not for students.
 
 An entry is a hint after "#", then a change to our function as in a diff: a phrase of it after "-", and what
-replaces it after "+". A phrase must occur once. Further lines of a phrase are indented as its first line is.
+replaces it after "+". A phrase is a line or less and occurs once; a change may have several of them.
 """
 
 MISTAKES = {
@@ -31,8 +31,8 @@ MISTAKES = {
         + - perplexity / 10
         # the bisection runs the wrong way: too much entropy asks for a larger precision.
         - low = torch.where(excess > 0, beta, low)
-        - high = torch.where(excess > 0, high, beta)
         + low = torch.where(excess < 0, beta, low)
+        - high = torch.where(excess > 0, high, beta)
         + high = torch.where(excess < 0, high, beta)
         # the rows are not divided by their sum.
         - (p / total).to
@@ -85,12 +85,10 @@ MISTAKES = {
         # the last block of rows is missing.
         - attraction = torch.empty_like(y)
         + attraction = torch.zeros_like(y)
-        - range(0, len(y), 128):
-        -     rows = y[i : i + 128]
-        -     p_rows
-        + range(0, len(y) - 128, 128):
-        +     rows = y[i : i + 128]
-        +     p_rows
+        - p_rows = p[i : i + 128]
+        + if i + 128 >= len(y):
+        +     break
+        + p_rows = p[i : i + 128]
         # the attraction has the wrong sign.
         - weighted_differences(p_rows / denominator, rows, y)
         + -weighted_differences(p_rows / denominator, rows, y)

@@ -6,7 +6,7 @@ import torch
 from probing import About, Assignment
 
 extras = ["datasets/mnist10k.npz", "docs/map-template.html"]
-assignment = Assignment("Assignment 3: t-SNE", extras)
+assignment = Assignment(extras)
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Typical mistakes in the tasks of this folder, and other right answers. Not for students.
 
 An entry is a hint after "#", then a change to our function as in a diff: a phrase of it after "-", and what
-replaces it after "+". A phrase must occur once. Further lines of a phrase are indented as its first line is.
+replaces it after "+". A phrase is a line or less and occurs once; a change may have several of them.
 """
 
 MISTAKES = {
@@ -355,4 +355,22 @@ RIGHT_ANSWERS = {
         + bounds = [(group.logsumexp(0) - math.log(k)).mean() for group in groups]
         + return sum(bounds) / len(bounds)
     """,
+}
+
+HOSTILE = {  # bodies of Gaussian.kl, and what is said of them
+    "while True:\n    pass": "endless loop",
+    "import time\ntime.sleep(1000)": "endless loop",
+    "import os\nos._exit(0)": "is there an exit",
+    "import sys\nsys.exit(0)": "SystemExit",
+    "import ctypes\nctypes.string_at(0)": "SIGSEGV",
+    "tensors = []\nwhile True:\n    tensors.append(torch.zeros(50_000_000))": "allocate memory",
+    "import os\nwhile True:\n    os.write(2, b'x' * 2**20)": "File too large",
+    "return self.kl()": "RecursionError",
+    "return (self.mean.square() +": "was never closed",
+    "import torchvision_x": "No module named 'torchvision_x'",
+    "return None": "is a return missing",
+    "return self.mean.detach()": "no gradient",
+    "return self.logvar": "no attribute 'logvar'",
+    "import os\nos.write(1, b'[\"2.2a\", [1]]\\n')\nos._exit(0)": "something else than outputs",
+    "import os\nos.write(1, b'[]\\n{}\\nnull\\n\\0\\n')\nreturn self.mean": "yours",
 }

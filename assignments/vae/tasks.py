@@ -3,7 +3,7 @@
 import torch
 from probing import About, Assignment, slope, train
 
-assignment = Assignment("Assignment 2: the variational autoencoder", extras=["datasets/mnist10k.npz"])
+assignment = Assignment(extras=["datasets/mnist10k.npz"])
 
 
 # -----------------------------------------------------------------------------------------------------------
