@@ -343,7 +343,7 @@ def draw_curves(*runs):
         axis.set_title(" and ".join(titles))
         axis.set_xlabel("update" if in_steps else "epoch")
         axis.set_ylabel(unit_of(panel[0]))
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if len(runs) == 1 and (len(panel) > 1 or axis is axes[0, 0]):
             axis.legend(fontsize=8)
 

@@ -69,7 +69,8 @@ def halfway(run, args):
     require({TROUSER, DRESS, SHIRT} <= present, f"{run.folder} holds no clothes: give a run of fashion2k")
     trousers = run.latents("train", random_members(y, TROUSER, args.seed))
     shirts = run.latents("train", random_members(y, SHIRT, args.seed))
-    steps = [class_shares(run, args, torch.lerp(trousers, shirts, k / 6)) for k in range(7)]
+    n = min(len(trousers), len(shirts))
+    steps = [class_shares(run, args, torch.lerp(trousers[:n], shirts[:n], k / 6)) for k in range(7)]
     return dict(middle=steps[3], dress=[step[run.classes[DRESS]] for step in steps])
 
 
@@ -111,6 +112,8 @@ def reach(run, args):
     columns = {name.partition(" [")[0]: name for row in rows for name in row if " [" in name}
     require(args.term in columns, f"reach: which --term? {run.folder} has {', '.join(sorted(columns))}")
     cells = {row["epoch"]: row[columns[args.term]] for row in rows if row["split"] == "valid"}
+    is_curve = any(cells.values()) and not any(" " in cell for cell in cells.values())
+    require(is_curve, f"reach: {run.folder} has no curve of {args.term} on the validation split")
     values = {int(epoch): float(cell) for epoch, cell in cells.items() if cell}
     if args.within is not None:
         highest = min(values.values()) * (1 + args.within / 100)
@@ -146,6 +149,7 @@ def pca(run, args):
 CLAIMS = {
     function.__name__: function for function in (named, wrong, halfway, scaled, noise, reach, gray, pca)
 }
+NEEDS = dict(halfway=sample.ENCODER, scaled=sample.ENCODER, noise=sample.DECODER, pca=sample.IMAGE_MODEL)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -174,6 +178,7 @@ def classify(run, args, images):
 def judge_samples(run, args):
     """Classes [n] that are asked for, and what the judges say of the samples: as of classify()."""
     require(run.model.conditional, f"{run.folder} does not draw classes: give a conditional VAE")
+    require(args.n >= len(run.classes), f"-n {args.n} leaves classes without samples: give a larger one")
     labels = torch.arange(args.n) % len(run.classes)
     torch.manual_seed(args.seed)
     return labels, *classify(run, args, run.model.sample(args.n, labels))
@@ -214,14 +219,17 @@ def flags():
 def command(argv):
     args = flags().parse_args(argv)
     measure = CLAIMS[args.claim]
+    run = sample.Run(args.run)
+    needs = NEEDS.get(args.claim, sample.ANY_MODEL)
+    require(needs.is_met(run.model), f"{run.folder} is of no use to {args.claim}: that needs {needs.text}")
     with torch.inference_mode():
-        answer = measure(sample.Run(args.run), args)
+        answer = measure(run, args)
     print(json.dumps([answer]))
 
 
 def main(argv=None):
     """Runs the command line; returns its exit status."""
-    return data.run_command("claims.py", command, argv, models.ModelError)
+    return data.run_command("claims.py", command, argv, models.ModelError, metrics.MetricError)
 
 
 if __name__ == "__main__":

@@ -241,9 +241,13 @@ def read_result(path):
     """What a file in results/ holds, None if there is no such file or it is damaged."""
     if not path.exists():
         return None
-    with contextlib.suppress(Mistake, AttributeError):  # no JSON, or another form
+    keys = {"command", "recipe", "defined", "tenth", "data", "of_data_dir", "gpu"}
+    with contextlib.suppress(Mistake, AttributeError, LookupError, TypeError, ValueError):  # in another form
         result = data.read_json(path)
-        if {"command", "recipe", "defined", "tenth", "seconds", "numbers", "gpu"} <= result.keys():
+        statistics.mean(result["seconds"])
+        for values in result["numbers"].values():
+            estimate(values)
+        if keys <= result.keys() and isinstance(result["defined"], dict):
             return result
     print(f"{path} is damaged: run its row again", file=sys.stderr)
 

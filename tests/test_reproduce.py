@@ -249,12 +249,15 @@ def collect(args):
     reproduce.collect(reproduce.ROWS["r4-vae"], args)
 
 
-@pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD"])
+OTHER_FORMS = [dict(numbers=None), dict(numbers=dict(fid=["x"])), dict(seconds=[]), dict(defined=None)]
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD", *OTHER_FORMS])
 def test_a_damaged_result_is_measured_again(here, judged, capsys, damage):
     path = here / "experiments" / "results" / "r4-vae.json"
     collect(arguments(here))
     text = path.read_text()
-    path.write_text(damage)
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(text) | damage))
     collect(arguments(here))
     assert path.read_text() == text
     assert capsys.readouterr().err == f"{path} is damaged: run its row again\n"
@@ -641,6 +644,22 @@ def test_noise_is_judged_beside_real_pictures(run, capsys):
     (report,) = json.loads(capsys.readouterr().out)
     assert answers["vad"]["fid"] == pytest.approx(report["sets"]["fid"], rel=1e-6)
     assert answers["ad"]["fid"] != answers["vad"]["fid"]
+
+
+@pytest.mark.parametrize(
+    "claim, model, flags",
+    [
+        ("halfway", "classifier", "--judge JUDGE"),
+        ("scaled", "classifier", "--judge JUDGE"),
+        ("noise", "classifier", "--judge JUDGE"),
+        ("noise", "ad", "--judge JUDGE -n 1"),  # FID needs two pictures
+        ("named", "cvae", "--judge JUDGE -n 9"),  # of ten classes
+        ("reach", "ad", "--term loss --within 5"),  # has no validation loss
+        ("reach", "vae", "--term kl_per_dimension --at 1"),  # a list in each epoch
+    ],
+)
+def test_claims_refuse_what_they_cannot_measure(claim, model, flags, run, refused):
+    refused(claims.main, [claim, run(model), *flags.replace("JUDGE", str(run("classifier"))).split()])
 
 
 def test_confidence_in_samples_that_are_not_named_as_asked(monkeypatch):

@@ -190,6 +190,23 @@ def test_clipping_bounds_the_norm_of_all_gradients_together(digits, tmp_path, mo
     assert max(norms) == pytest.approx(free / 10, rel=1e-3)
 
 
+def test_frozen_weights_stay_and_the_others_learn(digits, tmp_path, monkeypatch):
+    class Frozen(models.Autoencoder):
+        def __init__(self, image_shape, **options):
+            super().__init__(image_shape, **options)
+            self.decoder.requires_grad_(False)
+            self.frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+
+    monkeypatch.setitem(models.MODELS, "ae", Frozen)
+    assert train.main(small("ae", digits, "--steps 1 --clip 1", tmp_path / "run")) == 0
+    arguments = last(tmp_path / "run")["arguments"]
+    torch.manual_seed(0)
+    model = Frozen(**arguments)
+    weights = last(tmp_path / "run")["weights"]
+    same_as_before = {name for name, p in model.named_parameters() if torch.equal(p, weights[name])}
+    assert same_as_before == model.frozen != set()
+
+
 def test_patience_stops_and_counts_from_the_end_of_the_warm_up(digits, tmp_path, monkeypatch):
     scores = iter([5.0, 4.0, 3.0] + [9.0] * 99)  # best after epoch 2
     monkeypatch.setattr(train, "evaluate", lambda *_: {"loss": next(scores)})
