@@ -214,7 +214,7 @@ assignment.task(
     "sample.interpolate_samples",
     """
     image_grid(images [rows, n, C, H, W], title): each row decodes n latents on the straight line from one
-    sample of the prior to another (eq. 7). `scale` multiplies the samples, `truncate` is for the prior.
+    sample of N(0, I) to another (eq. 7). `scale` multiplies the samples, `truncate` is for `Gaussian.prior`.
     """,
 )
 
@@ -229,10 +229,9 @@ def interpolation(files, draw):
         calls.append(f"{n}, {dim}, {truncate}")
         return ends[(len(calls) - 1) % 4][:n]
 
-    distribution = SimpleNamespace(prior=prior)
-    model = SimpleNamespace(latent_dim=3, decode=lambda z, labels=None: z.view(-1, 1, 1, 3))
-    model.distribution = distribution
-    model.device = torch.device("cpu")
+    files.models.Gaussian.prior = staticmethod(prior)
+    model = SimpleNamespace(latent_dim=3, conditional=False)
+    model.decode = lambda z, labels=None: z.view(-1, 1, 1, 3)
     run = SimpleNamespace(model=model, name="run")
     images = files.sample.interpolate_samples(run, n=5, rows=2, scale=2.0, truncate=1.5)
     return {"asked of the prior: n, dim, truncate": calls[0], "latents, row by row": images}
