@@ -491,7 +491,7 @@ def summary(results, claim_words):
         statistics.mean(result["seconds"]) * ROWS[name].seeds * (10 if result["tenth"] else 1)
         for name, result in results.items()
     ]
-    return text + f"- training took {sum(seconds) / 3600:.0f} core-hours, all seeds at their full budget\n"
+    return text + f"- training all seeds of all rows in full takes {sum(seconds) / 3600:.0f} core-hours\n"
 
 
 def write_tables(args):

@@ -61,6 +61,12 @@ def test_points_add_up_and_every_mistake_fits_our_files(name):
             assert handout.with_mistake(texts, task, changes) != texts
 
 
+@pytest.mark.parametrize("name", handout.NAMES)
+def test_every_handout_can_be_made_of_our_files(name, tmp_path):
+    handout.write_handout(name, tmp_path / name)  # it runs every probe
+    assert (tmp_path / name / "README.md").read_text().startswith("#")
+
+
 def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
     copy = tmp_path / "assignments"
     shutil.copytree(ROOT / "assignments", copy)
