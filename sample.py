@@ -728,6 +728,8 @@ def decoder_layers(run):
         require(name in PLAY_LAYERS, f"{run.folder}: the page of --what play cannot compute a {name}")
         sizes = {key: value for key, value in vars(layer).items() if isinstance(value, int | tuple)}
         layers.append(sizes | dict(name=name, weights=weights, input=x.shape[1:]))
+    is_finite = all(w.half().isfinite().all() for layer in layers for w in layer["weights"])
+    require(is_finite, f"{run.folder} has weights above 65504, too large for the page of --what play")
     return [layer | dict(weights=[base64_of(w.half()) for w in layer["weights"]]) for layer in layers]
 
 
