@@ -893,8 +893,8 @@ def draw(what, runs, out=None, **options):
     path = Path(out) if out else runs[0].folder / filename
     if out:
         refuse_input(path, runs)
-    ending = path.suffix[1:].lower() or "png"
     formats = FORMATS if picture.filename.endswith(".png") else ("html",)
+    ending = path.suffix[1:].lower() or formats[0]
     require(ending in formats, f"--out {path}: {ending} is no picture format here: {', '.join(formats)}")
     function = picture.function(runs, options)
     options = {name: value for name, value in options.items() if name in options_of(function)}

@@ -562,3 +562,5 @@ def test_the_page_is_written_as_html_and_never_over_its_template(run, refused, t
     assert "reads" in refused(sample.main, [*argv, sample.PLAY_TEMPLATE])
     assert sample.main([*map(str, argv), str(tmp_path / "new" / "a.html"), "--seed", "1"]) == 0
     assert (tmp_path / "new" / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sample.main([*map(str, argv), str(tmp_path / "page")]) == 0
+    assert (tmp_path / "page").read_text(encoding="utf-8").startswith("<!doctype html>")
