@@ -728,6 +728,8 @@ def decoder_layers(run):
         require(name in PLAY_LAYERS, f"{run.folder}: the page of --what play cannot compute a {name}")
         sizes = {key: value for key, value in vars(layer).items() if isinstance(value, int | tuple)}
         layers.append(sizes | dict(name=name, weights=weights, input=x.shape[1:]))
+    is_finite = all(w.half().isfinite().all() for layer in layers for w in layer["weights"])
+    require(is_finite, f"{run.folder} has weights above 65504, too large for the page of --what play")
     return [layer | dict(weights=[base64_of(w.half()) for w in layer["weights"]]) for layer in layers]
 
 
@@ -891,8 +893,8 @@ def draw(what, runs, out=None, **options):
     path = Path(out) if out else runs[0].folder / filename
     if out:
         refuse_input(path, runs)
-    ending = path.suffix[1:].lower() or "png"
     formats = FORMATS if picture.filename.endswith(".png") else ("html",)
+    ending = path.suffix[1:].lower() or formats[0]
     require(ending in formats, f"--out {path}: {ending} is no picture format here: {', '.join(formats)}")
     function = picture.function(runs, options)
     options = {name: value for name, value in options.items() if name in options_of(function)}

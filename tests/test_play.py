@@ -95,7 +95,8 @@ class Browser:
 
     def mouse(self, kind, x, y):
         self.pressed = kind != "Released" and (self.pressed or kind == "Pressed")
-        button = dict(button="none" if kind == "Moved" else "left", buttons=int(self.pressed))
+        held = self.pressed or kind == "Released"
+        button = dict(button="left" if held else "none", buttons=int(self.pressed))
         button["clickCount"] = int(kind != "Moved")
         self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **button)
 
@@ -357,6 +358,49 @@ def test_dragging_across_the_plane_moves_two_latents(play, browser):
     assert (tile - expected).abs().max() < 2.5
 
 
+def test_only_a_drag_that_starts_in_the_plane_with_the_left_button_moves_the_ring(play, browser):
+    _, path = play("vae", latent_dim=4)
+    browser.open(path)
+    before = browser.run("z")
+    x, y, width, height = browser.box("plane")
+    for start in ("find('#manifold h2')", "find('#latents h2')"):
+        left, top, *_ = browser.box(start)
+        browser.mouse("Pressed", left + 5, top + 5)
+        browser.mouse("Moved", x + width / 4, y + height / 4)
+        browser.mouse("Released", x + width / 4, y + height / 4)
+    right = dict(x=x + width / 4, y=y + height / 4, button="right", clickCount=1)
+    browser.call("Input.dispatchMouseEvent", type="mousePressed", buttons=2, **right)
+    browser.call("Input.dispatchMouseEvent", type="mouseReleased", buttons=0, **right)
+    browser.settle()
+    assert browser.run("z") == before
+    browser.run("getSelection().selectAllChildren(document.body)")  # a selection is not dragged away
+    browser.mouse("Pressed", x + width / 2, y + height / 2)
+    for share in (0.4, 0.3, 0.25):
+        browser.mouse("Moved", x + share * width, y + share * height)
+    browser.mouse("Released", x + width / 4, y + height / 4)
+    browser.settle()
+    least, most = browser.run("[least, most]")
+    assert browser.run("z[axes[0]]") == pytest.approx(least + (most - least) / 4, abs=0.05)
+
+
+def test_the_sliders_reach_the_latents_of_an_auto_decoder_however_small(play, browser):
+    run, _ = play("ad", latent_dim=3)
+    with torch.no_grad():
+        run.model.latents.weight.uniform_(-0.2, -0.1)
+    browser.open(sample.draw("play", [run]))
+    least, most = browser.run("[least, most]")
+    assert least <= -0.2 and most >= -0.1
+    check_picture(browser, run)
+
+
+def test_weights_beyond_16_bits_are_refused(play):
+    run, _ = play("vae")
+    with torch.no_grad():
+        next(run.model.decoder.parameters())[0] = 7e4
+    with pytest.raises(data.Mistake, match="weights above 65504"):
+        sample.draw("play", [run])
+
+
 def test_the_two_latents_of_the_plane_are_chosen_and_never_the_same(play, browser):
     _, path = play("vae", latent_dim=4)
     browser.open(path)
@@ -458,6 +502,15 @@ def test_the_page_fits_into_a_narrow_window(width, kind, arguments, play, browse
         assert 0 <= top < top + height < browser.box(last)[1] < 640
 
 
+def test_the_sliders_can_be_seen_in_a_window_that_is_narrow_and_low(play, browser):
+    _, path = play("cvae", classes=[f"class {'W' * 30} {k}" for k in range(30)])
+    browser.open(path, width=320, height=256)  # 1280 x 1024 at a zoom of 400%
+    last = "sliders[order[nShown - 1]]"
+    browser.run(f"{last}.scrollIntoView({{ block: 'center' }})")
+    x, y, width, height = browser.box(last)
+    assert browser.run(f"document.elementFromPoint({x + width / 2}, {y + height / 2}) === {last}")
+
+
 def test_no_request_leaves_the_page(play, browser):
     _, path = play("cvae", classes=HOSTILE)
     browser.open(path)
@@ -509,3 +562,5 @@ def test_the_page_is_written_as_html_and_never_over_its_template(run, refused, t
     assert "reads" in refused(sample.main, [*argv, sample.PLAY_TEMPLATE])
     assert sample.main([*map(str, argv), str(tmp_path / "new" / "a.html"), "--seed", "1"]) == 0
     assert (tmp_path / "new" / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert sample.main([*map(str, argv), str(tmp_path / "page")]) == 0
+    assert (tmp_path / "page").read_text(encoding="utf-8").startswith("<!doctype html>")
