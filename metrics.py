@@ -404,7 +404,7 @@ def log_likelihood(log_weights):
 
 def iwae_bound(log_weights, k):
     """The IWAE bound of k samples in nats (Burda et al. 2016, eq. 8); with k = 1 it is the ELBO. The mean
-    over images and all disjoint groups of k of the weights [K, n]."""
+    over images and consecutive groups of k of the weights [K, n]; a rest of fewer is left out."""
     k = as_count(k, "k", 1, len(log_weights))
     groups = log_weights[: len(log_weights) // k * k].unflatten(0, (-1, k))  # (groups, k, n)
     return (groups.logsumexp(1) - math.log(k)).mean().item()

@@ -366,7 +366,7 @@ class VAE(Autoencoder):
     IWAE bound of `iwae_samples` samples (Burda et al. 2016).
 
     `kl_warm_up`: updates over which the weight of the KL grows from 0 to beta. `free_bits`: nats of KL that
-    each latent of each image may have without penalty (Kingma et al. 2016, app. C.8, average over a batch).
+    each latent of each image may have without penalty (Kingma et al. 2016, app. C.8: of a batch).
     `shift`: training images are moved at random by up to this many pixels, against overfitting.
     """
 

@@ -240,7 +240,8 @@ assignment.task(
     "models.VAE.log_weights",
     """
     draw k samples z of q(z | x); return log p(x | z) + log p(z) − log q(z | x) and −log p(x | z),
-    both [k, B] (eq. 6). The decoder takes [k * B, latent_dim].
+    both [k, B] (eq. 6). The decoder takes [k * B, latent_dim], and ln p(z) and ln q(z | x) come from
+    Gaussian.log_prob. `posterior` is q(z | x), if the caller has it already.
     """,
 )
 
@@ -276,8 +277,8 @@ assignment.task(
     "models.iwae_bound metrics.iwae_bound metrics.log_likelihood",
     """
     log of the mean of k weights that are given as logarithms (eq. 7). In metrics.py its mean over images and
-    over all disjoint groups of k of the K weights; and for each image the log of the mean of all weights and
-    the effective sample size (eq. 8).
+    over consecutive groups of k of the K weights, where a rest of fewer than k is left out; and for each
+    image the log of the mean of all weights and the effective sample size (eq. 8).
     """,
 )
 
@@ -305,7 +306,7 @@ def bound_of_groups(files, draw):
 @assignment.part(2, "the effective sample size")
 def effective_sample_size(files, draw):
     log_p, effective = files.metrics.log_likelihood(draw.normal(6, 5))
-    _, equal = files.metrics.log_likelihood(torch.full((6, 1), -5000.0))
+    _, equal = files.metrics.log_likelihood(torch.full((6, 1), -5000.0, dtype=torch.float64))
     return {"log p(x)": log_p, "effective": effective, "effective, of 6 equal weights": equal}
 
 
