@@ -125,11 +125,15 @@ class Queries(namedtuple("Queries", "x y glyphs drawn pictures", defaults=[None]
         """Queries and answers at an index [B] or slice: tokens, or float [B, characters, 1, 28, 28]."""
         x = self.x[index]
         y = self.y[index]
-        if self.drawn:
-            tokens = x if self.drawn == "query" else y
-            pictures = self.draw(tokens) if self.pictures is None else self.pictures[index].float() / 255
-            return (pictures, y) if self.drawn == "query" else (x, pictures)
+        if self.drawn == "query":
+            x = self.show(x, index)
+        if self.drawn == "answer":
+            y = self.show(y, index)
         return x, y
+
+    def show(self, tokens, index):
+        """The pictures of the tokens at an index: drawn anew, or those that were drawn once."""
+        return self.draw(tokens) if self.pictures is None else self.pictures[index].float() / 255
 
     def once(self):
         """These queries with pictures that stay the same in every batch, and on every call."""
@@ -203,10 +207,7 @@ def load(
     """
     check_arguments(locals())
     data = str(data)
-    advice = f"leave it out with {data}"
-    require(not classes or data == "quickdraw", f"--classes is for --data quickdraw: {advice}")
-    require(not per_class or data == "quickdraw", f"--per-class is for --data quickdraw: {advice}")
-    require(not keep_twins or data == "arithmetic", f"--keep-twins is for --data arithmetic: {advice}")
+    check_owners(data, classes, per_class, keep_twins)
     shows = data == "arithmetic" and drawn
     require(not draw_once or shows, "--draw-once is for --model image2text|text2image: leave it out")
     if data == "arithmetic":
@@ -252,6 +253,13 @@ def check_arguments(arguments):
     }
     for name, (fits, right) in ranges.items():
         require(fits, f"{name} is {arguments[name]!r}: give {right}")
+
+
+def check_owners(data, classes, per_class, keep_twins):
+    """Require that arguments of `load` which belong to one data set are not given with another."""
+    owners = {"--classes": "quickdraw", "--per-class": "quickdraw", "--keep-twins": "arithmetic"}
+    for (flag, owner), value in zip(owners.items(), (classes, per_class, keep_twins), strict=True):
+        require(not value or data == owner, f"{flag} is for --data {owner}: leave it out with {data}")
 
 
 def digest(dataset):
@@ -1122,8 +1130,8 @@ def process_group():
             signal.signal(signal_number, signal.SIG_IGN)
         try:
             is_first = store.add("failures", 1) == 1
-        except RuntimeError:  # torchrun has ended, and the store with it
-            is_first = True
+        except RuntimeError:  # the first machine's torchrun has ended, and the store with it
+            is_first = os.environ["LOCAL_RANK"] == "0"
         sys.stderr = stderr if is_first else nowhere
         if not is_first:
             raise SystemExit(1) from None

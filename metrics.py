@@ -947,13 +947,19 @@ def command(argv):
     reports = [measure(source, tools, args) for source in sources]
     text = reports_as_json(reports) if args.json else reports_as_text(reports)
     print("\n".join(data.visible(line) for line in text.split("\n")))
+    for path, write in outputs(reports, extractor, args):
+        data.from_first(data.write_file, path, write)
+
+
+def outputs(reports, extractor, args):
+    """The files to write: pairs of a path and a function that writes to an open file."""
     if args.save_stats:
         arrays = stats_arrays(reports[0], extractor)
-        data.from_first(data.write_file, args.save_stats, lambda file: np.savez(file, **arrays))
+        yield args.save_stats, lambda file: np.savez(file, **arrays)
     if args.out:
         rows = [report.values["sets"] for report in reports if report.cells]
         kind = Path(args.out).suffix[1:]
-        data.from_first(data.write_file, args.out, lambda file: draw_bars(rows, file, kind))
+        yield args.out, lambda file: draw_bars(rows, file, kind)
 
 
 def check_paths(args):

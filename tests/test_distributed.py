@@ -217,7 +217,9 @@ def test_when_one_process_ends_all_end_and_the_last_epoch_is_kept(end, tmp_path,
         torchrun.send_signal(signal.SIGINT)  # what Ctrl-C sends
     _, errors = torchrun.communicate(timeout=PATIENCE)
     assert torchrun.returncode == 1
-    (line,) = [line for line in messages(errors) if "decoder ignores z" not in line]
+    lines = [line for line in messages(errors) if "decoder ignores z" not in line]
+    assert len(lines) == 1, lines
+    (line,) = lines
     kept = torch.load(tmp_path / "last.pt", weights_only=True)["state"]["epoch"]
     assert line.startswith("stopped after epoch ") and line.endswith(f"train.py --resume {tmp_path}")
     assert int(line.split()[3].strip(";")) in (kept - 1, kept)  # killed before it could tell the others
