@@ -207,9 +207,8 @@ def load(
     """
     check_arguments(locals())
     data = str(data)
-    check_owners(data, classes, per_class, keep_twins)
-    shows = data == "arithmetic" and drawn
-    require(not draw_once or shows, "--draw-once is for --model image2text|text2image: leave it out")
+    check_owners(data, classes, per_class, keep_twins, draw_once)
+    require(drawn or not draw_once, "--draw-once is for --model image2text|text2image: leave it out")
     if data == "arithmetic":
         require(image_size is None, "arithmetic is drawn in 28x28 pixels: leave --image-size out")
         require(binarize is None, "arithmetic keeps its gray digits: leave --binarize out")
@@ -255,11 +254,13 @@ def check_arguments(arguments):
         require(fits, f"{name} is {arguments[name]!r}: give {right}")
 
 
-def check_owners(data, classes, per_class, keep_twins):
+def check_owners(data, classes, per_class, keep_twins, draw_once):
     """Require that arguments of `load` which belong to one data set are not given with another."""
-    owners = {"--classes": "quickdraw", "--per-class": "quickdraw", "--keep-twins": "arithmetic"}
-    for (flag, owner), value in zip(owners.items(), (classes, per_class, keep_twins), strict=True):
-        require(not value or data == owner, f"{flag} is for --data {owner}: leave it out with {data}")
+    quickdraw = {"--classes": classes, "--per-class": per_class}
+    arithmetic = {"--keep-twins": keep_twins, "--draw-once": draw_once}
+    for owner, options in (("quickdraw", quickdraw), ("arithmetic", arithmetic)):
+        for flag, value in options.items():
+            require(not value or data == owner, f"{flag} is for --data {owner}: leave it out with {data}")
 
 
 def digest(dataset):

@@ -663,7 +663,7 @@ def draw_manifold(run, n=11, scale=1.0, classes=None):
     if run.model.conditional:
         title += f", class {run.classes[first]}"
     images = run.model.decode(z, torch.full((n * n,), first)).unflatten(0, (n, n))
-    labels = [f"{value:+.2f}" for value in line]
+    labels = [f"{round(value, 2) + 0:+.2f}" for value in line.tolist()]  # + 0: no -0.00
     return image_grid(images, title, labels[::-1], labels)
 
 
