@@ -49,11 +49,11 @@ import models
 import sample
 import train
 import tsne
-from experiments import reproduce, run
+from experiments import reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {"train.py": train, "sample.py": sample, "metrics.py": metrics, "tsne.py": tsne}
-COMMANDS |= {"run.py": run, "reproduce.py": reproduce}
+COMMANDS["reproduce.py"] = reproduce
 LIMIT = 200  # seconds that a command may take
 MUCH = 2**30  # bytes of memory that it may take, of which torch needs a third
 GUARD = 3 * 2**30  # bytes of data at which it is refused more
@@ -275,9 +275,8 @@ WORK["text2text"] = f"train.py {SEQUENCE} text2text"
 WORK["image2text"] = f"train.py {SEQUENCE} image2text --encoder-layers '4,3,2,1 4,3,2,1'"
 WORK["text2image"] = f"train.py {SEQUENCE} text2image {DRAWING}"
 WORK["--save-stats"] = f"{STATS} out/S.npz"
-WORK["run.py"] = "experiments/run.py r4-classifier --out out -- --steps 1"
 WORK["reproduce.py"] = "experiments/reproduce.py r0-judge --budget short"
-KILLED = [*WORK][:10] * 6 + ["--save-stats"] * 12 + ["run.py", "reproduce.py"]
+KILLED = [*WORK][:10] * 6 + ["--save-stats"] * 12 + ["reproduce.py"] * 2
 SIGNALS = [signal.SIGKILL] * 8 + [signal.SIGTERM, signal.SIGINT]
 KILLS = 10  # in each case, at least
 
@@ -503,7 +502,6 @@ run/best.pt         sample.py run --what reconstruct --out out/p.png
 run/config.json     tsne.py run --max-iter 2 --perplexity 2 --out out/p.png
 free/best.pt        sample.py free --what prior --out out/p.png
 free/last.pt        train.py --resume free --epochs 4
-sweep/summary.json  run.py r4-classifier --out sweep -- --steps 1
 """
 READERS = [line.split(maxsplit=1) for line in READERS.strip().splitlines()]
 
@@ -539,8 +537,8 @@ def reads_the_same(path, whole):
 
 LINES = [f"train.py --data pics.npz --steps 1 --model {kind}" for kind in ("ae", "vae", "cvae", "gan", "ad")]
 LINES += ["train.py --model vae --data nowhere", "train.py --model ad --data nowhere"]
-LINES += [line for _, line in READERS if "@" not in line and "run.py" not in line]
-LINES += ["run.py nosuch", "reproduce.py nosuch"]
+LINES += [line for _, line in READERS if "@" not in line]
+LINES += ["reproduce.py nosuch"]
 FULL_DEVICE = os.open("/dev/full", os.O_WRONLY)  # a stdout that takes nothing
 ENDLESS = {"--steps", "--epochs", "--max-iter", "--sets", "--fit-epochs", "--refine-epochs"}
 

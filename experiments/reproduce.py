@@ -10,6 +10,9 @@ A row is trained with each of its seeds and measured by commands of metrics.py, 
 numbers are stored in results/<row>.json, and the tables are written from these files alone. This script may
 be stopped and started again at any moment: finished work is kept, interrupted runs are resumed. By default
 two runs train at the same time and share the cores.
+
+On a cluster, each task of a job array may train one seed of a row, with the row's flags, into the folder
+that it has here, such as runs/reproduce-full/r3-hidden64,seed=1; then --no-training measures them.
 """
 
 import contextlib
@@ -39,14 +42,24 @@ import sample
 import train
 import tsne
 from data import Mistake, require
-from experiments import claims, run
+from experiments import claims, trainings
+from experiments.trainings import Training
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "RESULTS.md"
+RECIPES = {path.stem: path for path in sorted(HERE.glob("*.txt"))}
 SCRIPTS = {"metrics.py": metrics, "tsne.py": tsne, "sample.py": sample, "claims.py": claims}
 SHORT = {"--steps": "10", "--fit-epochs": "1", "--refine-epochs": "1"}  # flags of the short budget
 NUMBER = re.compile(r"{([^{}]+)}")  # in what a row shows
 CLAIMED = re.compile(r"{([\w-]+)\[([^]]+)\]}")  # {row[number]}, in what a claim shows
+# For each data set of the repository, the flags of the whole data set in the folder {0}. fashion2k is not
+# here: its report had no more than these 2,000 pictures.
+WHOLE_DATA = {
+    "mnist10k": "--data mnist --data-dir {0}",
+    "quickdraw5k": "--data quickdraw --data-dir {0}",
+    "butterflies1k": "--data {0}/butterflies --image-size 64",
+    "arithmetic": "--data-dir {0}",
+}
 
 
 @dataclasses.dataclass
@@ -115,13 +128,13 @@ def judges(row):
 
 
 def judge_folders(name, all_seeds, args):
-    folders = [folder for folder, _ in trainings(ROWS[name], args)]
+    folders = [folder for folder, _ in plan(ROWS[name], args)]
     return folders if all_seeds else folders[:1]
 
 
-def trainings(row, args):
-    """A training for each seed of a row."""
-    recipe = run.RECIPES[row.recipe]
+def plan(row, args):
+    """A training for each seed of a row. The folders of seeds other than 0 are named after their seed."""
+    recipe = RECIPES[row.recipe]
     argv = [f"@{recipe}", *shlex.split(row.flags), *whole_data_flags(row, args)]
     seeds = row.seeds
     if args.budget == "short":
@@ -136,12 +149,41 @@ def trainings(row, args):
             argv += ["--steps", str(max(1, flags.steps // 10))]
         else:
             argv += ["--epochs", str(max(1, flags.epochs // 10))]
-    return [run.with_seed(Path(args.out, row.name), argv, seed) for seed in range(seeds)]
+    folders = [Path(args.out, f"{row.name},seed={seed}" if seed else row.name) for seed in range(seeds)]
+    return [
+        Training(folder, [*argv, "--seed", str(seed), "--out", str(folder)])
+        for seed, folder in enumerate(folders)
+    ]
 
 
 def whole_data_flags(row, args):
-    """train.py's flags for the whole data set in --data-dir."""
-    return run.whole_data_flags([f"@{run.RECIPES[row.recipe]}"], args.data_dir) if args.data_dir else []
+    """train.py's flags for the whole data set in --data-dir. MNIST is downloaded to it; butterflies must be
+    there, and more drawings than the repository has."""
+    if not args.data_dir:
+        return []
+    name = train.read_flags([f"@{RECIPES[row.recipe]}"])[0].data
+    if name == "butterflies1k" and not Path(args.data_dir, "butterflies").is_dir():
+        return []
+    rabbits = Path(args.data_dir, "quickdraw", "rabbit.npy")
+    if name == "quickdraw5k" and not (rabbits.is_file() and len(np.load(rabbits, mmap_mode="r")) > 1000):
+        return []
+    return [part.format(args.data_dir) for part in WHOLE_DATA.get(name, "").split()]
+
+
+def check(planned):
+    """Raises Mistake if a folder holds a run with other flags than planned: a table must not mix them."""
+    for folder, argv in planned:
+        args, _ = train.read_flags(argv)  # refuses what train.py would refuse
+        flags = json.loads(json.dumps(vars(args)))  # tuples become lists, as in config.json
+        if not (folder / "config.json").exists():
+            continue
+        defaults, _ = train.read_flags(["--model", args.model])  # of flags that are younger than the run
+        existing = vars(defaults) | data.read_config(folder)["flags"]
+        for name, value in flags.items():
+            if name not in ("out", "resume") and existing[name] != value:
+                flag = "--" + name.replace("_", "-")
+                difference = f"{flag} {existing[name]}, not {value}"
+                raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -162,12 +204,14 @@ def guarded(row, function):
 
 def collect(row, args):
     """Measures a row's finished runs and writes results/<row>.json, unless that file is up to date."""
-    folders = [folder for folder, _ in trainings(row, args) if run.is_finished(folder)]
+    folders = [folder for folder, _ in plan(row, args) if trainings.is_finished(folder)]
     if not folders:
         return
     path = results_folder(args) / f"{row.name}.json"
     result = describe(row, folders, args)
-    previous = read_result(path) or {}
+    previous = {}
+    with contextlib.suppress(Mistake):  # it is damaged, and will be replaced
+        previous = read_result(path) or {}
     if previous | result == previous:
         return
     is_comparable = all(previous.get(key) == result[key] for key in ("command", "recipe", "tenth"))
@@ -193,7 +237,7 @@ def collect(row, args):
 
 def describe(row, folders, args):
     """The result of a row's finished runs, all but the numbers and what follows from the runs."""
-    summaries = [run.read_summary(folder) for folder in folders]
+    summaries = [read_summary(folder) for folder in folders]
     checkpoints = {}
     for name, all_seeds in judges(row):
         for folder in judge_folders(name, all_seeds, args):
@@ -212,13 +256,23 @@ def describe(row, folders, args):
     )
 
 
+def read_summary(folder):
+    """The content of a finished run's summary.json. Raises Mistake."""
+    path = folder / "summary.json"
+    summary = data.read_json(path)
+    is_whole = isinstance(summary, dict) and isinstance(summary.get("data"), str)
+    is_whole = is_whole and all(isinstance(summary.get(name), int | float) for name in ("seconds", "steps"))
+    require(is_whole, f"{path} is damaged: delete {folder} and train again")
+    return summary
+
+
 def train_command(row):
     return f"python train.py @experiments/{row.recipe}.txt {row.flags}".strip()
 
 
 def read_recipe(row):
     """The flags of a row's recipe, without its comments."""
-    lines = run.RECIPES[row.recipe].read_text(encoding="utf-8").splitlines()
+    lines = RECIPES[row.recipe].read_text(encoding="utf-8").splitlines()
     flags = [line.partition("#")[0].strip() for line in lines]
     return " ".join(line for line in flags if line)
 
@@ -238,7 +292,7 @@ def definitions(row):
 
 
 def read_result(path):
-    """What a file in results/ holds, None if there is no such file or it is damaged."""
+    """What a file in results/ holds, None if there is no such file. Raises Mistake if it is damaged."""
     if not path.exists():
         return None
     keys = {"command", "recipe", "defined", "tenth", "data", "of_data_dir", "gpu"}
@@ -249,7 +303,7 @@ def read_result(path):
             estimate(values)
         if keys <= result.keys() and isinstance(result["defined"], dict):
             return result
-    print(f"{path} is damaged: run its row again", file=sys.stderr)
+    raise Mistake(f"{path} is damaged: run its row again")
 
 
 def results_folder(args):
@@ -386,7 +440,7 @@ def check_claim(text, results):
         reference = CLAIMED.fullmatch(parts[k])
         if reference:
             values = results.get(reference[1], {"numbers": {}})["numbers"].get(reference[2], [])
-            parts[k] = run.cell(values)
+            parts[k] = cell(values)
         else:
             values = [float(parts[k])]
         right = estimate(values)
@@ -444,7 +498,27 @@ def tables(results):
 def show(text, result):
     """A text of rows.toml, in which {name} stands for a number, with the numbers of a result."""
     numbers = result["numbers"] if result else {}
-    return NUMBER.sub(lambda match: run.cell(numbers.get(match[1], [])), text)
+    return NUMBER.sub(lambda match: cell(numbers.get(match[1], [])), text)
+
+
+def cell(values):
+    """Mean ± standard deviation over seeds, with two digits of the deviation and at most five of the mean; a
+    mean without a deviation has four. Missing values (None) are left out and counted."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "–"
+    mean = statistics.mean(numbers)
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else 0
+    text = f"{mean:.4g}"
+    if deviation:
+        places = max(0, min(1 - magnitude(deviation), 4 - magnitude(mean)))
+        text = f"{mean:.{places}f} ± {deviation:.{places}f}"
+    return text if len(numbers) == len(values) else f"{text} ({len(numbers)} of {len(values)})"
+
+
+def magnitude(value):
+    """The power of ten of a number's first digit."""
+    return math.floor(math.log10(abs(value))) if value else 0
 
 
 def table_row(row, result):
@@ -559,12 +633,14 @@ def command(argv):
 
 def reproduce_report(rows, args):
     """Trains and measures rows; returns what failed, which stops no others."""
-    valid = [row for row in rows if guarded(row, lambda row=row: run.check(trainings(row, args))) == 0]
+    valid = [row for row in rows if guarded(row, lambda row=row: check(plan(row, args))) == 0]
     failed = [row.name for row in rows if row not in valid]
     if not args.no_training:
         # the first seed of every row, then the second: a table with one seed each comes first
-        by_seed = itertools.zip_longest(*(trainings(row, args) for row in valid))
-        failed += run.run_all([training for seed in by_seed for training in seed if training], args.jobs)
+        by_seed = itertools.zip_longest(*(plan(row, args) for row in valid))
+        failed += trainings.run_all(
+            [training for seed in by_seed for training in seed if training], args.jobs
+        )
     return failed + [row.name for row in valid if guarded(row, lambda row=row: collect(row, args))]
 
 

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -66,10 +67,14 @@ def history(folder):
     return torch.load(folder / "last.pt", weights_only=True)["state"]["history"]
 
 
+# Lines of torchrun and torch, among them the stack that torch writes where a process loses torchrun's store
+TORCH = re.compile(r"(\[rank\d+\]:)?\[?[WE][01]\d|Exception raised from|frame #\d|<omitting python frames>")
+
+
 def messages(stderr):
     """The lines on stderr that are not those of torchrun and torch."""
     lines = stderr.split("Traceback (most recent call last)")[0].splitlines()
-    return [line for line in lines if line and not line.startswith(("W1", "E1", "W0", "E0", "[W", "[E"))]
+    return [line for line in lines if line and not TORCH.match(line)]
 
 
 def workers(torchrun):

@@ -1,4 +1,4 @@
-"""Every recipe trains and is the network of its report; run.py trains what is missing and reports it."""
+"""Every recipe trains and is the network of its report; several are trained at a time."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ import data
 import models
 import sample
 import train
-from experiments import run as experiments
+from experiments import trainings
+from experiments.reproduce import RECIPES
+
+ROOT = Path(train.__file__).parent
 
 # -----------------------------------------------------------------------------------------------------------
 # Recipes
@@ -53,12 +57,12 @@ def first_queries(dataset):
     return dataclasses.replace(dataset, **splits)
 
 
-@pytest.mark.parametrize("name", experiments.RECIPES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains(name, subset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sample, "draw_run", lambda *_: [])  # slow, and covered by test_sample.py
     load_arithmetic = data.load_arithmetic
     monkeypatch.setattr(data, "load_arithmetic", lambda *args: first_queries(load_arithmetic(*args)))
-    recipe = experiments.RECIPES[name]
+    recipe = RECIPES[name]
     argv = [f"@{recipe}", "--steps", "2", "--out", str(tmp_path / "run")]
     flags = train.read_flags(argv)[0]
     if flags.model in ("ad", "vad"):  # 16 channels: checkpoints of R1's 2,048 would be large
@@ -70,9 +74,9 @@ def test_every_recipe_trains(name, subset, tmp_path, capsys, monkeypatch):
     assert "does nothing" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", experiments.RECIPES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_begins_with_a_title(name):
-    assert re.match(r"# [A-Z].*\.\n", experiments.RECIPES[name].read_text())  # --list shows it
+    assert re.match(r"# [A-Z].*\.\n", RECIPES[name].read_text())
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ NETWORKS = {  # recipe and flags: (size of the features, first shape of a convol
 def test_a_recipe_is_the_network_of_its_report(name):
     features, start, parameters = NETWORKS[name]
     recipe, *flags = name.split()
-    args, _ = train.read_flags([f"@{experiments.RECIPES[recipe]}", *flags])
+    args, _ = train.read_flags([f"@{RECIPES[recipe]}", *flags])
     classes = list("0123456789" if args.data == "mnist10k" else "abcde")
     shape = (3, 64, 64) if args.data == "butterflies1k" else (1, 28, 28)
     sizes = dict(image_shape=shape, n_classes=len(classes), n_train=1, n_test=1)
@@ -193,185 +197,28 @@ def test_a_recipe_is_the_network_of_its_report(name):
 
 
 # -----------------------------------------------------------------------------------------------------------
-# run.py: what it plans
+# Trainings
 
 
-@pytest.mark.parametrize("name", experiments.SWEEPS)
-def test_every_sweep_names_recipes_and_flags_that_exist(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    trainings = experiments.plan(name)
-    experiments.check(trainings)  # train.py takes the flags
-    assert len({folder for folder, _ in trainings}) == len(trainings) > 1
+def training(folder, digits, flags):
+    return trainings.Training(folder, small("ae", digits, flags, folder))
 
 
-def test_folders_are_named_after_what_differs():
-    def names(*args, **options):
-        return [str(folder) for folder, _ in experiments.plan(*args, **options)]
-
-    assert names("r0-conv-vae", seeds=2) == ["runs/r0-conv-vae", "runs/r0-conv-vae,seed=1"]
-    assert names("r3-decoder")[5] == "runs/r3-decoder/r3-decoder6"
-    assert names("r3-hidden", seeds=2, out="here") == [
-        f"here/encoder-hidden={units}{seed}" for seed in ("", ",seed=1") for units in (64, 128, 256)
-    ]
-    assert names("r0-beta")[4] == "runs/r0-beta/r0-cvae-conv,beta=2"
-
-
-def test_a_sweep_combines_the_values_of_its_flags(monkeypatch):
-    sweep = experiments.Sweep(["r3-vae"], {"latent-dim": [2, 5], "beta": [1, 4]})
-    monkeypatch.setitem(experiments.SWEEPS, "both", sweep)
-    trainings = experiments.plan("both")
-    assert [folder.name for folder, _ in trainings][1:3] == ["latent-dim=2,beta=4", "latent-dim=5,beta=1"]
-    folder, argv = trainings[-1]
-    args, _ = train.read_flags(argv)
-    assert (args.latent_dim, args.beta, args.out) == (5, 4.0, str(folder))
-
-
-def test_data_dir_replaces_a_part_of_a_data_set_by_the_whole(tmp_path):
-    def added(name, more=()):
-        training = experiments.plan(name, data_dir=str(tmp_path), more=more)[0]
-        return training.argv[1:-4]
-
-    data_dir = ["--data-dir", str(tmp_path)]
-    assert added("r0-conv-vae", ["--steps", "9"]) == ["--steps", "9"]  # there are no drawings
-    (tmp_path / "quickdraw").mkdir()
-    np.save(tmp_path / "quickdraw" / "rabbit.npy", np.zeros((1001, 784), np.uint8))
-    assert added("r3-vae") == ["--data", "mnist", *data_dir]
-    assert added("r0-conv-vae", ["--steps", "9"]) == ["--data", "quickdraw", *data_dir, "--steps", "9"]
-
-
-@pytest.mark.parametrize(
-    "recipe, flags",
-    [
-        ("--model vae --data fashion2k", ""),  # has no whole
-        ("--model image2text", "--data-dir {0}"),  # arithmetic is its default
-        ("--model gan --data butterflies1k", "--data {0}/butterflies --image-size 64"),
-    ],
-)
-def test_flags_of_the_whole_data_set(tmp_path, recipe, flags):
-    (tmp_path / "butterflies").mkdir()
-    expected = [part.format(tmp_path) for part in flags.split()]
-    assert experiments.whole_data_flags(recipe.split(), str(tmp_path)) == expected
-
-
-def test_the_butterflies_of_the_repository_serve_where_there_are_no_others(tmp_path):
-    argv = ["--model", "gan", "--data", "butterflies1k"]
-    assert experiments.whole_data_flags(argv, str(tmp_path)) == []
-
-
-@pytest.mark.parametrize("clip, is_refused", [("1", True), (None, False)])
-def test_a_flag_that_is_younger_than_a_run_had_its_default(tmp_path, clip, is_refused):
-    training = experiments.plan("r4-conv-vae", out=tmp_path / "run", more=["--clip", clip] if clip else [])[
-        0
-    ]
-    flags = vars(train.read_flags(training.argv)[0]).copy()
-    del flags["clip"]  # as if that flag had not existed
-    training.folder.mkdir()
-    config = dict(flags=flags, classes=["a"], image_shape=[1, 28, 28], units={"loss": "nats"}, threads=1)
-    (training.folder / "config.json").write_text(json.dumps(config))
-    if is_refused:
-        with pytest.raises(data.Mistake, match="was trained with --clip None, not 1.0"):
-            experiments.check([training])
-    else:
-        experiments.check([training])
-
-
-def test_wrong_use_is_refused_in_one_line(refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "did you mean r3-hidden?" in refused(experiments.main, ["r3-hiden"])
-    assert "--list" in refused(experiments.main, ["xyz"])
-    assert "--list" in refused(experiments.main, [])
-    assert "did you mean --steps?" in refused(experiments.main, ["r3-hidden", "--", "--stepps", "2"])
-    assert "did you mean --seeds?" in refused(experiments.main, ["r3-hidden", "--seed", "2"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_list_shows_recipes_and_sweeps(capsys):
-    assert experiments.main(["--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    for name in experiments.RECIPES | experiments.SWEEPS:
-        assert any(line.split()[:1] == [name] and len(line.split()) > 1 for line in lines), name
-
-
-# -----------------------------------------------------------------------------------------------------------
-# run.py: what it does
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
-
-
-def test_a_sweep_trains_what_is_missing_and_one_failure_stops_nothing(digits, tmp_path, monkeypatch, capsys):
-    recipe = tmp_path / "tiny.txt"
-    out = tmp_path / "sweep"
-    recipe.write_text("\n".join(f"'{arg}'" for arg in small("ae", digits, "--epochs 2")))
-    monkeypatch.setitem(experiments.RECIPES, "tiny", recipe)
-    sweep = experiments.Sweep(["tiny"], {"lr": ["1e30", "0.001", "0.002"]})
-    monkeypatch.setitem(experiments.SWEEPS, "tiny-lr", sweep)
-    argv = ["tiny-lr", "--jobs", "2", "--out", str(out)]
-    assert experiments.main(argv) == 1
-    finished = [out / "lr=0.001", out / "lr=0.002"]
-    for folder in finished:
-        assert summary(folder)["epochs"] == 2 and "best epoch" in (out / f"{folder.name}.log").read_text()
-    assert not (out / "lr=1e30" / "summary.json").exists()
-    assert "is not a finite number" in (out / "lr=1e30.log").read_text()
+def test_one_failure_stops_no_other_training_and_none_is_done_twice(digits, tmp_path, capsys, monkeypatch):
+    planned = [training(tmp_path / lr, digits, f"--epochs 2 --lr {lr}") for lr in ("1e30", ".001", ".002")]
+    assert trainings.run_all(planned, jobs=2) == [tmp_path / "1e30"]
     shown = capsys.readouterr().out
-    written = (out / "table.md").read_text()
-    assert "lr=1e30: FAILED, status 1" in shown and written in shown
-    header, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written.splitlines()]
-    assert [row[0] for row in rows] == ["lr=0.001", "lr=0.002"]
-    for row, folder in zip(rows, finished, strict=True):
-        numbers = summary(folder)
-        cells = dict(zip(header, row, strict=True))
-        assert float(cells["valid loss, nats/image"]) == pytest.approx(numbers["valid"]["loss"], rel=1e-4)
-        assert float(cells["test mse, per pixel"]) == pytest.approx(numbers["test"]["mse"], rel=1e-4)
-        assert float(cells["best epoch"]) == numbers["best_epoch"] and cells["seeds"] == "1"
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "1e30: FAILED, status 1" in shown and "is not a finite number" in shown
+    for folder, _ in planned[1:]:
+        assert json.loads((folder / "summary.json").read_text())["epochs"] == 2
+        assert "best epoch" in Path(f"{folder}.log").read_text()
+    assert not (tmp_path / "1e30" / "summary.json").exists()
 
     started = []
-    monkeypatch.setattr(experiments, "start", lambda folder, *_, **__: started.append(folder) or 1 / 0)
+    monkeypatch.setattr(trainings, "start", lambda folder, *_: started.append(folder) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        experiments.main(argv)
-    assert started == [out / "lr=1e30"]  # the others have finished
-
-
-def test_the_table_has_mean_and_standard_deviation_over_seeds(tmp_path):
-    runs = []
-    for seed, loss in enumerate((10.0, 14.0, 12.0)):
-        runs.append(tmp_path / (f"beta=1,seed={seed}" if seed else "beta=1"))
-        runs[-1].mkdir()
-        scores = {"loss": loss, "active_latents": 3, "kl_per_dimension": [1.0]}
-        summary = dict(
-            data="x", steps=9, best_epoch=5, seconds=1.5, valid=scores, units={"loss": "nats/answer"}
-        )
-        (runs[-1] / "summary.json").write_text(json.dumps(summary))
-    assert experiments.table(runs).splitlines() == [
-        "|  | valid loss, nats/answer | valid active latents | best epoch | training, s | seeds |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| beta=1 | 12.0 ± 2.0 | 3 | 5 | 1.5 | 3 |",
-    ]
-
-
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"best_epoch": 1, "seconds": 1, "valid": {"loss": "x"}, "units": {}}']
-)
-def test_a_damaged_summary_is_refused(tmp_path, text):
-    (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(data.Mistake, match="is damaged"):
-        experiments.final_numbers(tmp_path)
-
-
-def test_a_table_shows_escape_sequences_and_does_not_send_them(tmp_path):
-    content = dict(data="x", steps=1, seconds=1, best_epoch=1, valid={"loss": 2}, units={"loss": "\x1b[2J"})
-    (tmp_path / "summary.json").write_text(json.dumps(content))
-    assert "valid loss, \\x1b[2J" in experiments.final_numbers(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["table.md", "curves.png"])
-def test_a_table_of_other_work_is_not_replaced(name, tmp_path, refused):
-    (tmp_path / name).write_text("mine")
-    assert f"holds a {name} of other work" in refused(experiments.main, ["r3-base", "--out", tmp_path])
-    assert "is a file" in refused(experiments.main, ["r3-base", "--out", tmp_path / name])
-    assert (tmp_path / name).read_text() == "mine"
+        trainings.run_all(planned)
+    assert started == [tmp_path / "1e30"]  # the others have finished
 
 
 def wait_for(condition, seconds=60):
@@ -381,29 +228,24 @@ def wait_for(condition, seconds=60):
     return condition()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        signal.SIGTERM,
-        pytest.param(
-            signal.SIGKILL,
-            marks=pytest.mark.skipif(
-                os.name != "posix", reason="a process cannot see the end of its parent"
-            ),
-        ),
-    ],
-)
-def test_a_killed_recipe_resumes_and_refuses_other_flags(digits, tmp_path, refused, monkeypatch, how):
-    command = [sys.executable, str(experiments.ROOT / "experiments" / "run.py"), "r4-classifier"]
-    more = ["--out", "out", "--", "--data", digits, "--encoder-hidden", "8", "--epochs", "150"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+RUN_ONE = """
+import pathlib, sys
+from experiments import trainings
+trainings.run_all([trainings.Training(pathlib.Path(sys.argv[1]), sys.argv[2:])])
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.skipif(os.name != "posix", reason="a process cannot see the end of its parent")
+def test_no_training_is_left_behind_and_it_is_resumed(digits, tmp_path, how):
     folder = tmp_path / "out"
-    quiet = dict(cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    process = subprocess.Popen([*command, *more], **quiet)
+    planned = [training(folder, digits, "--epochs 150")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RUN_ONE, folder, *planned[0].argv]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     assert wait_for((folder / "last.pt").exists)
     process.send_signal(how)
-    assert process.wait(30) == (130 if how == signal.SIGTERM else -how)
-    assert not (folder / "summary.json").exists()
+    assert process.wait(30) != 0
 
     def is_still():
         written = (folder / "last.pt").stat().st_mtime_ns
@@ -412,12 +254,6 @@ def test_a_killed_recipe_resumes_and_refuses_other_flags(digits, tmp_path, refus
 
     assert wait_for(is_still, 5)  # no training is left running
     assert not (folder / "summary.json").exists()
-
-    monkeypatch.chdir(tmp_path)
-    other = ["r4-classifier", "--out", "out", "--", "--data", digits, "--epochs", "150"]
-    assert "trained with --encoder-hidden 8, not 256" in refused(experiments.main, other)
-
-    assert subprocess.run([*command, *more], **quiet).returncode == 0
-    assert summary(folder)["epochs"] == 150
-    assert data.read_config(folder)["flags"]["resume"] == "out"
-    assert (folder / "table.md").exists() and (folder / "curves.png").exists()
+    assert trainings.run_all(planned) == []
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 150
+    assert data.read_config(folder)["flags"]["resume"] == str(folder)

@@ -19,7 +19,7 @@ import sample
 import train
 import tsne
 from assignments import handout
-from experiments import claims, reproduce, run
+from experiments import claims, reproduce
 
 ROOT = Path(train.__file__).parent
 SOURCES = {module.__name__: module for module in (data, models, train, sample, metrics, tsne)}
@@ -28,7 +28,6 @@ SCRIPTS = {
     "sample.py": sample,
     "metrics.py": metrics,
     "tsne.py": tsne,
-    "experiments/run.py": run,
     "experiments/reproduce.py": reproduce,
     "experiments/claims.py": claims,
     "assignments/handout.py": handout,
@@ -59,10 +58,7 @@ COMMANDS = [(page, *command) for page in PAGES for command in commands_of(text_o
 @pytest.mark.parametrize("page, command, script", COMMANDS)
 def test_every_command_in_the_documentation_parses(page, command, script, monkeypatch):
     monkeypatch.chdir(ROOT)
-    argv = shlex.split(command)[1:]
-    if "--" in argv:  # run.py passes the rest to train.py
-        argv = argv[: argv.index("--")]
-    SCRIPTS[script].flags().parse_args(argv)
+    SCRIPTS[script].flags().parse_args(shlex.split(command)[1:])
 
 
 def test_there_are_commands_of_every_script():

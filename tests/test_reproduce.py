@@ -14,7 +14,7 @@ import metrics
 import models
 import sample
 import train
-from experiments import claims, reproduce, run
+from experiments import claims, reproduce
 
 IDS = """
     R0.1 R0.2 R0.3 R0.4 R0.5 R1.1 R1.2 R2.1 R2.2 R2.3 R2.3b R2.4 R2.4b R2.5 R2.5b R3.1 R3.2 R3.3 R4.1 R4.2
@@ -90,9 +90,9 @@ def test_a_row_that_cannot_be_compared_says_why(name):
 def test_train_takes_the_flags_of_a_row(name, tmp_path):
     row = reproduce.ROWS[name]
     for budget, seeds in (("short", 1), ("full", row.seeds)):
-        trainings = reproduce.trainings(row, arguments(tmp_path, budget))
-        assert len(trainings) == seeds
-        run.check(trainings)  # refuses what train.py would refuse
+        planned = reproduce.plan(row, arguments(tmp_path, budget))
+        assert len(planned) == seeds
+        reproduce.check(planned)  # refuses what train.py would refuse
 
 
 @pytest.mark.parametrize("name", reproduce.ROWS)
@@ -131,7 +131,7 @@ def test_a_report_brings_the_judges_that_its_rows_need():
 
 def test_a_budget_of_a_tenth_is_for_heavy_rows(tmp_path):
     def updates(name, budget):
-        training = reproduce.trainings(reproduce.ROWS[name], arguments(tmp_path, budget))[0]
+        training = reproduce.plan(reproduce.ROWS[name], arguments(tmp_path, budget))[0]
         flags, _ = train.read_flags(training.argv)
         return flags.steps or flags.epochs
 
@@ -142,7 +142,7 @@ def test_a_budget_of_a_tenth_is_for_heavy_rows(tmp_path):
 
 def test_whole_data_sets_serve_where_they_are(tmp_path):
     def data_of(name):
-        training = reproduce.trainings(reproduce.ROWS[name], arguments(tmp_path, data_dir=str(tmp_path)))[0]
+        training = reproduce.plan(reproduce.ROWS[name], arguments(tmp_path, data_dir=str(tmp_path)))[0]
         return train.read_flags(training.argv)[0].data
 
     (tmp_path / "quickdraw").mkdir()
@@ -150,7 +150,29 @@ def test_whole_data_sets_serve_where_they_are(tmp_path):
         np.save(tmp_path / "quickdraw" / "rabbit.npy", np.zeros((n, 784), np.uint8))
         assert data_of("r0-conv-ae") == expected
     assert data_of("r3-vae-z6") == "mnist"
-    assert data_of("r1-ad") == "fashion2k"
+    assert data_of("r1-ad") == "fashion2k"  # has no whole
+    assert data_of("r2-gan") == "butterflies1k"
+    (tmp_path / "butterflies").mkdir()
+    assert data_of("r2-gan") == str(tmp_path / "butterflies")
+    (pictures,) = reproduce.plan(
+        reproduce.ROWS["r2-image2text"], arguments(tmp_path, "short", str(tmp_path))
+    )
+    assert train.read_flags(pictures.argv)[0].data_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize("clip, is_refused", [("1", True), (None, False)])
+def test_a_flag_that_is_younger_than_a_run_had_its_default(tmp_path, clip, is_refused):
+    row = changed("r4-conv-vae", flags=f"--clip {clip}" if clip else "")
+    planned = reproduce.plan(row, arguments(tmp_path))[:1]
+    flags = vars(train.read_flags(planned[0].argv)[0]).copy()
+    del flags["clip"]  # as if that flag had not existed
+    planned[0].folder.mkdir()
+    (planned[0].folder / "config.json").write_text(json.dumps(CONFIG | {"flags": flags}))
+    if is_refused:
+        with pytest.raises(data.Mistake, match="was trained with --clip None, not 1.0"):
+            reproduce.check(planned)
+    else:
+        reproduce.check(planned)
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -258,9 +280,10 @@ def test_a_damaged_result_is_measured_again(here, judged, capsys, damage):
     collect(arguments(here))
     text = path.read_text()
     path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(text) | damage))
+    with pytest.raises(data.Mistake, match=f"{path} is damaged: run its row again"):
+        reproduce.read_results(arguments(here))
     collect(arguments(here))
     assert path.read_text() == text
-    assert capsys.readouterr().err == f"{path} is damaged: run its row again\n"
 
 
 def test_a_row_that_fails_stops_no_other(here, judged, capsys, monkeypatch):
@@ -269,7 +292,7 @@ def test_a_row_that_fails_stops_no_other(here, judged, capsys, monkeypatch):
     )
     write_run(here / "r4-bad")
     args = arguments(here)
-    monkeypatch.setattr(reproduce.run, "check", lambda trainings: None)
+    monkeypatch.setattr(reproduce, "check", lambda planned: None)
     rows = [reproduce.ROWS["r4-bad"], reproduce.ROWS["r4-vae"]]
     args.no_training = True
     assert reproduce.reproduce_report(rows, args) == ["r4-bad"]
@@ -327,7 +350,7 @@ def test_a_run_with_other_flags_than_its_row_stops_no_other(here, judged, capsys
     monkeypatch.setattr(reproduce, "CLAIMS", [])
     other = changed("r4-vae", name="r4-other", measure={}, numbers={}, ours="measured")
     monkeypatch.setitem(reproduce.ROWS, "r4-other", other)
-    flags = vars(train.read_flags(reproduce.trainings(other, arguments(out))[0].argv)[0])
+    flags = vars(train.read_flags(reproduce.plan(other, arguments(out))[0].argv)[0])
     write_run(out / "r4-other", json.loads(json.dumps(flags)))
     assert reproduce.main(["r4", "--no-training", "--jobs", "1"]) == 1
     out, error = capsys.readouterr()
@@ -521,7 +544,7 @@ def test_a_claim_is_a_comparison(text, measured, word):
      ([None, 3.0], "3 (1 of 2)"), ([None], "–")],
 )  # fmt: skip
 def test_a_mean_has_the_digits_that_its_deviation_supports(values, text):
-    assert run.cell(values) == text
+    assert reproduce.cell(values) == text
 
 
 def test_the_table_says_a_tenth_of_the_updates_and_a_gpu():
