@@ -135,7 +135,7 @@ BEST_GAN = conv(3, 32, 64, 128, 256, k=4) + fc(4096, 1) + fc(16, 4096) + conv(25
 BEST_GAN += 128 + 64 + 32  # batch norm has two numbers where a convolution had its bias
 NETWORKS = {  # recipe and flags: (size of the features, first shape of a convolutional decoder, weights)
     "r0-lstm-ae": (128, None, R0_LSTM),
-    "r0-best-lstm-ae": (128, None, R0_LSTM),
+    "r0-best-lstm-ae": (3584, None, rnn(4, 28, 128) + fc(3584, 64) + rnn(4, 64, 256) + fc(256, 28)),
     "r0-conv-ae": (1152, (128, 3, 3), R0_DOWN + fc(1152, 64, 1152) + R0_UP),
     "r0-rnn-vae": (256, (128, 3, 3), GRU3 + fc(256, 128) + fc(64, 1152) + R0_UP),
     "r0-rnn-vae --sequence full": (7168, (128, 3, 3), GRU3 + fc(7168, 128) + fc(64, 1152) + R0_UP),
