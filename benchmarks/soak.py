@@ -181,7 +181,7 @@ AD = "--data pics.npz --epochs 3 --latent-dim 3 --decoder mlp --refine-epochs 9 
 STATS = "metrics.py pics.npz --features pixels --save-stats"
 RECIPE = shlex.quote(str(ROOT / "experiments" / "r4-classifier.txt"))
 BOX = [f"train.py {VAE} vae --out run", f"train.py {AD} ad --out free", f"{STATS} stats.npz"]
-BOX += [f"train.py @{RECIPE} --steps 1 --seed 0 --out sweep", "sample.py run --what prior --out out/p.png"]
+BOX += ["sample.py run --what prior --out out/p.png"]
 BOX += ["tsne.py pics.npy --max-iter 2 --out out/p.png"]
 
 

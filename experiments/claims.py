@@ -26,6 +26,7 @@ import models
 import sample
 from data import require
 
+CARDS = ("rabbit", "yoga", "snowman")  # classes of R0's pictures
 TROUSER, DRESS, SHIRT = 1, 3, 6  # class numbers of Fashion-MNIST
 
 
@@ -34,11 +35,15 @@ TROUSER, DRESS, SHIRT = 1, 3, 6  # class numbers of Fashion-MNIST
 
 
 def named(run, args):
-    """How many samples, in %, are named as asked, and the confidence in them, by class."""
+    """How many samples, in %, are named as asked, and the confidence in them, by class; and how many are in
+    R0's cards, which have five of each of three classes."""
     labels, names, confidence = judge_samples(run, args)
     members = [labels == c for c in range(len(run.classes))]
+    accuracy = [metrics.percent(names[:, rows] == c) for c, rows in enumerate(members)]
+    cards = [share for name, share in zip(run.classes, accuracy, strict=True) if name in CARDS]
     return dict(
-        accuracy=[metrics.percent(names[:, rows] == c) for c, rows in enumerate(members)],
+        accuracy=accuracy,
+        of_15=5 * sum(cards) / 100,
         confidence=[metrics.percent(confidence[:, rows]) for rows in members],
         mean=dict(accuracy=metrics.percent(names == labels), confidence=metrics.percent(confidence)),
     )

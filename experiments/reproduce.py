@@ -12,7 +12,8 @@ be stopped and started again at any moment: finished work is kept, interrupted r
 two runs train at the same time and share the cores.
 
 On a cluster, each task of a job array may train one seed of a row, with the row's flags, into the folder
-that it has here, such as runs/reproduce-full/r3-hidden64,seed=1; then --no-training measures them.
+that it has here, and --no-training measures them afterwards:
+`python train.py @experiments/r4-cvae.txt --seed 1 --out runs/reproduce-full/r4-cvae,seed=1`.
 """
 
 import contextlib
@@ -118,18 +119,23 @@ def choose(names):
         require(matches, f"no row or report {name}: {hint}")
         chosen |= matches
     for name in list(chosen):
-        chosen |= {judge for judge, _ in judges(ROWS[name])}
+        chosen |= {judge for _, judge, _ in judges(ROWS[name])}
     return [row for name, row in ROWS.items() if name in chosen]
 
 
 def judges(row):
-    """The rows whose runs judge this one, each with "*" if all its seeds do, else ""."""
-    return re.findall(r"{(r\d[\w-]*)(\*?)}", " ".join([*row.measure.values(), *row.pictures]))
+    """What stands for the rows whose runs judge this one, such as "{r0-judge*}", with the row's name, and
+    "*" if all its seeds judge, else ""."""
+    return re.findall(r"({(r\d[\w-]*)(\*?)})", " ".join([*row.measure.values(), *row.pictures]))
 
 
-def judge_folders(name, all_seeds, args):
-    folders = [folder for folder, _ in plan(ROWS[name], args)]
-    return folders if all_seeds else folders[:1]
+def judge_folders(row, args):
+    """The folders of each of judges(row), as {"{r0-judge*}": [folder, folder, folder]}."""
+    folders = {}
+    for placeholder, name, star in judges(row):
+        seeds = [folder for folder, _ in plan(ROWS[name], args)]
+        folders[placeholder] = seeds if star else seeds[:1]
+    return folders
 
 
 def plan(row, args):
@@ -139,9 +145,8 @@ def plan(row, args):
     seeds = row.seeds
     if args.budget == "short":
         seeds = 1
-        text = recipe.read_text(encoding="utf-8")
         for flag, value in SHORT.items():
-            if flag == "--steps" or flag in text:
+            if flag == "--steps" or flag in read_recipe(row):
                 argv += [flag, value]
     elif args.budget == "tenth" and row.heavy:
         flags, _ = train.read_flags(argv)
@@ -214,6 +219,9 @@ def collect(row, args):
         previous = read_result(path) or {}
     if previous | result == previous:
         return
+    if previous and previous["of_data_dir"] and not result["of_data_dir"]:
+        print(f"{row.name}: the stored result is kept: it is of the whole data set, which --data-dir names")
+        return
     is_comparable = all(previous.get(key) == result[key] for key in ("command", "recipe", "tenth"))
     if is_comparable and len(previous["seconds"]) > len(folders):
         seeds = f"{len(previous['seconds'])} seeds, of which {len(folders)} have finished here"
@@ -221,8 +229,8 @@ def collect(row, args):
         return
     runs = [measure(row, folder, args) for folder in folders]
     result["numbers"] = {
-        name: [evaluate(expression, measurements) for measurements in runs]
-        for name, (expression, *_) in result["defined"].items()
+        name: [look_up(path, measurements) for measurements in runs]
+        for name, (path, *_) in result["defined"].items()
     }
     config = data.read_config(folders[0])
     result |= {key: config.get(key) for key in ("versions", "threads")}
@@ -238,10 +246,8 @@ def collect(row, args):
 def describe(row, folders, args):
     """The result of a row's finished runs, all but the numbers and what follows from the runs."""
     summaries = [read_summary(folder) for folder in folders]
-    checkpoints = {}
-    for name, all_seeds in judges(row):
-        for folder in judge_folders(name, all_seeds, args):
-            checkpoints[folder.name] = metrics.sha256((folder / "best.pt").read_bytes())
+    judging = itertools.chain.from_iterable(judge_folders(row, args).values())
+    checkpoints = {folder.name: metrics.sha256((folder / "best.pt").read_bytes()) for folder in judging}
     return dict(
         row=row.name,
         command=train_command(row),
@@ -278,16 +284,16 @@ def read_recipe(row):
 
 
 def definitions(row):
-    """Each number that the row or a claim shows: its expression, and the commands whose answers it takes. A
-    stored number with another definition is out of date."""
+    """Each number that the row or a claim shows: its path in the measurements, and the command that it is in
+    the answer of. A stored number with another definition is out of date."""
     names = [*NUMBER.findall(row.ours), *row.reported, *row.numbers]
     claimed = itertools.chain.from_iterable(CLAIMED.findall(claim["ours"]) for claim in CLAIMS)
     names += [number for name, number in claimed if name == row.name]
     defined = {}
     for name in dict.fromkeys(names):
-        expression = row.numbers.get(name, name)
-        keys = {factor.partition(".")[0] for factor in re.split(r" [*+] ", expression)}
-        defined[name] = [expression, *(line for key, line in row.measure.items() if key in keys)]
+        path = row.numbers.get(name, name)
+        key = path.partition(".")[0]
+        defined[name] = [path, row.measure[key]] if key in row.measure else [path]
     return defined
 
 
@@ -312,14 +318,16 @@ def results_folder(args):
 
 def measure(row, folder, args):
     """What a row's numbers are computed from: the run's summary, its log (a list for each split and term),
-    and the answer to each of the row's commands."""
+    and the answer to each of the row's commands that a number needs."""
     measurements = dict(summary=data.read_json(folder / "summary.json"), log={})
     for line in sample.read_log(folder):
         terms = measurements["log"].setdefault(line["split"], {})
         for column, cell in line.items():
             terms.setdefault(column.partition(" [")[0], []).append(cell)
+    needed = {line for _, *lines in definitions(row).values() for line in lines}
     for key, line in row.measure.items():
-        measurements[key] = answer(key, line, row, folder, args)
+        if line in needed:
+            measurements[key] = answer(key, line, row, folder, args)
     return measurements
 
 
@@ -343,10 +351,7 @@ def answer(key, line, row, folder, args):
 def call(line, row, folder, args):
     """The output of a command of ours. In it {run} stands for the folder, {name} for the run of that row
     with seed 0, and {name*} for its runs with all seeds."""
-    folders = {"{run}": [folder]}
-    for name, all_seeds in judges(row):
-        folders["{" + name + all_seeds + "}"] = judge_folders(name, all_seeds, args)
-    for placeholder, paths in folders.items():
+    for placeholder, paths in ({"{run}": [folder]} | judge_folders(row, args)).items():
         line = line.replace(placeholder, shlex.join(map(str, paths)))
     script, *argv = shlex.split(line)
     if whole_data_flags(row, args) and script != "claims.py":
@@ -359,20 +364,9 @@ def call(line, row, folder, args):
     return output.getvalue()
 
 
-def evaluate(expression, measurements):
-    """The value of a sum of products, such as "5 * judge.by_class.accuracy.0 + log.valid.loss.-1"; None if
-    one of its numbers is missing."""
-    products = [
-        [look_up(factor, measurements) for factor in term.split(" * ")] for term in expression.split(" + ")
-    ]
-    return None if any(None in factors for factors in products) else sum(map(math.prod, products))
-
-
 def look_up(path, measurements):
-    """A constant, or the number at a path such as log.valid.loss.-1; None if it is empty or a list is too
-    short, as the log of a run with few epochs may be."""
-    with contextlib.suppress(ValueError):
-        return float(path)
+    """The number at a path such as log.valid.loss.-1; None if it is empty or a list is too short, as the log
+    of a run with few epochs may be."""
     value = measurements
     for key in path.split("."):
         try:
@@ -433,7 +427,7 @@ def verdict(row, result):
 def check_claim(text, results):
     """What was measured of a claim, and the verdict. The text's < and > compare the number before with the
     one that follows; in what is returned, they are as measured."""
-    parts = re.split(r"({[^{}]+}|(?<=[<>] )[\d.]+(?=[%,;]|$))", text)  # numbers stand at odd places
+    parts = re.split(r"({[^{}]+}|(?<=[<>] )\d+(?:\.\d+)?(?!\w))", text)  # numbers stand at odd places
     signs = []  # claimed and measured
     left = None
     for k in range(1, len(parts), 2):
@@ -463,18 +457,26 @@ def relation(left, right):
 
 def judge_claim(text, signs, results):
     """The verdict on a claim, from pairs of the sign that is claimed and the one that was measured."""
+    seeds = math.inf
     for name, number in CLAIMED.findall(text):
         if name not in results:
             return f"untested: `{name}` is not trained yet"
         if results[name]["tenth"]:
             return f"untested: `{name}` had a tenth of its updates"
-        if not estimate(results[name]["numbers"].get(number, [])):
+        values = results[name]["numbers"].get(number, [])
+        if not estimate(values):
             return f"untested: `{name}` is not measured yet"
+        if None in values:
+            return f"untested: `{name}` lacks a seed's number"
+        seeds = min(seeds, len(values))
+    require(signs, f"this claim of rows.toml compares nothing: {text}")
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
-        return "fails"
-    if any(measured == "≈" for _, measured in signs):
+        word = "fails"
+    elif any(measured == "≈" for _, measured in signs):
         return "untested: within two standard errors"
-    return "holds"
+    else:
+        word = "holds"
+    return word if seeds > 1 else f"{word} (one seed)"
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -565,7 +567,8 @@ def summary(results, claim_words):
         statistics.mean(result["seconds"]) * ROWS[name].seeds * (10 if result["tenth"] else 1)
         for name, result in results.items()
     ]
-    return text + f"- training all seeds of all rows in full takes {sum(seconds) / 3600:.0f} core-hours\n"
+    share = f"all seeds of {len(results)} of the {len(ROWS)} rows in full"
+    return text + f"- training {share} takes {sum(seconds) / 3600:.0f} core-hours\n"
 
 
 def write_tables(args):

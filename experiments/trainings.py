@@ -1,6 +1,6 @@
-"""Trains several runs at a time, each in a process of its own, which is this file again.
+"""Trains several runs at a time: finished ones are kept and interrupted ones are resumed.
 
-Finished runs are kept and interrupted ones are resumed.
+Each has a process of its own, `python trainings.py PARENT FLAGS`; PARENT is the number of this process.
 """
 
 import os
@@ -36,8 +36,10 @@ def run_all(trainings, jobs=1):
                 status = running.pop(folder).returncode
                 if status:
                     failed.append(folder)
-                    reason = f"FAILED, status {status}: {last_line(folder)}"
-                    print(f"{folder}: {reason} (more in {folder}.log)", flush=True)
+                    lines = ["", *Path(f"{folder}.log").read_text(errors="replace").splitlines()]
+                    print(
+                        f"{folder}: FAILED, status {status}: {lines[-1]} (more in {folder}.log)", flush=True
+                    )
                 else:
                     print(f"{folder}: done", flush=True)
     finally:
@@ -62,19 +64,13 @@ def start(folder, argv, environment):
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
-def last_line(folder):
-    """Of the log of a training: why it failed."""
-    lines = Path(f"{folder}.log").read_text(errors="replace").splitlines()
-    return lines[-1] if lines else ""
-
-
 def end_with_parent(parent):
     """Ends this process as Ctrl-C would once its parent is gone, even if that was killed with `kill -9`."""
 
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGTERM)  # a shell may have started us with Ctrl-C ignored
+        os.kill(os.getpid(), signal.SIGTERM)  # not SIGINT, which a shell may have made us ignore
 
     if os.name == "posix":  # elsewhere the id of the parent stays the same when it ends
         threading.Thread(target=watch, daemon=True).start()
