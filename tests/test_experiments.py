@@ -229,8 +229,9 @@ def wait_for(condition, seconds=60):
 
 
 RUN_ONE = """
-import pathlib, sys
+import pathlib, signal, sys
 from experiments import trainings
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have ignored
 trainings.run_all([trainings.Training(pathlib.Path(sys.argv[1]), sys.argv[2:])])
 """
 
