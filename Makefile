@@ -56,4 +56,4 @@ test-all: .venv/dev
 	.venv/bin/python -m pytest -m ""
 
 reproduce: .venv/run
-	.venv/bin/python experiments/reproduce.py $(EXPERIMENT) --budget $(BUDGET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+	exec .venv/bin/python experiments/reproduce.py $(EXPERIMENT) --budget $(BUDGET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")

@@ -964,10 +964,10 @@ def run_command(prog, command, argv, *errors):
     Errors that the user can correct end in one line on stderr: a Mistake and the classes `errors`, which all
     have a `status`, an OSError, or a lack of memory. All other exceptions are defects and keep a traceback.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # of characters that the console lacks
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # of characters that the console lacks
         status = command(sys.argv[1:] if argv is None else argv)
         print(end="", flush=True)
         return status or 0

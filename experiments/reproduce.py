@@ -102,7 +102,10 @@ def complete(entries, name):
     return base | entry | added
 
 
-ROWS, CLAIMS = read_rows()
+try:
+    ROWS, CLAIMS = read_rows()
+except (LookupError, RecursionError, TypeError, ValueError) as error:
+    sys.exit(f"reproduce.py: error: rows.toml: {type(error).__name__}: {error}")
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -161,12 +164,17 @@ def plan(row, args):
     ]
 
 
+def data_set(row):
+    """The name in the row's recipe."""
+    return train.read_flags([f"@{RECIPES[row.recipe]}"])[0].data
+
+
 def whole_data_flags(row, args):
     """train.py's flags for the whole data set in --data-dir. MNIST is downloaded to it; butterflies must be
     there, and more drawings than the repository has."""
     if not args.data_dir:
         return []
-    name = train.read_flags([f"@{RECIPES[row.recipe]}"])[0].data
+    name = data_set(row)
     if name == "butterflies1k" and not Path(args.data_dir, "butterflies").is_dir():
         return []
     rabbits = Path(args.data_dir, "quickdraw", "rabbit.npy")
@@ -175,14 +183,18 @@ def whole_data_flags(row, args):
     return [part.format(args.data_dir) for part in WHOLE_DATA.get(name, "").split()]
 
 
-def check(planned):
-    """Raises Mistake if a folder holds a run with other flags than planned: a table must not mix them."""
+def check(row, args):
+    """Raises Mistake if a folder of this row, or of its judges, holds a run with other flags than planned: a
+    table must not mix them."""
+    planned = plan(row, args)
+    for _, name, star in judges(row):
+        planned += plan(ROWS[name], args)[: None if star else 1]
     for folder, argv in planned:
-        args, _ = train.read_flags(argv)  # refuses what train.py would refuse
-        flags = json.loads(json.dumps(vars(args)))  # tuples become lists, as in config.json
+        flags, _ = train.read_flags(argv)  # refuses what train.py would refuse
+        flags = json.loads(json.dumps(vars(flags)))  # tuples become lists, as in config.json
         if not (folder / "config.json").exists():
             continue
-        defaults, _ = train.read_flags(["--model", args.model])  # of flags that are younger than the run
+        defaults, _ = train.read_flags(["--model", flags["model"]])  # of flags that are younger than the run
         existing = vars(defaults) | data.read_config(folder)["flags"]
         for name, value in flags.items():
             if name not in ("out", "resume") and existing[name] != value:
@@ -195,12 +207,12 @@ def check(planned):
 # Measuring the runs of a row
 
 
-def guarded(row, function):
-    """Calls function() and returns its exit status; whatever goes wrong is reported under the row's name."""
+def guarded(name, function):
+    """Calls function() and returns its exit status; whatever goes wrong is reported under a row's name."""
     try:
-        status = data.run_command(row.name, lambda _: function(), [], models.ModelError, metrics.MetricError)
+        status = data.run_command(name, lambda _: function(), [], models.ModelError, metrics.MetricError)
     except Exception as error:  # a mistake in rows.toml, or a defect of ours
-        print(f"{row.name}: error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{name}: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if status == 130:  # Ctrl-C is meant for all rows
         raise KeyboardInterrupt
@@ -212,17 +224,17 @@ def collect(row, args):
     folders = [folder for folder, _ in plan(row, args) if trainings.is_finished(folder)]
     if not folders:
         return
+    for judge in itertools.chain.from_iterable(judge_folders(row, args).values()):
+        require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
     path = results_folder(args) / f"{row.name}.json"
     result = describe(row, folders, args)
-    previous = {}
-    with contextlib.suppress(Mistake):  # it is damaged, and will be replaced
-        previous = read_result(path) or {}
+    previous = read_result(path) or {}
     if previous | result == previous:
         return
-    if previous and previous["of_data_dir"] and not result["of_data_dir"]:
+    is_comparable = all(previous.get(key) == result[key] for key in ("command", "recipe", "tenth"))
+    if is_comparable and previous["of_data_dir"] and not result["of_data_dir"]:
         print(f"{row.name}: the stored result is kept: it is of the whole data set, which --data-dir names")
         return
-    is_comparable = all(previous.get(key) == result[key] for key in ("command", "recipe", "tenth"))
     if is_comparable and len(previous["seconds"]) > len(folders):
         seeds = f"{len(previous['seconds'])} seeds, of which {len(folders)} have finished here"
         print(f"{row.name}: the stored result is kept: it has {seeds}")
@@ -232,6 +244,10 @@ def collect(row, args):
         name: [look_up(path, measurements) for measurements in runs]
         for name, (path, *_) in result["defined"].items()
     }
+    if is_comparable:
+        for name, values in result["numbers"].items():
+            lost = None in values and None not in previous["numbers"].get(name, [None])
+            require(not lost, f"the stored result is kept: {name} is missing in what was measured now")
     config = data.read_config(folders[0])
     result |= {key: config.get(key) for key in ("versions", "threads")}
     result["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -309,7 +325,7 @@ def read_result(path):
             estimate(values)
         if keys <= result.keys() and isinstance(result["defined"], dict):
             return result
-    raise Mistake(f"{path} is damaged: run its row again")
+    raise Mistake(f"{path} is damaged: restore it, or delete it and run its row again")
 
 
 def results_folder(args):
@@ -619,9 +635,14 @@ def flags():
 
 def command(argv):
     args = flags().parse_args(argv)
-    require(not args.data_dir or Path(args.data_dir).is_dir(), f"{args.data_dir} is not a folder")
+    if args.data_dir:
+        require(Path(args.data_dir).is_dir(), f"{args.data_dir} is not a folder")
+        args.data_dir = os.path.abspath(args.data_dir)  # the flags of a run have it
     args.out = Path(os.path.relpath(HERE.parent / "runs" / f"reproduce-{args.budget}"))
     rows = choose(args.rows)
+    parts = {data_set(row) for row in rows if not whole_data_flags(row, args)} & WHOLE_DATA.keys()
+    if args.data_dir and parts:
+        data.note(f"{args.data_dir} has no more pictures than {', '.join(sorted(parts))} of the repository")
     failed = []
     with contextlib.ExitStack() as locks:
         for row in rows:  # no two of these scripts may train or measure the same row at the same time
@@ -630,21 +651,25 @@ def command(argv):
             locks.enter_context(data.lock(folder))
         for _, report in itertools.groupby(rows, lambda row: row.name.partition("-")[0]):
             failed += reproduce_report(list(report), args)
-            write_tables(args)
+            if guarded("tables", lambda: write_tables(args)):
+                failed.append("tables")
     return 1 if failed else 0
 
 
 def reproduce_report(rows, args):
     """Trains and measures rows; returns what failed, which stops no others."""
-    valid = [row for row in rows if guarded(row, lambda row=row: check(plan(row, args))) == 0]
+
+    def finish(row):
+        check(row, args)  # again: a run that was resumed has a config.json by now
+        collect(row, args)
+
+    valid = [row for row in rows if guarded(row.name, lambda row=row: check(row, args)) == 0]
     failed = [row.name for row in rows if row not in valid]
     if not args.no_training:
         # the first seed of every row, then the second: a table with one seed each comes first
-        by_seed = itertools.zip_longest(*(plan(row, args) for row in valid))
-        failed += trainings.run_all(
-            [training for seed in by_seed for training in seed if training], args.jobs
-        )
-    return failed + [row.name for row in valid if guarded(row, lambda row=row: collect(row, args))]
+        by_seed = itertools.chain.from_iterable(itertools.zip_longest(*(plan(row, args) for row in valid)))
+        failed += trainings.run_all(list(filter(None, by_seed)), args.jobs)
+    return failed + [row.name for row in valid if guarded(row.name, lambda row=row: finish(row))]
 
 
 def main(argv=None):

@@ -37,9 +37,8 @@ def run_all(trainings, jobs=1):
                 if status:
                     failed.append(folder)
                     lines = ["", *Path(f"{folder}.log").read_text(errors="replace").splitlines()]
-                    print(
-                        f"{folder}: FAILED, status {status}: {lines[-1]} (more in {folder}.log)", flush=True
-                    )
+                    reason = f"FAILED, status {status}: {lines[-1]}"
+                    print(f"{folder}: {reason} (more in {folder}.log)", file=sys.stderr, flush=True)
                 else:
                     print(f"{folder}: done", flush=True)
     finally:
@@ -82,4 +81,6 @@ if __name__ == "__main__":
     import train  # here, since torch takes seconds to import, in which the parent may end
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(train.main(sys.argv[2:]))
+    status = train.main(sys.argv[2:])
+    sys.stdout.flush()
+    os._exit(status)  # sys.exit would take torch apart first, which takes seconds on a busy machine

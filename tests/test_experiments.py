@@ -207,7 +207,7 @@ def training(folder, digits, flags):
 def test_one_failure_stops_no_other_training_and_none_is_done_twice(digits, tmp_path, capsys, monkeypatch):
     planned = [training(tmp_path / lr, digits, f"--epochs 2 --lr {lr}") for lr in ("1e30", ".001", ".002")]
     assert trainings.run_all(planned, jobs=2) == [tmp_path / "1e30"]
-    shown = capsys.readouterr().out
+    shown = capsys.readouterr().err
     assert "1e30: FAILED, status 1" in shown and "is not a finite number" in shown
     for folder, _ in planned[1:]:
         assert json.loads((folder / "summary.json").read_text())["epochs"] == 2

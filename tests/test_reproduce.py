@@ -88,9 +88,9 @@ def test_a_row_that_cannot_be_compared_says_why(name):
 def test_train_takes_the_flags_of_a_row(name, tmp_path):
     row = reproduce.ROWS[name]
     for budget, seeds in (("short", 1), ("full", row.seeds)):
-        planned = reproduce.plan(row, arguments(tmp_path, budget))
-        assert len(planned) == seeds
-        reproduce.check(planned)  # refuses what train.py would refuse
+        args = arguments(tmp_path, budget)
+        assert len(reproduce.plan(row, args)) == seeds
+        reproduce.check(row, args)  # refuses what train.py would refuse
 
 
 @pytest.mark.parametrize("name", reproduce.ROWS)
@@ -168,9 +168,9 @@ def test_a_flag_that_is_younger_than_a_run_had_its_default(tmp_path, clip, is_re
     (planned[0].folder / "config.json").write_text(json.dumps(CONFIG | {"flags": flags}))
     if is_refused:
         with pytest.raises(data.Mistake, match="was trained with --clip None, not 1.0"):
-            reproduce.check(planned)
+            reproduce.check(row, arguments(tmp_path))
     else:
-        reproduce.check(planned)
+        reproduce.check(row, arguments(tmp_path))
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -273,13 +273,17 @@ OTHER_FORMS = [dict(numbers=None), dict(numbers=dict(fid=["x"])), dict(seconds=[
 
 
 @pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD", *OTHER_FORMS])
-def test_a_damaged_result_is_measured_again(here, judged, capsys, damage):
+def test_a_damaged_result_is_not_replaced(here, judged, capsys, damage):
     path = here / "experiments" / "results" / "r4-vae.json"
     collect(arguments(here))
     text = path.read_text()
     path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(text) | damage))
-    with pytest.raises(data.Mistake, match=f"{path} is damaged: run its row again"):
-        reproduce.read_results(arguments(here))
+    damaged = path.read_text()
+    for read in (reproduce.read_results, collect):
+        with pytest.raises(data.Mistake, match=f"{path} is damaged: restore it, or delete it"):
+            read(arguments(here))
+    assert path.read_text() == damaged  # which may hold more seeds than there are here
+    path.unlink()
     collect(arguments(here))
     assert path.read_text() == text
 
@@ -290,7 +294,7 @@ def test_a_row_that_fails_stops_no_other(here, judged, capsys, monkeypatch):
     )
     write_run(here / "r4-bad")
     args = arguments(here)
-    monkeypatch.setattr(reproduce, "check", lambda planned: None)
+    monkeypatch.setattr(reproduce, "check", lambda row, args: None)
     rows = [reproduce.ROWS["r4-bad"], reproduce.ROWS["r4-vae"]]
     args.no_training = True
     assert reproduce.reproduce_report(rows, args) == ["r4-bad"]
@@ -369,6 +373,32 @@ def test_a_full_run_replaces_seeds_with_a_tenth_of_the_updates(here, judged):
     assert len(result["seconds"]) == 2 and not result["tenth"]
 
 
+def test_a_result_needs_a_judge_that_has_finished(here, judged):
+    (here / "r0-judge" / "summary.json").unlink()
+    with pytest.raises(data.Mistake, match="its judge .*r0-judge has not finished"):
+        collect(arguments(here))
+    assert judged == []
+
+
+def test_a_number_is_not_replaced_by_none(here, judged, monkeypatch):
+    collect(arguments(here))
+    text = (here / "experiments" / "results" / "r4-vae.json").read_text()
+    (here / "r0-judge" / "best.pt").write_bytes(b"other weights")
+    monkeypatch.setattr(reproduce, "measure", lambda row, folder, args: dict(j=dict(fid=None)))
+    with pytest.raises(data.Mistake, match="the stored result is kept: fid is missing"):
+        collect(arguments(here))
+    assert (here / "experiments" / "results" / "r4-vae.json").read_text() == text
+
+
+def test_a_part_of_a_data_set_does_not_replace_the_whole(here, judged, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "whole_data_flags", lambda row, args: ["--data", args.data_dir])
+    collect(arguments(here, data_dir="whole"))
+    monkeypatch.setattr(reproduce, "whole_data_flags", lambda row, args: [])
+    collect(arguments(here))
+    assert "the stored result is kept: it is of the whole data set" in capsys.readouterr().out
+    assert judged == ["r4-vae"]
+
+
 def test_fewer_seeds_do_not_replace_more(here, judged, capsys):
     for seed in (1, 2):
         write_run(here / f"r4-vae,seed={seed}")
@@ -418,7 +448,7 @@ def test_a_training_that_fails_is_reported_with_its_reason(here, capsys):
     assert reproduce.main(argv) == 1
     assert re.search(
         "r4-conv-ae: FAILED, status 1: train.py: error: .* \\(more in .*r4-conv-ae.log\\)",
-        capsys.readouterr().out,
+        capsys.readouterr().err,
     )
 
 
