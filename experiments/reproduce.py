@@ -99,6 +99,7 @@ def complete(entries, name):
     entry = dict(entries[name])
     base = complete(entries, entry.pop("like")) if "like" in entry else {}
     added = {key: base.get(key, {}) | entry.get(key, {}) for key in ("measure", "numbers")}
+    added["pictures"] = base.get("pictures", []) + entry.get("pictures", [])
     return base | entry | added
 
 
@@ -132,13 +133,9 @@ def judges(row):
     return re.findall(r"({(r\d[\w-]*)(\*?)})", " ".join([*row.measure.values(), *row.pictures]))
 
 
-def judge_folders(row, args):
-    """The folders of each of judges(row), as {"{r0-judge*}": [folder, folder, folder]}."""
-    folders = {}
-    for placeholder, name, star in judges(row):
-        seeds = [folder for folder, _ in plan(ROWS[name], args)]
-        folders[placeholder] = seeds if star else seeds[:1]
-    return folders
+def judge_trainings(row, args):
+    """The trainings of each of judges(row), as {"{r0-judge*}": [training, training, training]}."""
+    return {part: plan(ROWS[name], args)[: None if star else 1] for part, name, star in judges(row)}
 
 
 def plan(row, args):
@@ -186,10 +183,7 @@ def whole_data_flags(row, args):
 def check(row, args):
     """Raises Mistake if a folder of this row, or of its judges, holds a run with other flags than planned: a
     table must not mix them."""
-    planned = plan(row, args)
-    for _, name, star in judges(row):
-        planned += plan(ROWS[name], args)[: None if star else 1]
-    for folder, argv in planned:
+    for folder, argv in itertools.chain(plan(row, args), *judge_trainings(row, args).values()):
         flags, _ = train.read_flags(argv)  # refuses what train.py would refuse
         flags = json.loads(json.dumps(vars(flags)))  # tuples become lists, as in config.json
         if not (folder / "config.json").exists():
@@ -224,7 +218,7 @@ def collect(row, args):
     folders = [folder for folder, _ in plan(row, args) if trainings.is_finished(folder)]
     if not folders:
         return
-    for judge in itertools.chain.from_iterable(judge_folders(row, args).values()):
+    for judge, _ in itertools.chain(*judge_trainings(row, args).values()):
         require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
     path = results_folder(args) / f"{row.name}.json"
     result = describe(row, folders, args)
@@ -262,8 +256,8 @@ def collect(row, args):
 def describe(row, folders, args):
     """The result of a row's finished runs, all but the numbers and what follows from the runs."""
     summaries = [read_summary(folder) for folder in folders]
-    judging = itertools.chain.from_iterable(judge_folders(row, args).values())
-    checkpoints = {folder.name: metrics.sha256((folder / "best.pt").read_bytes()) for folder in judging}
+    judging = itertools.chain(*judge_trainings(row, args).values())
+    checkpoints = {folder.name: metrics.sha256((folder / "best.pt").read_bytes()) for folder, _ in judging}
     return dict(
         row=row.name,
         command=train_command(row),
@@ -335,7 +329,7 @@ def results_folder(args):
 def measure(row, folder, args):
     """What a row's numbers are computed from: the run's summary, its log (a list for each split and term),
     and the answer to each of the row's commands that a number needs."""
-    measurements = dict(summary=data.read_json(folder / "summary.json"), log={})
+    measurements = dict(summary=read_summary(folder), log={})
     for line in sample.read_log(folder):
         terms = measurements["log"].setdefault(line["split"], {})
         for column, cell in line.items():
@@ -367,8 +361,9 @@ def answer(key, line, row, folder, args):
 def call(line, row, folder, args):
     """The output of a command of ours. In it {run} stands for the folder, {name} for the run of that row
     with seed 0, and {name*} for its runs with all seeds."""
-    for placeholder, paths in ({"{run}": [folder]} | judge_folders(row, args)).items():
-        line = line.replace(placeholder, shlex.join(map(str, paths)))
+    line = line.replace("{run}", shlex.quote(str(folder)))
+    for placeholder, judging in judge_trainings(row, args).items():
+        line = line.replace(placeholder, shlex.join(str(judge) for judge, _ in judging))
     script, *argv = shlex.split(line)
     if whole_data_flags(row, args) and script != "claims.py":
         argv += ["--data-dir", args.data_dir]
