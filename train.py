@@ -830,7 +830,8 @@ class Console:
 
 
 def finish(training):
-    """Write the best checkpoint's final numbers to summary.json, print them, and draw the pictures."""
+    """Print the best checkpoint's final numbers, draw the pictures, and write the numbers to summary.json,
+    which comes last: a run that has it is complete."""
     state = training.state
     units = training.config["units"]
     model = models.load(training.folder / "best.pt", training.device)
@@ -849,7 +850,6 @@ def finish(training):
         images_per_second=state.images / state.seconds if state.seconds else None,
         peak_memory_mb=peak_memory(training.device),
     )
-    write_json(training.folder / "summary.json", summary)
     training.write_log()  # once more, if a program had it open
     print(f"best epoch {state.best_epoch} of {state.epoch}, {state.seconds:.0f} s of training")
     for split, terms in scores.items():
@@ -858,6 +858,7 @@ def finish(training):
         print(f"{split}: {line}")
     paths = sample.draw_run(training.folder, model.cpu(), training.dataset)
     print("pictures: " + " ".join(str(path) for path in paths))
+    write_json(training.folder / "summary.json", summary)
 
 
 def score_splits(model, dataset, device):

@@ -90,8 +90,8 @@ class Row:
 def read_rows():
     """The rows by name, and the claims, as in rows.toml."""
     entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
-    claim_entries = entries.pop("claims")
-    return {name: Row(name, **complete(entries, name)) for name in entries}, claim_entries
+    claimed = entries.pop("claims")
+    return {name: Row(name, **complete(entries, name)) for name in entries}, claimed
 
 
 def complete(entries, name):
@@ -297,7 +297,7 @@ def definitions(row):
     """Each number that the row or a claim shows: its path in the measurements, and the command that it is in
     the answer of. A stored number with another definition is out of date."""
     names = [*NUMBER.findall(row.ours), *row.reported, *row.numbers]
-    claimed = itertools.chain.from_iterable(CLAIMED.findall(claim["ours"]) for claim in CLAIMS)
+    claimed = itertools.chain.from_iterable(CLAIMED.findall(text) for text in CLAIMS.values())
     names += [number for name, number in claimed if name == row.name]
     defined = {}
     for name in dict.fromkeys(names):
@@ -502,7 +502,7 @@ def tables(results):
         report = name.partition("-")[0]
         parts.setdefault(report, header)
         parts[report] += table_row(row, results.get(name))
-    checked = [(claim["says"], *check_claim(claim["ours"], results)) for claim in CLAIMS]
+    checked = [(claim, *check_claim(text, results)) for claim, text in CLAIMS.items()]
     lines = [f"| {' | '.join(cells)} |\n" for cells in checked]
     parts["claims"] = "| the reports claim | we measured | |\n|---|---|---|\n" + "".join(lines)
     return parts | {"summary": summary(results, [word for *_, word in checked])}

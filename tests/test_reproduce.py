@@ -102,17 +102,17 @@ def test_the_commands_of_a_row_name_scripts_and_rows_that_exist(name):
         assert line.split()[0] in reproduce.SCRIPTS
 
 
-@pytest.mark.parametrize("claim", reproduce.CLAIMS, ids=[claim["says"] for claim in reproduce.CLAIMS])
-def test_a_claim_is_tested_as_soon_as_its_rows_are_measured(claim):
-    quoted = reproduce.CLAIMED.findall(claim["ours"])
+@pytest.mark.parametrize("text", reproduce.CLAIMS.values(), ids=reproduce.CLAIMS)
+def test_a_claim_is_tested_as_soon_as_its_rows_are_measured(text):
+    quoted = reproduce.CLAIMED.findall(text)
     results = {row: dict(tenth=False, numbers={}) for row, _ in quoted}
     for k, (row, number) in enumerate(quoted):
         assert number in reproduce.definitions(reproduce.ROWS[row])
         results[row]["numbers"][number] = [1000.0 + k]  # larger than all numbers in the claims
-    measured, word = reproduce.check_claim(claim["ours"], results)
+    measured, word = reproduce.check_claim(text, results)
     assert word in ("holds (one seed)", "fails (one seed)")
-    signs = re.findall("[<>] ", claim["ours"])
-    numbers = [float(text) for text in re.findall(r"(?:^| )(\d{4})\b", measured)]
+    signs = re.findall("[<>] ", text)
+    numbers = [float(digits) for digits in re.findall(r"(?:^| )(\d{4})\b", measured)]
     assert len(signs) >= 1 and len(numbers) == len(quoted)
 
 
@@ -349,7 +349,7 @@ def test_a_run_with_other_flags_than_its_row_stops_no_other(here, judged, capsys
     out = here / "runs" / "reproduce-full"
     out.mkdir(parents=True)
     (here / "r4-vae").rename(out / "r4-vae")
-    monkeypatch.setattr(reproduce, "CLAIMS", [])
+    monkeypatch.setattr(reproduce, "CLAIMS", {})
     other = changed("r4-vae", name="r4-other", measure={}, numbers={}, ours="measured")
     monkeypatch.setitem(reproduce.ROWS, "r4-other", other)
     flags = vars(train.read_flags(reproduce.plan(other, arguments(out))[0].argv)[0])

@@ -423,6 +423,19 @@ def test_a_finished_run_that_is_resumed_finds_no_latents_again(
         assert again[name] == summary[name]
 
 
+def test_a_kill_before_the_pictures_leaves_a_run_that_still_draws_them(digits, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "draw_run", stop)
+        assert train.main(small("ae", digits, "--epochs 1", folder)) == 130
+    assert not (folder / "summary.json").exists() and not list(folder.glob("*.png"))
+    assert train.main(["--resume", str(folder)]) == 0
+    assert (folder / "summary.json").exists() and (folder / "reconstructions.png").exists()
+
+
 def test_phases_that_are_not_wanted_are_left_out(digits, tmp_path, no_pictures):
     argv = small("ad", digits, "--epochs 1 --refine-epochs 0 --fit-epochs 0", tmp_path / "run")
     assert train.main(argv) == 0
