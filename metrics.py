@@ -911,9 +911,9 @@ def command(argv):
     args = data.from_first(parser.parse_args, argv)
     check_paths(args)
 
-    def open_source(path):
-        name = data.visible(path)
-        path = Path(path)
+    def open_source(text):
+        name = data.visible(text)
+        path = Path(text)
         if (path / "config.json").exists():
             run = sample.Run(path, args.data_dir)
             if args.data:
@@ -924,7 +924,7 @@ def command(argv):
             return image_source(name, images, args.split, args.image_size)
         if path.is_file() and holds_moments(path):
             return moments_source(name, data.open_arrays(path, ("mu", "sigma", "protocol")))
-        pictures = data.read(str(path), path, None, args.image_size, None, None)
+        pictures = data.read(text, path, None, args.image_size, None, None)  # Path("./mnist") is "mnist"
         rows, split = rows_of_split(name, pictures.splits, args.split)
         return image_source(name, torch.from_numpy(pictures.x[rows]), split, args.image_size)
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import runpy
+import shutil
 import threading
 from pathlib import Path
 
@@ -860,6 +861,14 @@ def test_only_the_split_of_a_source_is_read(name, flags, mean, n, split_sources,
     row = judged(capsys, *argv)[0]["sets"]
     assert (row["n"], row["n_real"]) == (n, n)
     assert ("its t" in row["protocol"]) == (name != "plain")
+
+
+@pytest.mark.parametrize("name", ["./mnist", "mnist10k/"])
+def test_a_folder_may_have_the_name_of_a_data_set(name, sets, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sets["folder"] / "a", name)
+    row = judged(capsys, name, "--against", str(sets["folder"] / "b.npy"), "--features", "pixels")[0]["sets"]
+    assert row["n"] == 60
 
 
 @pytest.mark.parametrize("kind, beginning", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
