@@ -146,9 +146,9 @@ def frechet_distance(mean1, cov1, mean2, cov2):
     root1 = square_root(cov1)
     eigenvalues = product_eigenvalues(root1, cov2)
     rounding = len(cov1) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.norm()
-    if (eigenvalues < rounding).any():  # the product is singular: the factor of lower rank has no zeros
+    if root1.shape[1] < len(cov1) or (eigenvalues < rounding).any():  # else cov2 is positive definite, too
         root2 = square_root(cov2)
-        if root2.shape[1] < root1.shape[1]:
+        if root2.shape[1] < root1.shape[1]:  # the product with the factor of lower rank has no zeros
             eigenvalues = product_eigenvalues(root2, cov1)
     cross = eigenvalues.clamp(min=0).sqrt().sum()
     distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * cross
@@ -158,9 +158,8 @@ def frechet_distance(mean1, cov1, mean2, cov2):
 def square_root(cov):
     """Lower triangular L [d, rank] with L Lᵀ = cov.
 
-    By Cholesky; where that fails, as with fewer examples than dimensions, from the eigenvectors whose
-    eigenvalues exceed the rounding error. Raises MetricError if some are negative. frechet_distance need not
-    check its second covariance: the product has a negative eigenvalue, too, or is singular.
+    By Cholesky; where that fails or its pivots are noise, as with fewer examples than dimensions, from the
+    eigenvectors whose eigenvalues exceed the rounding error. Raises MetricError if some are negative.
     """
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diag().square()

@@ -608,6 +608,13 @@ def test_moments_of_nothing_have_no_distance(mean, cov, message):
             metrics.frechet_distance(*moments)
 
 
+@pytest.mark.parametrize("flat", [np.zeros((2, 2)), np.diag([1.0, 0.0])])
+def test_a_negative_variance_is_found_where_the_other_covariance_is_flat(flat):
+    for covariances in ((np.diag([1.0, -1.0]), flat), (flat, np.diag([1.0, -1.0]))):
+        with pytest.raises(metrics.MetricError, match="negative"):
+            metrics.frechet_distance(ZERO, covariances[0], ZERO, covariances[1])
+
+
 def test_covariances_may_be_singular_and_rounded_to_float32():
     assert metrics.frechet_distance(ZERO, 0 * EYE, ZERO + 1, 0 * EYE) == 2
     _, cov = moments(spread_out(5, 8))  # of rank 4
