@@ -609,7 +609,8 @@ class Inception(nn.Module):
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
         require(fits, f"{images.dtype} {list(images.shape)}: give uint8 [n, 3, H, W] or [n, 1, H, W]")
         device = self.graph.fc.weight.device
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):  # TF32 has only 10 bits
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 has only 10 bits
+        with torch.inference_mode(), exact:
             return self.graph(prepare(images.to(device), self.resize))
 
 

@@ -1161,6 +1161,15 @@ def test_resize_of_tensorflow_1_agrees_with_a_loop(height, width):
         assert resized[i, j].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
+def test_a_gpu_uses_cudnn_in_full_float32(inception, monkeypatch):
+    flags = []
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(metrics, "prepare", lambda *_: flags.append((cudnn.enabled, cudnn.allow_tf32)))
+    monkeypatch.setattr(inception.graph, "forward", lambda x: None)
+    inception(butterflies())
+    assert flags == [(True, False)]
+
+
 def test_only_uint8_pictures_are_looked_at(inception):
     for wrong in (torch.rand(1, 3, 8, 8), torch.zeros(3, 8, 8, dtype=torch.uint8)):
         with pytest.raises(metrics.MetricError, match="uint8"):
