@@ -980,9 +980,8 @@ def check_paths(args):
             is_read = is_part_of(path, source)
             require(not is_read, f"{output} belongs to {source}, which is read: name another file")
     if args.save_stats and Path(args.save_stats).exists():
-        stats = Path(args.save_stats)
-        is_ours = zipfile.is_zipfile(stats) and "mu.npy" in zipfile.ZipFile(stats).namelist()
-        require(is_ours, f"{stats} holds no statistics and would be replaced: name another file")
+        is_ours = holds_moments(Path(args.save_stats))
+        require(is_ours, f"{args.save_stats} holds no statistics and would be replaced: name another file")
     for path in inputs:
         empty = path.is_dir() and not any(path.iterdir())
         require(not empty, f"{path} is not a run folder and holds no pictures: it is empty")

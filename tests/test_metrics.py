@@ -756,6 +756,9 @@ def test_statistics_of_other_features_are_refused_where_it_is_known(sets, tmp_pa
     np.savez(stats, x=sets["a"])
     argv = [b, "--features", "pixels", "--save-stats", stats]
     assert "holds no statistics" in refused(metrics.main, argv)
+    damaged = Path(stats).read_bytes().replace(b"PK\1\2", b"XXXX")  # in its list of contents
+    Path(stats).write_bytes(damaged)
+    assert "holds no statistics" in refused(metrics.main, argv)
     Path(stats).unlink()
     assert metrics.main(argv) == 0 and metrics.main(argv) == 0
     with np.load(stats) as arrays:
