@@ -1480,16 +1480,15 @@ def make_row(source, sets, reference, tools, args):
     sampling = tools.sampling if source.run is not None else ""
     protocol = describe_protocol(extractor, sides, sampling, args.seed)
     n = sets[0].n
-    values = dict(name=source.name, mark=extractor.suffix, n=n, protocol=protocol)
+    values = dict(name=source.name, mark=extractor.suffix, n=n, n_sets=len(sets), protocol=protocol)
     name_cells = [source.name, f"{n:,}" if n else None]
     if reference is None:
         require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
         return values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110)
-    independent = len(sets) > 1
     values |= compare_sets(sets, reference.features, args.seed)
     values |= dict(floor=reference.floor, against=reference.source.name)
-    notes = [*make_notes(values, sets[0], reference, independent), *textwrap.wrap(protocol, 110)]
-    return values, [*name_cells, *number_cells(values, independent)], notes
+    notes = [*make_notes(values, sets[0], reference), *textwrap.wrap(protocol, 110)]
+    return values, [*name_cells, *number_cells(values)], notes
 
 
 def compare_sets(sets, real, seed):
@@ -1523,14 +1522,14 @@ def compare_sets(sets, real, seed):
     return values
 
 
-def number_cells(values, independent):
+def number_cells(values):
     """The cells of the table from FID on. The spread over disjoint parts is that of smaller sets, and stands
     in a note."""
 
     def cell(key):
         if key not in values:
             return None
-        spread = f" ± {values[f'{key}_parts'][1]:.2g}" if independent else ""
+        spread = f" ± {values[f'{key}_parts'][1]:.2g}" if values["n_sets"] > 1 else ""
         return f"{values[key]:.4g}{spread}"
 
     floor = f"{values['floor'][0]:.3g}" if values["floor"] else None
@@ -1544,12 +1543,12 @@ def number_cells(values, independent):
     return [*cells, kid_cell, f"{values['precision']:.3f}", f"{values['recall']:.3f}"]
 
 
-def make_notes(values, first, reference, independent):
+def make_notes(values, first, reference):
     """Over what the spreads are taken, and those that the table leaves out; where the floor comes from; and
     whether sets are small, or larger than what is held of them."""
     name = values["name"]
     suffix = values["mark"]
-    if independent:
+    if values["n_sets"] > 1:
         deviation = f"mean ± standard deviation over {values['spread_over']}"
         yield f"{name}: {deviation}; KID, precision and recall of the first"
     elif "spread_over" in values:
@@ -1635,7 +1634,8 @@ def measure_run_pictures(source, tools, args):
 
 
 def draw_bars(rows, file, kind):
-    """Write FID and IS of the sources as bars, with their deviation: a "png", "pdf" or "svg"."""
+    """Write FID and IS of the sources as bars, a "png", "pdf" or "svg"; those that are means over sets have
+    their deviation, but that over disjoint parts is of smaller sets."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -1646,7 +1646,9 @@ def draw_bars(rows, file, kind):
     with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):  # $x^$ is no formula
         figure = Figure(figsize=(width, 0.8 + 0.4 * len(rows)), layout="constrained")
         for axis, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-            deviations = [values.get(f"{key}_parts", (0, 0))[1] for values in rows]
+            deviations = [
+                values.get(f"{key}_parts", (0, 0))[1] if values["n_sets"] > 1 else 0 for values in rows
+            ]
             widths = [values.get(key, math.nan) for values in rows]
             axis.barh(range(len(rows)), widths, xerr=deviations, height=0.6, tick_label=names)
             names = [""] * len(rows)  # the first panel has them

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import http.server
 import importlib.util
+import io
 import json
 import math
 import runpy
@@ -11,6 +12,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import matplotlib.axes
 import numpy as np
 import pytest
 import scipy.linalg
@@ -879,6 +881,21 @@ def test_a_folder_may_have_the_name_of_a_data_set(name, sets, tmp_path, monkeypa
     shutil.copytree(sets["folder"] / "a", name)
     row = judged(capsys, name, "--against", str(sets["folder"] / "b.npy"), "--features", "pixels")[0]["sets"]
     assert row["n"] == 60
+
+
+def test_a_bar_has_the_deviation_of_what_it_shows(monkeypatch):
+    errors = []
+    barh = matplotlib.axes.Axes.barh
+
+    def draw(*args, xerr, **style):
+        errors.append(xerr)
+        return barh(*args, xerr=xerr, **style)
+
+    monkeypatch.setattr(matplotlib.axes.Axes, "barh", draw)
+    row = dict(name="a", mark="-p", fid=2.0, fid_parts=(9.0, 0.5))
+    whole, mean, without = row | dict(n_sets=1), row | dict(n_sets=5), dict(name="b", mark="-p", n_sets=1)
+    metrics.draw_bars([whole, mean, without], io.BytesIO(), "png")
+    assert errors == [[0, 0.5, 0]]
 
 
 @pytest.mark.parametrize("kind, beginning", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
