@@ -1301,6 +1301,7 @@ def measure_likelihood(source, amortization, args):
     log_w = in_chunks(lambda *part: log_weights(run.model, *part, k), x, labels, size=100, dim=1)  # (k, n)
     log_p, effective = log_likelihood(log_w)
     (_, encoder_nats), (_, fitted_nats) = amortization(run.model, x[:100], labels[:100])
+    deviation = log_p.std().item() if len(log_p) > 1 else math.nan
     bits = None
     note = "gray pixels: a score, not a likelihood; see --binarize"
     if run.config["flags"].get("binarize"):
@@ -1313,7 +1314,7 @@ def measure_likelihood(source, amortization, args):
         iwae_5=iwae_bound(log_w, 5),
         iwae_50=iwae_bound(log_w, 50),
         log_likelihood=log_p.mean().item(),
-        standard_error=(log_p.std() / math.sqrt(len(log_p))).item(),
+        standard_error=deviation / math.sqrt(len(log_p)),
         bits_per_dimension=bits,
         effective_samples=effective.median().item(),
         amortization_gap=(encoder_nats - fitted_nats).mean().item(),
@@ -1406,8 +1407,9 @@ def describe_predictions(predicted, confidence, classes, labels=None):
     lines = [
         f"modes: {modes['classes']} of {len(classes)} classes, as even as {modes['evenly']:.1f} equal ones",
         "first answers: " + ", ".join(answers[:10]),
-        ", ".join(answers[10:]),
     ]
+    if len(answers) > 10:
+        lines.append(", ".join(answers[10:]))
     return dict(coverage=modes, first_answers=answers), lines
 
 

@@ -226,7 +226,9 @@ def test_json_of_classes_that_were_never_drawn_is_still_json(runs, capsys):
     assert metrics.main([runs["vae"], *judge, "-n", "2", "--json"]) == 0  # at most two classes of ten
     (report,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
     assert sum(report["by_class"]["count"]) == 2
-    assert metrics.main([runs["vae"], *judge, "-n", "2"]) == 0 and "nan" not in capsys.readouterr().out
+    assert metrics.main([runs["vae"], *judge, "-n", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "nan" not in out and "\n\n\n" not in out
 
 
 def test_tables_tell_what_json_does(runs, capsys):
@@ -316,6 +318,14 @@ def test_log_likelihood_is_the_closed_form_of_a_linear_gaussian_model():
 def test_effective_samples_of_one_heavy_weight_are_one():
     _, effective = metrics.log_likelihood(torch.tensor([[0.0], [-50.0], [-60.0]]))
     assert effective.item() == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_one_picture_has_no_standard_error(runs, monkeypatch, capsys):
+    first = torch.zeros(1, dtype=torch.long)
+    monkeypatch.setattr(metrics.torch, "randperm", lambda *args, **options: first)
+    (report,) = judged(capsys, runs["vae"], "--log-likelihood", "50", "-n", "2")
+    assert report["standard_error"] is None and report["elbo"] < 0
 
 
 def test_bounds_of_a_vae_are_in_order(runs, capsys):
