@@ -617,8 +617,8 @@ class Inception(nn.Module):
 def prepare(images, resize):
     """uint8 [n, 1 or 3, H, W] -> float [n, 3, 299, 299] in [−1, 1], resized bilinearly without antialiasing.
 
-    "torch", as pytorch-fid: the centers of corner pixels are aligned, x / 127.5 − 1. "tf1", as
-    torch-fidelity and the code of Heusel et al. (2017): the top left corners are, (x − 128) / 128. The two
+    "torch", as pytorch-fid: the edges of both pictures are aligned, x / 127.5 − 1. "tf1", as torch-fidelity
+    and the code of Heusel et al. (2017): the centers of the top left pixels are, (x − 128) / 128. The two
     give different FIDs (Parmar et al. 2022), so a number must say which one it was computed with.
     """
     x = images.float()
