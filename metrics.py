@@ -342,7 +342,7 @@ def mean_distance(images):
 
 def judge_samples(images, labels, predicted, confidence, real_images, real_labels, n_classes):
     """Generated images [n, C, H, W] as a classifier labels them: columns with an entry for each class, nan
-    where it has no samples.
+    where it has too few samples (none, or one for a distance) or no two different real images.
 
     labels [n] are the classes that were asked for; where they are None, a sample belongs to the class that
     the classifier predicts, and there is no accuracy. Accuracy and confidence are in %, and diversity is the
@@ -380,7 +380,7 @@ def coverage(predicted, n_classes):
 
 def log_weights(model, x, labels, samples, chunk=2000):
     """log p(x | z) p(z) / q(z | x) in nats, [samples, n], of `samples` draws of z for images [n, C, H, W];
-    at most `chunk` latents are decoded at once."""
+    at most `chunk` latents are decoded at once, or one for each image."""
     require(len(x) > 0 and samples > 0, f"{samples} samples for each of {len(x)} images weigh nothing")
     at_once = max(1, chunk // len(x))
     sizes = [min(at_once, samples - done) for done in range(0, samples, at_once)]
@@ -657,7 +657,7 @@ STEM = (
 )
 
 
-def block_5(pooled):  # their figure 5
+def block_5(pooled):  # their figure 5, but with a 5x5 as the second branch
     return [
         "branch1x1,64,1x1",
         "branch5x5_1,48,1x1 branch5x5_2,64,5x5",
@@ -1578,7 +1578,7 @@ def make_notes(values, first, reference):
 
 
 def describe_protocol(extractor, sides, sampling, seed):
-    """How the numbers of a row are made; `sides` are a Source and, if there is one, a Reference."""
+    """How the numbers of a row are made; `sides` are the source and, if there is one, the real images'."""
     protocol = f"{extractor.protocol}; 8-bit pixels, float32 features, float64 statistics; IS of 10 splits, "
     protocol += f"KID of 100 subsets of up to 1,000, 3 neighbors for precision and recall; seed {seed}"
     if sampling:
