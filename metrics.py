@@ -348,20 +348,17 @@ def judge_samples(images, labels, predicted, confidence, real_images, real_label
     the classifier predicts, and there is no accuracy. Accuracy and confidence are in %, and diversity is the
     mean distance of two samples over that of two real images of the class.
     """
-    rows = []
+    columns = dict(count=[], accuracy=[], confidence=[], diversity=[])
     for c in range(n_classes):
         in_class = (predicted if labels is None else labels) == c
         real_distance = mean_distance(real_images[real_labels == c]) or math.nan  # 0: all images are equal
-        row = dict(
-            count=int(in_class.sum()),
-            accuracy=percent(predicted[in_class] == c),
-            confidence=percent(confidence[in_class]),
-            diversity=mean_distance(images[in_class]) / real_distance,
-        )
-        if labels is None:
-            del row["accuracy"]
-        rows.append(row)
-    return {name: [row[name] for row in rows] for name in rows[0]}
+        columns["count"].append(int(in_class.sum()))
+        columns["accuracy"].append(percent(predicted[in_class] == c))
+        columns["confidence"].append(percent(confidence[in_class]))
+        columns["diversity"].append(mean_distance(images[in_class]) / real_distance)
+    if labels is None:
+        del columns["accuracy"]
+    return columns
 
 
 def coverage(predicted, n_classes):
