@@ -930,7 +930,8 @@ def command(argv):
     compares = not args.log_likelihood and any(source.task == "generation" for source in sources)
     check_sources(sources, compares, args)
     for flag, reason in idle_flags(sources, real, compares, args):
-        if is_set(parser, args, flag):
+        name = flag.lstrip("-").replace("-", "_")
+        if vars(args)[name] != parser.get_default(name):
             data.note(f"{flag} does nothing {reason}")
     extractor = None
     reference = None
@@ -944,19 +945,13 @@ def command(argv):
     reports = [measure(source, tools, args) for source in sources]
     text = reports_as_json(reports) if args.json else reports_as_text(reports)
     print("\n".join(data.visible(line) for line in text.split("\n")))
-    for path, write in outputs(reports, extractor, args):
-        data.from_first(data.write_file, path, write)
-
-
-def outputs(reports, extractor, args):
-    """The files to write: pairs of a path and a function that writes to an open file."""
     if args.save_stats:
         arrays = stats_arrays(reports[0], extractor)
-        yield args.save_stats, lambda file: np.savez(file, **arrays)
+        data.from_first(data.write_file, args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
         rows = [report.values["sets"] for report in reports if report.cells]
         kind = Path(args.out).suffix[1:]
-        yield args.out, lambda file: draw_bars(rows, file, kind)
+        data.from_first(data.write_file, args.out, lambda file: draw_bars(rows, file, kind))
 
 
 def check_paths(args):
@@ -991,12 +986,6 @@ def is_part_of(path, source):
     folder = path.absolute().parent.resolve()
     holds_pictures = source.is_dir() and not (source / "config.json").exists()
     return holds_pictures and source.resolve() in (folder, *folder.parents)
-
-
-def is_set(parser, args, flag):
-    """Whether a flag has another value than its default."""
-    name = flag.lstrip("-").replace("-", "_")
-    return vars(args)[name] != parser.get_default(name)
 
 
 def idle_flags(sources, real, compares, args):
