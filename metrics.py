@@ -949,7 +949,7 @@ def command(argv):
         arrays = stats_arrays(reports[0], extractor)
         data.from_first(data.write_file, args.save_stats, lambda file: np.savez(file, **arrays))
     if args.out:
-        rows = [report.values["sets"] for report in reports if report.cells]
+        rows = [report.values["sets"] for report in reports if "sets" in report.values]
         kind = Path(args.out).suffix[1:]
         data.from_first(data.write_file, args.out, lambda file: draw_bars(rows, file, kind))
 
@@ -1047,10 +1047,8 @@ class Report(NamedTuple):
     """What is known of one source."""
 
     source: str
-    values: dict  # numbers, as --json prints them
-    lines: list  # the same as text
-    cells: list | None = None  # its row in the table of all sets of images
-    notes: list | None = None  # what must be known to quote that row
+    values: dict  # numbers, as --json prints them; those of sets of images are a row in one table of all
+    lines: list  # the other numbers as text
     features: object = None  # Features of the first set, for --save-stats
 
 
@@ -1075,13 +1073,17 @@ def reports_as_json(reports):
 def reports_as_text(reports):
     """The lines of each report, then one table of all sets of images and what must be known to quote it."""
     texts = ["\n".join(report.lines) for report in reports if report.lines]
-    rows = [report for report in reports if report.cells]
+    rows = [report.values["sets"] for report in reports if "sets" in report.values]
     if rows:
-        suffix = rows[0].values["sets"]["mark"]
+        suffix = rows[0]["mark"]
         head = ["", "n", f"FID{suffix}", "floor", f"IS{suffix}", f"KID{suffix} x 1000"]
         head += ["precision", "recall"]
-        notes = dict.fromkeys(note for row in rows for note in row.notes)  # each once, in their order
-        texts.append("\n".join([*table([head, *(row.cells for row in rows)]), *notes]))
+        notes = []
+        for row in rows:
+            notes += make_notes(row) if "fid" in row else []  # nothing is compared with --save-stats alone
+            notes += textwrap.wrap(row["protocol"], 110)
+        unique_notes = dict.fromkeys(notes)  # in their order
+        texts.append("\n".join([*table([head, *map(make_cells, rows)]), *unique_notes]))
     return "\n\n".join(texts)
 
 
@@ -1461,22 +1463,18 @@ def judge_run_samples(run, judge, real_x, real_labels, sampling, args):
 
 
 def make_row(source, sets, reference, tools, args):
-    """A source's sets of images, each given as Features, beside real ones: values, cells and notes of its
-    Report. With --save-stats alone the reference may be None."""
+    """The numbers of a source's sets of images, each given as Features, beside real ones. With --save-stats
+    alone the reference may be None."""
     extractor = tools.extractor
     sides = [source] if reference is None else [source, reference.source]
     sampling = tools.sampling if source.run is not None else ""
     protocol = describe_protocol(extractor, sides, sampling, args.seed)
-    n = sets[0].n
-    values = dict(name=source.name, mark=extractor.suffix, n=n, n_sets=len(sets), protocol=protocol)
-    name_cells = [source.name, f"{n:,}" if n else None]
+    row = dict(name=source.name, mark=extractor.suffix, n=sets[0].n, n_sets=len(sets), protocol=protocol)
     if reference is None:
         require(args.save_stats, f"{source.name}: compared with what? Give --against REAL")
-        return values, [*name_cells, *6 * [None]], textwrap.wrap(protocol, 110)
-    values |= compare_sets(sets, reference.features, args.seed)
-    values |= dict(floor=reference.floor, against=reference.source.name)
-    notes = [*make_notes(values, sets[0], reference), *textwrap.wrap(protocol, 110)]
-    return values, [*name_cells, *number_cells(values)], notes
+        return row
+    row |= compare_sets(sets, reference.features, args.seed)
+    return row | dict(floor=reference.floor, floor_of=reference.floor_note, against=reference.source.name)
 
 
 def compare_sets(sets, real, seed):
@@ -1510,9 +1508,9 @@ def compare_sets(sets, real, seed):
     return values
 
 
-def number_cells(values):
-    """The cells of the table from FID on. The spread over disjoint parts is that of smaller sets, and stands
-    in a note."""
+def make_cells(values):
+    """A row as cells of the table. The spread over disjoint parts is that of smaller sets, and stands in a
+    note."""
 
     def cell(key):
         if key not in values:
@@ -1520,8 +1518,8 @@ def number_cells(values):
         spread = f" ± {values[f'{key}_parts'][1]:.2g}" if values["n_sets"] > 1 else ""
         return f"{values[key]:.4g}{spread}"
 
-    floor = f"{values['floor'][0]:.3g}" if values["floor"] else None
-    cells = [cell("fid"), floor, cell("is")]
+    floor = f"{values['floor'][0]:.3g}" if values.get("floor") else None
+    cells = [values["name"], f"{values['n']:,}" if values["n"] else None, cell("fid"), floor, cell("is")]
     if "kid" not in values:
         return [*cells, None, None, None]
     mean, deviation = values["kid"]
@@ -1531,9 +1529,9 @@ def number_cells(values):
     return [*cells, kid_cell, f"{values['precision']:.3f}", f"{values['recall']:.3f}"]
 
 
-def make_notes(values, first, reference):
-    """Over what the spreads are taken, and those that the table leaves out; where the floor comes from; and
-    whether sets are small, or larger than what is held of them."""
+def make_notes(values):
+    """Over what the spreads of a row are taken, and those that the table leaves out; where the floor comes
+    from; and whether sets are small, or larger than what is held of them."""
     name = values["name"]
     suffix = values["mark"]
     if values["n_sets"] > 1:
@@ -1549,15 +1547,16 @@ def make_notes(values, first, reference):
         if "is_splits" in values:
             mean, deviation = values["is_splits"]
             yield f"{name}: IS{suffix} over 10 splits: {mean:.4g} ± {deviation:.2g}"
-    if reference.floor_note:
-        yield f"floor: the FID{suffix} of {reference.floor_note}"
-    if first.logits is not None and "is" not in values:
-        yield f"NOTE: {first.n:,} images are too few for an IS of 10 splits: {LEAST_FOR_SCORE} are needed"
-    sizes = [n for n in (values["n"], values["n_real"]) if n]
-    small = [n for n in sizes if n < 2048]
+    if values["floor"]:
+        yield f"floor: the FID{suffix} of {values['floor_of']}"
+    n = values["n"]
+    if n and n < LEAST_FOR_SCORE and suffix != Pixels.suffix:  # pixels have no classes
+        yield f"NOTE: {n:,} images are too few for an IS of 10 splits: {LEAST_FOR_SCORE} are needed"
+    sizes = [size for size in (n, values["n_real"]) if size]
+    small = [size for size in sizes if size < 2048]
     if small:
         yield f"NOTE: {small[0]:,} images: FID falls as sets grow, so compare sets of equal size"
-    large = [n for n in sizes if n > CAPACITY]
+    large = [size for size in sizes if size > CAPACITY]
     if large:
         held = f"of {CAPACITY:,} images, at random of {large[0]:,}"
         yield f"KID, precision, recall, parts and halves: {held}"
@@ -1585,8 +1584,7 @@ def measure_pictures(source, tools, args):
     extractor = tools.extractor
     judge = extractor.judge
     features = features_of(source, extractor, args)
-    row, *cells_and_notes = make_row(source, [features], tools.reference, tools, args)
-    values = dict(sets=row)
+    values = dict(sets=make_row(source, [features], tools.reference, tools, args))
     lines = []
     if judge is not None and source.images is not None:
         predicted, confidence = predictions(judge.model, source.images / 255)
@@ -1594,7 +1592,7 @@ def measure_pictures(source, tools, args):
         values |= prediction_values | dict(confidence=percent(confidence))
         title = f"{source.name} as {judge.folder} labels it, mean confidence {values['confidence']:.1f}%"
         lines = [title, *prediction_lines]
-    return Report(source.name, values, lines, *cells_and_notes, features)
+    return Report(source.name, values, lines, features)
 
 
 def measure_run_pictures(source, tools, args):
@@ -1617,8 +1615,8 @@ def measure_run_pictures(source, tools, args):
         images, _ = samples(run, args, args.seed + k)
         sets.append(extract(extractor, as_bytes(images), args.batch_size, args.seed))
     reference = tools.reference or own_reference(run, extractor, args)
-    row, *cells_and_notes = make_row(source, sets, reference, tools, args)
-    return Report(source.name, values | dict(sets=row), lines, *cells_and_notes, sets[0])
+    values |= dict(sets=make_row(source, sets, reference, tools, args))
+    return Report(source.name, values, lines, sets[0])
 
 
 def draw_bars(rows, file, kind):
