@@ -561,7 +561,7 @@ class ClassifierFeatures:
         if run.config["flags"]["encoder"] == "conv":
             self.channels = run.model.encoder.layers[-1][0]
         digest = sha256((run.folder / "best.pt").read_bytes())
-        self.protocol = f"features: {run.folder.name}, SHA-256 {digest}"
+        self.protocol = f"features: {run.name}, SHA-256 {digest}"
 
     def __call__(self, x):
         shape = list(x.shape[1:])

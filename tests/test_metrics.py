@@ -731,6 +731,12 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     assert "latents x 0.5, cut off at ±1" in cut["sets"]["protocol"] and "latents" not in row["protocol"]
 
 
+def test_a_classifier_has_the_name_of_its_folder_also_from_within(runs, monkeypatch, capsys):
+    monkeypatch.chdir(runs["classifier"])
+    argv = [runs["cvae"], "--features", "classifier:.", "-n", "9", "--sets", "1"]
+    assert judged(capsys, *argv)[0]["sets"]["protocol"].startswith("features: classifier, SHA-256")
+
+
 def test_a_classifiers_features_give_an_inception_score_of_their_own(runs, capsys):
     argv = [runs["cvae"], "--features", f"classifier:{runs['classifier']}", "-n", "100", "--sets", "2"]
     (report,) = judged(capsys, *argv)
