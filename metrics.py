@@ -253,7 +253,7 @@ def kernel_sums(x, in_x, y, in_y):
 
 
 def precision_recall(real, generated, k=3):
-    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 to 3): the share of generated images
+    """Improved precision and recall (Kynkäänniemi et al. 2019, eq. 1 and 2): the share of generated images
     that lie in the region of the real ones, and the reverse; both in [0, 1].
 
     The region of a set is the union of balls around its members, whose radius is the distance to the k-th
