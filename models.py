@@ -965,7 +965,8 @@ class AutoDecoder(LatentModel):
         self.fit_batch_size = fit_batch_size
         self.fit_beta = beta if fit_beta is None else fit_beta
         if objective == "report":
-            self.units = dict(loss="report R1", reconstruction="report R1", kl="nats, mean")
+            self.units = dict.fromkeys(("loss", "reconstruction"), "report R1")
+            self.units |= dict.fromkeys(("kl", "penalty"), "nats, mean")
 
         self.decoder = make_decoder(latent_dim, image_shape, None, **networks)
         self.set_likelihood(likelihood)

@@ -846,7 +846,8 @@ def test_the_loss_of_the_report_is_its_formula(model, n):
     assert parts["reconstruction"].item() == pytest.approx(distance)
     assert parts["rmse"].item() == pytest.approx(distance * (n * 784) ** 0.5)
     assert parts["rmse"].item() == pytest.approx(np.sqrt((error**2).mean()))
-    price = parts["penalty" if model.distribution is models.Point else "kl"].item()
+    name = "penalty" if model.distribution is models.Point else "kl"
+    price = parts[name].item()
     z = params.numpy().astype(float)
     if model.distribution is models.Point:
         mean_kl = (z**2 / 2).mean()
@@ -854,7 +855,7 @@ def test_the_loss_of_the_report_is_its_formula(model, n):
         mean, log_variance = z[:, :4], z[:, 4:]
         mean_kl = ((mean**2 + np.exp(log_variance) - log_variance - 1) / 2).mean()
     assert price == pytest.approx(mean_kl) and loss.item() == pytest.approx(distance + 0.5 * mean_kl)
-    assert model.units["reconstruction"] == "report R1"
+    assert model.units["reconstruction"] == "report R1" and model.units[name] == "nats, mean"
 
 
 @pytest.mark.parametrize("likelihood", models.LIKELIHOODS)
