@@ -1579,8 +1579,8 @@ def save(file, model, **more):
     torch.save({**model.recipe, "weights": model.state_dict(), **more}, file)
 
 
-def read_checkpoint(path, device="cpu"):
-    """The dict that `save` wrote. Raises ModelError for any other file and for a damaged one."""
+def read_checkpoint(path):
+    """The dict that `save` wrote, on the CPU. Raises ModelError for any other file and for a damaged one."""
     message = f"{path} is not a checkpoint of this project, or is damaged"
     require(os.path.isfile(path) or not os.path.exists(path), message, status=1)
     with open(path, "rb") as file:
@@ -1589,7 +1589,7 @@ def read_checkpoint(path, device="cpu"):
                 n_bytes = sum(record.file_size for record in archive.infolist())
                 require(n_bytes < os.path.getsize(path) and archive.testzip() is None, message)
             file.seek(0)
-            checkpoint = torch.load(file, map_location=device, weights_only=True)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # for a damaged file zipfile and torch raise anything
             raise ModelError(message, status=1) from error
     require(isinstance(checkpoint, dict), message, status=1)
@@ -1613,12 +1613,12 @@ def load_weights(model, weights):
 
 def load(path, device="cpu"):
     """The model of a checkpoint, in eval mode. Raises ModelError for a file that `save` did not write."""
-    checkpoint = read_checkpoint(path, device)
+    checkpoint = read_checkpoint(path)
     try:
-        model = build(checkpoint["model"], **checkpoint["arguments"]).to(device)
+        model = build(checkpoint["model"], **checkpoint["arguments"])
         load_weights(model, checkpoint["weights"])
     except Exception as error:  # the arguments may be of another version, or anything
         reason, *_ = str(error).split("\n")
         message = f"{path} holds a model that this version cannot build: {reason}"
         raise ModelError(message, status=1) from error
-    return model.eval()
+    return model.to(device).eval()

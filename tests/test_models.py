@@ -1324,6 +1324,12 @@ def test_only_a_regular_file_is_opened(tmp_path):
         models.load(tmp_path / "none.pt")
 
 
+def test_a_device_that_is_not_there_is_no_damage(tmp_path):
+    models.save(tmp_path / "best.pt", tiny())
+    with pytest.raises(RuntimeError, match="gpu"):  # torch's own message, which names the devices
+        models.load(tmp_path / "best.pt", "gpu")
+
+
 MISSING = object()
 BIAS = "decoder.stack.0.bias"
 
