@@ -835,6 +835,7 @@ def amortization(model, x, labels=None, epochs=200, lr=1e-2, samples=64):
     return [(params, negative_elbo(model, params, x, labels, samples)) for params in (encoded, fitted)]
 
 
+@torch.no_grad()
 def negative_elbo(model, params, x, labels, samples):
     """−ELBO [B] in nats of Gaussians with these parameters, a mean over samples of z. Every call draws the
     same noise."""
@@ -844,7 +845,7 @@ def negative_elbo(model, params, x, labels, samples):
     for _ in range(samples):
         logits = model.decode_logits(posterior.sample(), labels)
         total = total + model.negative_log_likelihood(logits, x)
-    return (total / samples + posterior.kl().sum(1)).detach()
+    return total / samples + posterior.kl().sum(1)
 
 
 # -----------------------------------------------------------------------------------------------------------
