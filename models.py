@@ -392,7 +392,7 @@ class VAE(Autoencoder):
         unweighted = beta == 1 and not kl_warm_up and not free_bits
         message = "--beta, --kl-warm-up, --free-bits are for --objective elbo, not for iwae"
         require(objective == "elbo" or unweighted, message)
-        require(shift < max(image_shape[1:]), f"--shift {shift} moves images out of their frame")
+        require(shift < min(image_shape[1:]), f"--shift {shift} moves images out of their frame")
         self.beta = beta
         self.kl_warm_up = kl_warm_up
         self.free_bits = free_bits

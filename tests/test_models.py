@@ -394,6 +394,14 @@ def test_iwae_refuses_weights_of_a_kl(weight):
     tiny(objective="elbo", **weight)
 
 
+def test_a_shift_leaves_something_of_every_image():
+    x = torch.ones(300, 1, 5, 7)
+    build("vae", image_shape=(1, 5, 7), shift=4)
+    assert models.shifted(x, 4).amax((1, 2, 3)).min() == 1
+    with pytest.raises(ModelError, match="--shift 5"):
+        build("vae", image_shape=(1, 5, 7), shift=5)
+
+
 # -----------------------------------------------------------------------------------------------------------
 # Bounds on log p(x), known in closed form where encoder and decoder are linear
 
