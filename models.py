@@ -95,6 +95,7 @@ class Model(nn.Module):
     def sample(self, n, labels=None, scale=1.0, truncate=None):
         """n images [n, C, H, W] decoded from the prior, if `draws_samples`. The latents are first limited to
         ± `truncate` standard deviations (None: no limit), then multiplied by `scale`."""
+        require(self.draws_samples, "this model has no prior to sample from")
         z = self.distribution.prior(n, self.latent_dim, truncate, self.device)
         return self.decode(scale * z, labels)
 

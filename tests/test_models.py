@@ -502,6 +502,12 @@ def test_samples_follow_the_labels_or_are_of_several_classes(label):
     assert apart.min(1).values.max() < 1e-5 and (apart < 1e-5).sum(0).min() > 5
 
 
+@pytest.mark.parametrize("model", ["ae", "classifier", "text2text"])
+def test_a_model_without_a_prior_refuses_to_sample(model):
+    with pytest.raises(ModelError, match="no prior"):
+        build(model).sample(3)
+
+
 @pytest.mark.parametrize("n_classes", [0, 1])
 @pytest.mark.parametrize("model", ["cvae", "classifier"])
 def test_models_of_classes_need_two(model, n_classes):
