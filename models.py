@@ -486,9 +486,9 @@ class ConditionalVAE(VAE):
     """A VAE whose samples are of a class that the user chooses. An embedding of the label is concatenated to
     the encoder's features and to z; or added to z alone (`label="add"`), where it has the size of z.
 
-    The `dense` layers matter. With linear layers alone a label can only shift the mean of q(z | x); with a
-    hidden layer it can also rotate and scale q(z | x), so that the latents of each class can match the
-    prior, and samples improve.
+    The `dense` layers matter. With linear layers alone a label adds the same numbers to the mean and
+    log-variance of q(z | x) for every x; with a hidden layer it can also change how they depend on x, so
+    that the latents of each class can match the prior, and samples improve.
     """
 
     conditional = True
