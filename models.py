@@ -113,7 +113,7 @@ def bernoulli_nll(logits, x):
 
 
 def gaussian_nll(mean, x):
-    """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, less (D / 2) log π."""
+    """Squared error [B]: −log p(x | z) in nats of a Gaussian with variance ½, less ½ log π per pixel."""
     return (mean - x).square().flatten(1).sum(1)
 
 
