@@ -1084,8 +1084,9 @@ class GAN(Model):
     """A discriminator D and a generator G, each with its own optimizer; non-saturating losses (Goodfellow et
     al. 2014, sec. 3).
 
-    `encoder_layers` are D's convolutions; by default they halve the image until it has 4 pixels a side. G
-    mirrors them, unless `decoder_start` and `decoder_layers` say otherwise. RESULTS.md measures these three:
+    `encoder_layers` are D's convolutions; by default they halve the image until its smaller side has at
+    most 4 pixels. G mirrors them, unless `decoder_start` and `decoder_layers` say otherwise. The next three
+    steady the training; the report's GAN in RESULTS.md has none of them:
     `gradient_penalty`: gamma of the penalty gamma / 2 E|grad D(x)|² on real images (Mescheder et al. 2018,
     eq. 9, called R1), applied in every 8th update with 8 times the weight (Karras et al. 2020, sec. 3.1);
     `he_init`: initial weights that preserve the scale of signals, see `he_normal_`;
@@ -1169,7 +1170,7 @@ class GAN(Model):
         """Diversity of samples: their mean distance over that of real images. Warns of mode collapse and of
         a discriminator that is always right."""
         stride = max(1, len(split.x) // 200)
-        x, _ = split.batch(slice(None, None, stride))  # about 200 images of all classes
+        x, _ = split.batch(slice(None, None, stride))  # up to 399 images, of all classes
         samples = self.sample(len(x))
         distances = [F.pdist(images.flatten(1).cpu()).mean() for images in (samples, x)]  # mps has no pdist
         diversity = (distances[0] / distances[1]).item()
@@ -1185,7 +1186,8 @@ class GAN(Model):
 
 def he_normal_(layer):
     """Initializes a layer so that signals keep their scale through ReLUs (He et al. 2015, eq. 10). Torch's
-    default weights shrink them √6-fold at each layer, so that all samples of a new GAN are one gray."""
+    default weights shrink them √6-fold at a convolution and √12-fold at a transposed one that halves the
+    channels, so that all samples of a new GAN are one gray."""
     if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         return
     fan_in = layer.weight[0].numel()
