@@ -453,7 +453,7 @@ class VAE(Autoencoder):
         active = (means.var(0, correction=0) > 0.01).sum().item()
         diagnosis = {"active_latents": active, "kl_per_dimension": kl.tolist()} | super().diagnose(split)
         if active == 0:
-            diagnosis["warning"] = "the decoder ignores z: try a lower --beta, --kl-warm-up or --free-bits"
+            diagnosis["warning"] = "the decoder ignores z: try --kl-warm-up, --free-bits or a lower --beta"
         return diagnosis
 
 
