@@ -66,7 +66,7 @@ class Model(nn.Module):
     objectives = ()  # choices of the argument `objective`, default first
     defaults = {}  # of training flags such as epochs
     has_validation_loss = True  # the term "loss" on the validation split chooses the best checkpoint
-    conditional = False  # sample, encode and decode need class labels
+    conditional = False  # encode and decode need class labels; sample takes them
     has_encoder = False  # has encode and reconstruct (an auto-decoder's `encode` fits latents)
     has_posterior = False  # has posterior and log_weights
     has_free_latents = False  # latents are parameters: has learned_latents
@@ -1055,8 +1055,9 @@ class AutoDecoder(LatentModel):
     @torch.no_grad()
     def sample(self, n, labels=None, scale=1.0, truncate=None):
         """n images from a Gaussian with the mean and covariance of the latents learned in training, before
-        they are refined: a sum of their deviations from the mean, weighted by noise of variance 1 / (n − 1),
-        has that covariance. `truncate` limits the noise, not the latents; `scale` multiplies the sum."""
+        they are refined: a sum of their deviations from the mean, weighted by noise of variance 1 /
+        (n_train − 1), has that covariance. `truncate` limits the noise, not the latents; `scale` multiplies
+        the sum."""
         z = self.latents.weight.detach()  # (n_train, D)
         noise = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)  # (n, n_train)
         return self.decode(z.mean(0) + scale * noise @ (z - z.mean(0)))
