@@ -593,12 +593,9 @@ def mirror(image_shape, layers):
 
 def transposed_sides(layer, sides):
     """Height and width that a transposed convolution makes of an image with these sides."""
-    return [
-        (side - 1) * stride - 2 * padding + kernel + output_padding
-        for side, stride, padding, kernel, output_padding in zip(
-            sides, layer.stride, layer.padding, layer.kernel_size, layer.output_padding, strict=True
-        )
-    ]
+    rim = layer.kernel_size[0] - 2 * layer.padding[0]  # kernel, padding and stride are those of squares
+    covered = [(side - 1) * layer.stride[0] + rim for side in sides]
+    return [size + extra for size, extra in zip(covered, layer.output_padding, strict=True)]
 
 
 class WideConvTranspose2d(nn.ConvTranspose2d):
