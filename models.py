@@ -14,6 +14,7 @@ Conventions of every model:
   warm-up is over), and returns (loss, terms): the scalar to minimize and a dict of named scalars to log.
 """
 
+import contextlib
 import inspect
 import math
 import os
@@ -803,7 +804,8 @@ def fit_latents(model, x, epochs, lr, batch_size=None, start=None, beta=0.0, lab
     was_training = model.training
     model.eval()
     has_rnn = any(isinstance(layer, nn.RNNBase) for layer in model.modules())
-    cudnn = torch.backends.cudnn.flags(enabled=not has_rnn)  # cuDNN's RNNs have no gradient in eval mode
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)  # whose RNNs have no gradient in eval mode
+    cudnn = without_cudnn if has_rnn else contextlib.nullcontext()
     with torch.inference_mode(False), torch.enable_grad(), cudnn:  # the caller may be in inference mode
         if start is None:
             start = torch.randn(len(x), model.distribution.n_params * model.latent_dim, device=x.device)

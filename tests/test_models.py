@@ -703,6 +703,16 @@ def test_latents_are_fitted_with_the_network_in_eval_mode():
     assert modes == [False] * 4
 
 
+def test_latents_are_fitted_under_the_callers_settings_of_cudnn():
+    model = tiny("ad")
+    seen = []
+    cudnn = torch.backends.cudnn
+    model.decoder.register_forward_hook(lambda *_: seen.append((cudnn.deterministic, cudnn.allow_tf32)))
+    with cudnn.flags(deterministic=True, allow_tf32=False):
+        model.fit_latents(torch.rand(5, 1, 4, 4), 1, 0.1)
+    assert seen == [(True, False)]
+
+
 @pytest.mark.parametrize("model", ["vae", "cvae", "ad", "vad"])
 def test_latents_are_fitted_alike_in_inference_mode_and_under_one_seed(model):
     model = tiny(model)
