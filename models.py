@@ -1058,6 +1058,7 @@ class AutoDecoder(LatentModel):
         (n_train − 1), has that covariance. `truncate` limits the noise, not the latents; `scale` multiplies
         the sum."""
         z = self.latents.weight.detach()  # (n_train, D)
+        require(len(z) > 1, "a single latent has no covariance to sample with")
         noise = Gaussian.prior(n, len(z), truncate, z.device) / math.sqrt(len(z) - 1)  # (n, n_train)
         return self.decode(z.mean(0) + scale * noise @ (z - z.mean(0)))
 
