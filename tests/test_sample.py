@@ -777,7 +777,7 @@ def test_an_output_has_the_format_of_its_ending(name, start, run, tmp_path):
     assert (tmp_path / name).read_bytes().startswith(start)
 
 
-def test_a_picture_of_the_data_is_no_output(copy, tmp_path, refused):
+def test_a_picture_of_the_data_is_no_output(copy, tmp_path, refused, monkeypatch):
     folder = copy("vae")
     snapshot = folder / "epochs" / "0000.png"
     photo = tmp_path / "photos" / "a" / "0.png"
@@ -788,6 +788,9 @@ def test_a_picture_of_the_data_is_no_output(copy, tmp_path, refused):
         before = path.read_bytes()
         assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", path])
         assert path.read_bytes() == before
+    monkeypatch.setattr(data, "BUILT_IN", photo.parent.parent)
+    change_config(folder, flags=dict(data="butterflies1k"))
+    assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", photo])
     new = photo.parent / "1.png"  # which would be a training picture of the next run
     assert "reads" in refused(sample.main, [folder, "--what", "prior", "--out", new])
 
