@@ -20,7 +20,6 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -303,16 +302,16 @@ def judge_images(images, labels, judge):
 # runs that share a picture, and the options that the picture has: the flags of the command line.
 
 LINE_STYLES = {  # of each split of log.csv, and the split's name in the legend
-    "train": ("--", "train"),
-    "valid": ("-", "validation"),
-    "refined": ("-.", "refining"),  # an auto-decoder's latents after training
-    "test_latents": (":", "fitting test"),
+    "train": ("dashed", "train"),
+    "valid": ("solid", "validation"),
+    "refined": ("dashdot", "refining"),  # an auto-decoder's latents after training
+    "test_latents": ("dotted", "fitting test"),
 }
 
 
 def draw_curves(*runs):
-    """Logged terms, dashed for training and solid for validation. Several runs have a panel for each term,
-    and a color each; of one run, similar terms share a panel, but for the loss.
+    """Logged terms, dashed for training and solid for validation. Several runs have a color each, and a
+    panel for each term of the first; of one run, similar terms share a panel, but for the loss.
 
     The squared error of autoencoders is shown per pixel, and what was trained for --steps by update.
     """
@@ -328,8 +327,9 @@ def draw_curves(*runs):
     require(len(terms) > 0, f"{runs[0].folder} has no loss in its log.csv")
     panels = share_panels(logs[0], terms) if len(runs) == 1 else [[term] for term in terms]
 
-    height = 3 if len(runs) == 1 else 3.6  # inches; several need a legend below
-    size = (0.4 + 3.2 * len(panels), height)
+    width = 0.4 + 3.2 * len(panels)  # inches
+    height = 3 if len(runs) == 1 else 3.4 + 0.2 * math.ceil(len(runs) / len(panels))  # with a legend below
+    size = (width, height)
     figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         titles = [term_title(term) for term in panel]
@@ -338,7 +338,7 @@ def draw_curves(*runs):
         else:
             prefixes = [f"{title}, " for title in titles] if len(panel) > 1 else [""]
             lines = [(logs[0], term, prefix) for term, prefix in zip(panel, prefixes, strict=True)]
-        for line, color in zip(lines, cycle(COLORS), strict=False):
+        for line, color in zip(lines, line_colors(len(lines)), strict=True):
             plot_term(axis, *line, color, "step" if in_steps else "epoch")
         axis.set_title(" and ".join(titles))
         axis.set_xlabel("update" if in_steps else "epoch")
@@ -347,14 +347,21 @@ def draw_curves(*runs):
         if len(runs) == 1 and (len(panel) > 1 or axis is axes[0, 0]):
             axis.legend(fontsize=8)
 
-    if len(runs) == 1:
-        figure.suptitle(runs[0].name, fontsize=10)
-    else:  # one entry for each run, below the panels so that it covers no curve
+    title = runs[0].name
+    if len(runs) > 1:  # a legend with an entry for each run, below the panels so that it covers no curve
         names = [run.name for run in runs]
-        handles = [plt.Line2D([], [], color=color) for _, color in zip(runs, cycle(COLORS), strict=False)]
-        figure.legend(handles, names, loc="outside lower center", ncols=4)
-        figure.suptitle("train dashed, validation solid", fontsize=10)
+        handles = [plt.Line2D([], [], color=color) for color in line_colors(len(runs))]
+        figure.legend(handles, names, loc="outside lower center", ncols=len(panels))
+        splits = {row["split"] for log in logs for row in log}
+        styles = [f"{name} {style}" for split, (style, name) in LINE_STYLES.items() if split in splits]
+        title = ", ".join(styles)
+    figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=10)  # 12 letters to an inch
     return figure
+
+
+def line_colors(n):
+    """n colors: of COLORS or, where these are too few, of a rainbow."""
+    return COLORS[:n] if n <= len(COLORS) else plt.get_cmap("turbo")(np.linspace(0, 1, n))
 
 
 def replace_loss(log, n_pixels):
@@ -401,7 +408,7 @@ def plot_term(panel, log, term, prefix, color, x_column):
         values = [float(row[term]) for row in rows]
         marker = "." if len(rows) < 20 else ""  # more dots would hide the dashes
         style = dict(marker=marker, color=color, linewidth=1.3, markersize=3, label=prefix + name)
-        panel.plot(x, values, line_style, **style)
+        panel.plot(x, values, linestyle=line_style, **style)
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -310,6 +310,22 @@ def test_curves_overlay_runs_and_leave_out_the_untrained_model(run, drawn, tmp_p
     assert [text.get_text() for text in legend.get_texts()] == ["vae", "cvae"]
 
 
+def test_many_runs_have_a_color_each_and_a_legend_within_the_picture(copy):
+    folder = copy("ae")
+    figure = sample.draw_curves(*[sample.Run(folder.rename(folder.with_name("a long name" * 3)))] * 9)
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert len({str(line.get_color()) for line in legend.get_lines()}) == 9
+    box = legend.get_window_extent()
+    assert 0 < box.x0 < box.x1 < figure.bbox.width and box.y0 > 0
+    plt.close(figure)
+
+
+def test_curves_of_several_runs_name_the_line_styles_that_they_have(run, drawn):
+    assert sample.main([str(run("ad")), str(run("vad")), "--what", "curves"]) == 0
+    assert "train dashed, refining dashdot, fitting test dotted" in drawn["title"]
+
+
 @pytest.mark.parametrize("kl, panels", [
     (5, [["loss"], ["reconstruction", "KL divergence"]]),
     (4, [["loss"], ["reconstruction"], ["KL divergence"]]),  # too small beside the other
