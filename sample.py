@@ -498,7 +498,8 @@ def read_snapshot(path, image_shape):
 
 def draw_epochs(run, rows=10):
     """A row for each epoch's snapshot, or of more than `rows` for evenly spaced ones, ends included."""
-    paths = sorted(path for path in run.folder.glob("epochs/*.png") if path.stem.isdecimal())
+    paths = [path for path in run.folder.glob("epochs/*.png") if path.stem.isdecimal()]
+    paths.sort(key=lambda path: int(path.stem))
     require(len(paths) > 0, f"{run.folder} holds no snapshots of its epochs")
     n = min(rows, len(paths))
     paths = [paths[round(place)] for place in torch.linspace(0, len(paths) - 1, n).tolist()]

@@ -652,6 +652,14 @@ def test_pictures_that_are_no_snapshots_are_left_out(copy, drawn):
     assert drawn["texts"] == ["epoch 0", "epoch 1", "epoch 2"]
 
 
+def test_epochs_are_in_the_order_of_their_numbers(copy, drawn):
+    folder = copy("vae")
+    for epoch in ("9999", "10000"):
+        shutil.copy(folder / "epochs" / "0001.png", folder / "epochs" / f"{epoch}.png")
+    assert sample.main([str(folder), "--what", "epochs", "--rows", "2"]) == 0
+    assert drawn["texts"] == ["epoch 0", "epoch 10000"]
+
+
 def test_snapshots_do_not_follow_a_link_to_another_folder(run, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
