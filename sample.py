@@ -161,7 +161,8 @@ def read_log(folder):
         for row in rows:
             if row["split"] not in LINE_STYLES:
                 raise ValueError(f"a row has the split {row['split']!r}")
-            int(row["epoch"])  # these two raise ValueError for what is no number
+            int(row["epoch"])  # these raise ValueError for what is no number
+            int(row["step"])
             for title, cell in row.items():
                 if title != "split" and not title.startswith("kl_per_dimension"):
                     float(cell or 0)

@@ -594,6 +594,7 @@ def test_a_run_says_when_its_data_have_changed(copy, digits, tmp_path, capsys):
 @pytest.mark.parametrize("old, new", [
     (b"train", b"tr\xffin"),
     (b"split", b"spilt"),
+    (b"step", b"stop"),
     (b"\n1,", b"\none,"),
     (b"\n1,", b"\n1 2,"),
     (b",train,", b",train,x"),
