@@ -638,6 +638,8 @@ def choose_pairs(run, n, text, seed):
             is_partner = y == y[first]
         else:
             is_partner = y != y[first]
+        if is_partner.sum() > 1:
+            is_partner[first] = False  # an image is no partner of its own, unless there is no other
         partners = is_partner.nonzero()[:, 0]
         second = partners[torch.randint(len(partners), (1,), generator=generator)]
         pairs.append(torch.cat([first[None], second]))

@@ -272,6 +272,12 @@ def test_interpolation_pairs_one_class_where_the_model_is_conditional(run, digit
             assert (a == b) is same
 
 
+def test_interpolation_pairs_no_image_with_itself(run):
+    for classes in (None, "3,3"):  # of each class there are four
+        pairs = sample.choose_pairs(sample.Run(run("cvae")), 40, classes, 0)
+        assert all(first != second for first, second in pairs)
+
+
 def test_manifold_grows_to_the_right_and_upwards(run, drawn):
     folder = run("vae", "--latent-dim", "2")
     assert (folder / "manifold.png").exists()
