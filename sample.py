@@ -591,9 +591,9 @@ def draw_constant(run, classes=None):
     labels = torch.tensor(classes)
     zeros = run.model.decode(torch.zeros(len(classes), run.model.latent_dim), labels)
     ones = run.model.decode(torch.ones(len(classes), run.model.latent_dim), labels)
-    columns = [run.classes[c] for c in classes] if run.model.conditional else None
+    names = [run.classes[c] for c in classes] if run.model.conditional else None
     title = f"constant latents of {run.name}"
-    return image_grid(torch.stack([zeros, ones]), title, ["all zeros", "all ones"], columns)
+    return image_grid(torch.stack([zeros, ones], 1), title, names, ["all zeros", "all ones"])
 
 
 def draw_interpolate(run, n=9, rows=5, classes=None, scale=1.0, seed=0):
