@@ -142,7 +142,7 @@ def open_judge(folder, run):
     for key in ("classes", "image_shape"):
         values = f"{judge.config[key]} at {folder}, {run.config[key]} at {run.folder}"
         same = judge.config[key] == run.config[key]
-        require(same, f"--judge: its {key.replace('_', ' ')} differ from the run's: {values}")
+        require(same, f"--judge: not the {key.replace('_', ' ')} of the run: {values}")
     return judge
 
 
@@ -375,7 +375,7 @@ def replace_loss(log, n_pixels):
 def term_title(column):
     """The title of a column of log.csv, such as "loss [nats/image]"."""
     name = column.partition(" [")[0]
-    return {"kl": "KL divergence", "rmse": "RMSE"}.get(name, name.replace("_", " "))
+    return {"kl": "KL divergence", "mse": "MSE", "rmse": "RMSE"}.get(name, name.replace("_", " "))
 
 
 def unit_of(column):
