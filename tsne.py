@@ -117,12 +117,14 @@ def conditional_affinities(squares, perplexity):
         beta = torch.ones_like(rows[:, :1])  # the precision 1 / (2 sigma^2), in these units
         low = torch.zeros_like(beta)
         high = torch.full_like(beta, math.inf)
-        for _ in range(64):
+        for _ in range(200):  # a far outlier among the neighbors leaves the others a precision up to 2^150
             p = torch.exp(-beta * rows)
             total = p.sum(1, keepdim=True)
-            entropy = total.log() + beta * (p * rows).sum(1, keepdim=True) / total
+            moment = (p * rows).sum(1, keepdim=True)
+            entropy = total.log() + beta * moment / total
             excess = entropy - math.log(perplexity)
-            if (excess.abs() < 1e-6).all():
+            is_done = (excess.abs() < 1e-6) | (moment == 0)  # 0: only points that are equally near are left
+            if is_done.all():
                 break
             low = torch.where(excess > 0, beta, low)
             high = torch.where(excess > 0, high, beta)

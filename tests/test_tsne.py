@@ -770,7 +770,7 @@ def test_hard_data_have_a_map(name, method):
     assert np.isfinite(model.transform(np.array(x.tolist() if torch.is_tensor(x) else x)[:3])).all()
 
 
-@pytest.mark.parametrize("far", [1e4, 1e8])
+@pytest.mark.parametrize("far", [1e4, 1e8, 1e12, 1e20])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_outlier_does_not_blur_the_others(method, far):
     x = blobs(300, d=4, centers=5).astype(float)
