@@ -704,9 +704,9 @@ class TSNE:
         """Places [m, n_components] in the map for new points [m, d], or for their distances [m, n] from the
         training points if the metric is "precomputed". The map itself does not change.
 
-        Each new point has affinities p_j to its 30 nearest training points at perplexity 10. Iterated
-        weighted means find its place y, a minimum of sum_j p_j log(1 + |y - y_j|^2), where their attractions
-        cancel.
+        Each new point has affinities p_j to its 30 nearest training points, or to all of fewer, at a
+        perplexity of a third of their number. Iterated weighted means find its place y, a minimum of
+        sum_j p_j log(1 + |y - y_j|^2), where their attractions cancel.
         """
         require(self._map is not None, "there is no map yet: call fit first")
         x = as_points(X_new, "X_new").to(self._map.device)
@@ -716,8 +716,9 @@ class TSNE:
         require(
             (x.abs() < LARGEST).all(), f"X_new lies {LARGEST:g} times as far out as the points of the map"
         )
-        neighbors, squares = self._neighbors(x, min(len(self._map), 30))
-        p = conditional_affinities(squares, 10).to(self._map.dtype)[:, :, None]
+        k = min(len(self._map), 30)
+        neighbors, squares = self._neighbors(x, k)
+        p = conditional_affinities(squares, k / 3).to(self._map.dtype)[:, :, None]
         partners = self._map[neighbors]  # (m, k, n_components)
         places = (p * partners).sum(1, keepdim=True)
         for _ in range(50):

@@ -599,6 +599,14 @@ def test_training_points_come_back_to_their_place(digits):
     assert np.median(away) < 0.05 * np.ptp(model.embedding_)
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_new_points_differ_in_a_map_of_few(n):
+    x = blobs(n)
+    model = TSNE(perplexity=min(n - 1, 3)).fit(x)
+    neighbors = NearestNeighbors(n_neighbors=1).fit(model.embedding_).kneighbors(model.transform(x))[1]
+    assert (neighbors[:, 0] == np.arange(n)).mean() > 0.5
+
+
 def test_new_points_by_their_distances():
     x = blobs(120).astype(float)
     distances = np.linalg.norm(x[:, None] - x, axis=2)
