@@ -1190,6 +1190,7 @@ def compute_map(points, args):
     dimensions = f"{points.x.shape[1]} dimensions"
     if 0 < args.pca < points.x.shape[1] and args.metric == "euclidean":
         points.x = points.x - points.x[:n].mean(0)
+        require(points.x.norm().isfinite(), "X holds numbers too large for PCA: scale it")
         points.x = points.x @ principal_axes(points.x[:n], args.pca)
         dimensions += f", {points.x.shape[1]} after PCA"
     tsne = TSNE(

@@ -239,6 +239,7 @@ def test_an_image_folder_is_mapped_with_its_classes(tmp_path, capsys):
         ("nan.npy", "X holds NaN or infinite values"),
         ("text.npy", "text.npy"),
         ("one.npy", "1 points"),
+        ("huge.npy", "X holds numbers too large for PCA"),
         ("none.npy", "none.npy: there are no such points"),
         ("number.npy", "X has shape [1]: give [points, features]"),
         ("x.npy --labels empty.npz", "empty.npz holds nothing: it needs x"),
@@ -266,6 +267,7 @@ def test_wrong_uses_are_told_in_one_line(argv, message, blobs, run, refused, mon
     x, y = np.load(blobs / "x.npy"), np.load(blobs / "y.npy")
     wrong = dict(short=y[1:], float=np.ones(120), line=x[:, 0], nan=x + np.inf, one=x[:1], zero=0 * x)
     wrong["bytes"] = y.astype("S3")
+    wrong["huge"] = np.repeat(1e307 * x, 20, 1)
     for name, array in dict(wrong, text=y[:, None], none=x[:0], number=x[0, 0]).items():
         np.save(blobs / f"{name}.npy", array)
     archives = dict(train=dict(x_train=np.zeros((120, 8, 8))), empty={}, other=dict(a=x), named=dict(x=y))
