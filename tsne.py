@@ -31,7 +31,6 @@ import numbers
 import sys
 import textwrap
 import threading
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, fields
@@ -991,7 +990,8 @@ def output_paths(args, inputs):
         require(is_map, f"{page} is no map of ours and would be replaced: give another --out")
     arrays = paths[1]
     if arrays.exists():
-        is_map = zipfile.is_zipfile(arrays) and "embedding.npy" in zipfile.ZipFile(arrays).namelist()
+        with arrays.open("rb") as file:
+            is_map = b"embedding.npy" in file.read(100)  # where a .npz has the name of its first array
         require(is_map, f"{arrays} holds no map and would be replaced: give another --out")
     picture.parent.mkdir(parents=True, exist_ok=True)
     return paths
