@@ -1040,7 +1040,7 @@ def open_source(args):
         arrays["y"] = data.open_arrays(args.labels, ["x"])["x"]
     x = np.atleast_1d(arrays["x"])
     pictures = None
-    if x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14):  # shorter rows are features
+    if args.html and (x.ndim > 2 or (x.ndim == 2 and x.shape[1] >= 14 * 14)):  # shorter rows are features
         with contextlib.suppress(data.Mistake):  # then they are features, too
             pictures = torch.from_numpy(data.as_pictures(x, path))
     labels_path = Path(args.labels or path)
