@@ -200,13 +200,13 @@ def classes_to_decode(run, text):
 
 
 def describe_latents(scale, truncate, source=None):
-    """How latents were drawn, as in "latents of a standard normal, x 0.5, cut off at ±1"; "" for plain
-    samples of the prior. `source` names another distribution."""
+    """How latents were drawn, as in "latents of a standard normal, cut off at ±1, x 0.5", in this order; ""
+    for plain samples of the prior. `source` names another distribution."""
     changes = [f"of {source}"] if source else []
-    if scale != 1:
-        changes.append(f"x {scale:g}")
     if truncate is not None:
         changes.append(f"cut off at ±{truncate:g}")
+    if scale != 1:
+        changes.append(f"x {scale:g}")
     return f"latents {', '.join(changes)}" if changes else ""
 
 

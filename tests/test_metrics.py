@@ -728,7 +728,7 @@ def test_samples_of_a_run_are_compared_with_its_test_pictures(runs, capsys):
     assert row["spread_over"] == "3 sets of 40 images" and row["floor"][1] == 40
     more = ["--scale", "0.5", "--truncate", "1"]
     (cut,) = judged(capsys, runs["vae"], "--features", "pixels", "-n", "40", "--sets", "3", *more)
-    assert "latents x 0.5, cut off at ±1" in cut["sets"]["protocol"] and "latents" not in row["protocol"]
+    assert "latents cut off at ±1, x 0.5" in cut["sets"]["protocol"] and "latents" not in row["protocol"]
 
 
 def test_a_classifier_has_the_name_of_its_folder_also_from_within(runs, monkeypatch, capsys):

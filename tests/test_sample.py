@@ -95,7 +95,7 @@ def test_a_long_title_stays_inside_its_figure_and_above_its_images(columns):
     (1, None, ""),
     (0.5, None, "latents x 0.5"),
     (1, 2.0, "latents cut off at ±2"),
-    (0.5, 1.5, "latents x 0.5, cut off at ±1.5"),
+    (0.5, 1.5, "latents cut off at ±1.5, x 0.5"),
 ])  # fmt: skip
 def test_latents_are_described_where_they_are_not_plain_samples(scale, truncate, text):
     assert sample.describe_latents(scale, truncate) == text
