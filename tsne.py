@@ -365,9 +365,9 @@ def morton_order(y):
 def split_cells(code, start, end, level, n_bodies):
     """The next level of the quadtree, below cells that hold the points start to end of the sorted codes.
 
-    The children of a cell are its filled quadrants or, if it holds up to 8 points, these. Returns start and
-    end of the quadrants, which are numbered from n_bodies on; and, for each cell, the number of its first
-    child, and how many it has.
+    The children of a cell are its filled quadrants or, if it holds up to 8 points, the points. Returns start
+    and end of the quadrants, which are numbered from n_bodies on; and, for each cell, the number of its
+    first child, and how many it has.
     """
     mass = end - start
     is_split = mass > 8
@@ -527,8 +527,7 @@ def mesh_repulsion(y, spacing=0.35):
     low, high = points.aminmax(dim=1, keepdim=True)
     extent = (high - low).flatten().tolist()
     h = min(spacing, round_up_by_6_percent(max(extent) / 32 + 1e-30))
-    is_small_enough = max(extent) < h * (256 + 8 * math.isqrt(n))  # False for NaN
-    if not is_small_enough:
+    if max(extent) >= h * (256 + 8 * math.isqrt(n)):
         return barnes_hut_repulsion(y)
     n_nodes = [math.ceil(round_up_by_6_percent(length / h + 4)) for length in extent]
     # an FFT is periodic, as if copies of the map lay around it: the gap between them is as wide as the
@@ -627,7 +626,8 @@ class TSNE:
     max_iter         iterations in all; with 1,000, the KL divergence of 2,000 digits is .01 lower
     n_iter_without_progress  stop if the KL divergence has not fallen for more iterations than this; it is
                      computed every 50 iterations, and does not stop the early exaggeration
-    min_grad_norm    stop if the norm of the gradient, computed every 50 iterations, is at most this
+    min_grad_norm    end a row of SCHEDULE if the norm of the gradient, computed every 50 iterations, is at
+                     most this
     metric           "euclidean", "cosine", or "precomputed": then X is a matrix of distances [n, n]
     init             "pca", "random", or the map to start from, [n, n_components]
     verbose          1 prints the KL divergence every 50 iterations
@@ -1332,7 +1332,8 @@ def page(template, tsne_map, thumbnails):
 
 
 def thumbnail_side(pictures):
-    """The side in pixels at which n pictures [n, C, H, W] keep a page of 10,000 points under 5 MB."""
+    """The side in pixels of n pictures [n, C, H, W] on a page: a smaller one where n is large, so that the
+    page of 10,000 points stays under 5 MB."""
     n = len(pictures)
     side = 28 if n > 2000 else 56
     return min(side, *pictures.shape[2:], math.isqrt(16_000_000 // n) + 1)
