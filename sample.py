@@ -17,6 +17,7 @@ import json
 import math
 import sys
 import textwrap
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,6 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
     "legend.frameon": False,
     "savefig.dpi": 120,
     # what our pictures need, whatever the user's matplotlibrc says: names with a $ in them are no formulas
@@ -830,14 +830,8 @@ def side_by_side(characters):
 # The table of pictures: what each needs of a model
 
 
-@dataclass
-class Requirement:
-    """Which models can draw a picture, as a test of a model and as words that follow "needs"."""
-
-    is_met: Callable
-    text: str
-
-
+# which models can draw a picture, as a test of a model and as words that follow "needs"
+Requirement = namedtuple("Requirement", "is_met text")
 ANY_MODEL = Requirement(lambda model: True, "any model")
 IMAGE_MODEL = Requirement(lambda model: model.task != "arithmetic", "a model of images")
 DECODER = Requirement(lambda model: model.task == "generation", "a model that decodes latents")
@@ -912,14 +906,13 @@ def draw(what, runs, out=None, **options):
     torch.manual_seed(options.get("seed", 0))  # dynamic binarization draws from torch's own generator
     with plt.rc_context(STYLE), torch.inference_mode():
         figure = function(*runs, **options)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(figure, str):  # a page
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, lambda file: file.write(figure.encode()))
             return path
         for text in figure.findobj(Text):  # fonts have no control characters, nor bytes that are no text
             lines = text.get_text().split("\n")
             text.set_text("\n".join(data.visible(line) for line in lines))
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_file(path, lambda file: figure.savefig(file, format=ending))
         finally:

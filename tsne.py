@@ -267,8 +267,7 @@ def symmetrize(neighbors, p, block=4096, each=map):
         return (key // n).int(), (key % n).int(), value.div_(2 * n)
 
     parts = each(rows_from, range(0, n, block))
-    row, column, value = (torch.cat(part) for part in zip(*parts, strict=True))
-    return row, column, value
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def padded_blocks(group, n_groups, max_entries):
