@@ -27,13 +27,13 @@ import functools
 import io
 import json
 import math
-import numbers
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -711,9 +711,8 @@ class TSNE:
         width = len(self._map) if self.metric == "precomputed" else self._points.shape[1]
         require(x.shape[1] == width, f"X_new has shape {list(x.shape)}: give [points, {width}]")
         x = self._scaled(x, "X_new")
-        require(
-            (x.abs() < LARGEST).all(), f"X_new lies {LARGEST:g} times as far out as the points of the map"
-        )
+        is_near = (x.abs() < LARGEST).all()
+        require(is_near, f"X_new lies {LARGEST:g} times as far out as the points of the map")
         k = min(len(self._map), 30)
         neighbors, squares = self._neighbors(x, k)
         p = conditional_affinities(squares, k / 3).to(self._map.dtype)[:, :, None]
@@ -727,20 +726,18 @@ class TSNE:
 
     def _check_parameters(self, n):
         check = self._check_number
-        whole = numbers.Integral
-        real = numbers.Real
-        check("n_components", whole, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
-        check("perplexity", real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
-        check("early_exaggeration", real, 1, LARGEST, f"1 to {LARGEST:g}")
+        check("n_components", Integral, 1, EXACT_LIMIT, f"a whole number from 1 to {EXACT_LIMIT:,}")
+        check("perplexity", Real, 1, math.nextafter(n, 0), f"1 or more, but less than the {n} points")
+        check("early_exaggeration", Real, 1, LARGEST, f"1 to {LARGEST:g}")
         if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
-            check("learning_rate", real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
-        check("max_iter", whole, 1, math.inf, "a whole number from 1")
-        check("n_iter_without_progress", real, -math.inf, math.inf, "a number of iterations")
-        check("min_grad_norm", real, -math.inf, math.inf, "a number")
-        check("verbose", real, 0, math.inf, "0 or 1")
+            check("learning_rate", Real, 1e-300, LARGEST, f"auto, or more than 0, up to {LARGEST:g}")
+        check("max_iter", Integral, 1, math.inf, "a whole number from 1")
+        check("n_iter_without_progress", Real, -math.inf, math.inf, "a number of iterations")
+        check("min_grad_norm", Real, -math.inf, math.inf, "a number")
+        check("verbose", Real, 0, math.inf, "0 or 1")
         if self.random_state is not None and not isinstance(self.random_state, np.random.RandomState):
-            check("random_state", whole, 0, 2**64 - 1, "a whole number from 0, a RandomState or None")
-        check("angle", real, 0, 1, "0 to 1")
+            check("random_state", Integral, 0, 2**64 - 1, "a whole number from 0, a RandomState or None")
+        check("angle", Real, 0, 1, "0 to 1")
         for name, choices in (("metric", METRICS), ("method", METHODS)):
             value = vars(self)[name]
             is_choice = isinstance(value, str) and value in choices
