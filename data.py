@@ -519,7 +519,8 @@ def read_picture(path, size):
 def list_pictures(root):
     """(pictures, others): a list of (path, class, split), and a list of all other files' paths.
 
-    A folder `train` that holds pictures itself, beside folders of other names, is a class and no split.
+    A folder `train` that holds pictures itself is a class and no split if other folders with pictures are
+    beside it, and none of them is a split.
     """
     files = {}  # path: the names of the folders between root and it
     levels = ("*", "*/*", "*/*/*", "*/*/*/**/*")  # of which only the last does not follow links to folders
@@ -529,9 +530,10 @@ def list_pictures(root):
             files[path] = names[:-1]
     candidates = {path: names for path, names in files.items() if path.name.lower().endswith(ENDINGS)}
     split_of = {names[0]: SPLIT_FOLDERS.get(names[0].lower()) for names in files.values() if names}
-    train_folders = {name for name, split in split_of.items() if split == "train"}
-    train_is_class = any(len(names) == 1 and names[0] in train_folders for names in candidates.values())
-    has_splits = len(train_folders) > 0 and not (train_is_class and None in split_of.values())
+    # of each picture in a folder: the split that the folder is named after, or None; and how deep it lies
+    places = {(split_of[names[0]], len(names)) for names in candidates.values() if names}
+    train_is_class = ("train", 1) in places and {split for split, _ in places} == {"train", None}
+    has_splits = "train" in split_of.values() and not train_is_class
 
     pictures = []
     for path, names in candidates.items():

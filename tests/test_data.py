@@ -649,6 +649,10 @@ def test_broken_pictures_are_skipped_with_one_note(tmp_path, capsys, monkeypatch
 
 def test_empty_folder_and_wrong_names(tmp_path):
     assert "no readable picture" in mistake(tmp_path)
+    save(tmp_path / "test", "1.png", noise(4, 4))
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.heic").write_bytes(b"x")
+    assert "no readable picture" in mistake(tmp_path)  # rather than one class, test
     message = mistake(tmp_path / "nowhere")
     assert "nowhere" in message and all(name in message for name in data.DATASETS)
     assert "did you mean quickdraw5k?" in mistake("quickdrw5k")
@@ -1175,12 +1179,16 @@ FOLDERS = {  # files: the classes that are read, the number of train, valid and 
     "capitals": (["Train/a/1", "Train/a/2", "Testing/a/1"], ["a"], (2, 0, 1), None),
     "val": (["train/a/1", "val/a/1", "test/a/1"], ["a"], (1, 1, 1), None),
     "splits without classes": (["train/1", "train/2", "test/1"], None, (2, 0, 1), None),
+    "beside splits without classes": (["train/1", "test/1", "masks/1"], None, (1, 0, 1), "masks"),
+    "annotations of a split": (["train/1", "boxes/1.json"], None, (1, 0, 0), "boxes"),
+    "a picture beside the classes of a split": (
+        ["train/1", "train/a/1", "train/a/2", "test/a/1", "boxes/1.json"], ["a"], (2, 0, 1), "2 files"),
     "deeper": (["a/1", "a/deep/1", "a/deep/2", "b/1"], ["a", "b"], (2, 0, 0), "2 files are left out"),
     "beside classes": (["a/1", "b/1", "1"], ["a", "b"], (2, 0, 0), "or not in a class folder"),
     "beside splits": (["train/a/1", "extra/a/1"], ["a"], (1, 0, 0), "or not in a class folder"),
     "other formats": (["a/1", "a/2.pgm", "a/3.PPM"], ["a"], (3, 0, 0), None),
     "no pictures": (["a/1", "a/notes.txt"], ["a"], (1, 0, 0), "not a picture (.png, .jpg"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", FOLDERS)
