@@ -483,10 +483,11 @@ def new_folder(args, dataset):
     """A new folder, or an empty --out. Nothing is ever overwritten."""
     if not args.out:
         name = f"{args.model}-{dataset.name}"
+        Path("runs").mkdir(exist_ok=True)  # an OSError if it is a file, or a link to nowhere
         for count in itertools.count(1):
             folder = Path("runs", name if count == 1 else f"{name}-{count}")
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(parents=True)  # no two processes make the same
+                folder.mkdir()  # no two processes make the same
                 return folder
     folder = Path(args.out)
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file: name a folder")

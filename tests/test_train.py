@@ -255,6 +255,12 @@ def test_a_run_never_overwrites_another(digits, tmp_path, monkeypatch):
     assert sorted(os.listdir("runs")) == ["ae-digits", "ae-digits-2", "ae-digits-3"]
 
 
+def test_runs_that_is_a_link_to_nowhere_is_refused(digits, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(tmp_path / "unmounted")
+    assert "File exists: runs" in refused(train.main, small("ae", digits, "--steps 1"))
+
+
 def test_the_seed_makes_the_run(digits, tmp_path):
     argv = small("vae", digits, "--epochs 1")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
