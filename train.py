@@ -580,6 +580,8 @@ def fit(training):
     first = state.epoch + 1 if state.history else 0
     if first > training.total_epochs:
         print(f"all {state.epoch} epochs are trained already: --epochs trains more")
+    elif data.rank() == 0:
+        (training.folder / "summary.json").unlink(missing_ok=True)  # of fewer epochs: `finish` makes it anew
     for epoch in range(first, training.total_epochs + 1):
         if is_out_of_patience(training):
             print(f"stopped: no better validation loss for {training.args.patience} epochs")

@@ -306,6 +306,16 @@ def test_more_epochs_extend_a_finished_run(digits, tmp_path):
     assert [row["epoch"] for row in rows if row["split"] == "valid"] == list("01234")
 
 
+def test_a_run_that_is_extended_has_no_summary_until_it_ends(digits, tmp_path, monkeypatch, no_pictures):
+    folder = tmp_path / "run"
+    assert train.main(small("ae", digits, "--epochs 1", folder)) == 0
+    more = ["--resume", str(folder), "--epochs", "3"]
+    killed_after(3, more, monkeypatch)  # after another epoch, which may have changed best.pt
+    assert last(folder)["state"]["epoch"] == 2 and not (folder / "summary.json").exists()
+    assert train.main(more) == 0
+    assert json.loads((folder / "summary.json").read_text())["epochs"] == 3
+
+
 def test_ctrl_c_keeps_the_last_epoch_and_says_how_to_go_on(digits, tmp_path, monkeypatch, capsys):
     argv = small("ae", digits, "--epochs 4", tmp_path / "run")
     train_epoch = train.train_epoch
