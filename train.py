@@ -524,7 +524,8 @@ def train_to_the_end(training):
         stop = f"stopped after epoch {training.saved_epoch}; to continue: {resume}"
         raise KeyboardInterrupt(stop) from None
     except OSError as error:  # a full disk, or a file that Windows keeps because a program has it open
-        require(training.saved_epoch is None, f"{error.strerror}: {error.filename}; then {resume}")
+        where = f": {error.filename}" if error.filename else ""  # stdout, closed or full, has no name
+        require(training.saved_epoch is None, f"{error.strerror}{where}; then {resume}")
         raise
 
 

@@ -994,6 +994,15 @@ def test_a_full_disk_says_how_to_go_on(digits, tmp_path, monkeypatch, refused):
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
 
 
+def test_a_closed_stdout_says_how_to_go_on(digits, tmp_path, monkeypatch, refused):
+    def fail(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")  # as of `python train.py ... | head`
+
+    monkeypatch.setattr(train.Console, "end_epoch", fail)
+    error = refused(train.main, small("ae", digits, "--epochs 3", tmp_path / "run"))
+    assert f"error: Broken pipe; then python train.py --resume {tmp_path / 'run'}" in error
+
+
 @pytest.mark.parametrize("name", ["log.csv", "last.pt"])
 def test_a_file_that_windows_keeps_open(name, digits, tmp_path, monkeypatch, capsys, no_pictures):
     folder = tmp_path / "run"
