@@ -433,7 +433,8 @@ def make_model(args, dataset, last):
     arguments = {name: value for name, value in known.items() if name in takes}
     if last:
         digest = last["config"].get("data_digest")  # which runs of older versions do not have
-        is_same = last["arguments"] == arguments and digest in (None, data.digest(dataset))
+        # an argument that an older version did not have has its default
+        is_same = arguments | last["arguments"] == arguments and digest in (None, data.digest(dataset))
         is_same = is_same and last["config"]["classes"] == dataset.classes
         advice = "if those lie elsewhere now, give --data or --data-dir"
         require(is_same, f"the data are not those that {args.resume} was trained on: {advice}")

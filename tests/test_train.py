@@ -836,6 +836,15 @@ def test_a_run_in_use_is_refused(flag, run, digits, tmp_path, refused):
         assert "in use by another process" in refused(train.main, argv)
 
 
+def test_a_run_of_a_version_that_lacked_a_flag_is_resumed(run, tmp_path):
+    shutil.copytree(run("vae"), tmp_path / "run")
+    checkpoint = last(tmp_path / "run")
+    del checkpoint["arguments"]["shift"], checkpoint["config"]["flags"]["shift"]
+    torch.save(checkpoint, tmp_path / "run" / "last.pt")
+    assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "3"]) == 0
+    assert last(tmp_path / "run")["arguments"]["shift"] == 0
+
+
 def test_a_run_of_a_version_that_lacked_a_unit_is_resumed(run, tmp_path):
     shutil.copytree(run("vae"), tmp_path / "run")
     checkpoint = last(tmp_path / "run")
