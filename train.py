@@ -301,8 +301,8 @@ class State:
 
     epoch: int = 0  # epochs that have ended
     step: int = 0  # updates
-    images: int = 0  # seen in training
-    seconds: float = 0.0  # of training
+    images: int = 0  # seen in training and in fitting latents
+    seconds: float = 0.0  # that this took
     best: float | int = math.inf  # validation loss
     best_epoch: int = 0
     history: list = field(default_factory=list)  # rows of log.csv
@@ -767,6 +767,7 @@ def fit_phase(training, name, split, epochs, start):
     options = dict(batch_size=model.fit_batch_size, start=start, beta=model.fit_beta, callback=callback)
     latents = model.fit_latents(x, epochs, model.fit_lr, **options)
     model.get_buffer(name).copy_(latents)
+    state.images += epochs * len(x)
     state.seconds += time.perf_counter() - started
     state.finished_phases.append(name)
     data.from_first(training.save_best)  # without a validation loss, the last model is the best
@@ -821,7 +822,7 @@ class Console:
         if not self.has_header:
             self.has_header = True
             units = self.training.config["units"]
-            titles = [(split, name.replace("_", " "), units[name]) for split, name in columns]
+            titles = [(split, name.replace("_", " "), units.get(name, "")) for split, name in columns]
             for line in zip(*titles, strict=True):
                 print(" " * 9 + "".join(f"{title:>15}" for title in line))
         state = self.training.state
@@ -859,8 +860,8 @@ def finish(training):
     print(f"best epoch {state.best_epoch} of {state.epoch}, {state.seconds:.0f} s of training")
     for split, terms in scores.items():
         numbers = {name: value for name, value in terms.items() if not isinstance(value, list)}
-        line = ", ".join(f"{name} {value:.5g} {units[name]}".strip() for name, value in numbers.items())
-        print(f"{split}: {line}")
+        parts = [f"{name} {value:.5g} {units.get(name, '')}" for name, value in numbers.items()]
+        print(f"{split}: " + ", ".join(part.strip() for part in parts))
     paths = sample.draw_run(training.folder, model.cpu(), training.dataset)
     print("pictures: " + " ".join(str(path) for path in paths))
     write_json(training.folder / "summary.json", summary)

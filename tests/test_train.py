@@ -420,7 +420,9 @@ def test_more_epochs_find_the_latents_anew(model, digits, tmp_path, monkeypatch,
     assert train.main(more) == 0
     weights, whole = last(tmp_path / "two")["weights"], last(tmp_path / "whole")["weights"]
     assert same(weights, whole) and not same(weights["test_latents"], first["test_latents"])
-    splits = [row["split"] for row in last(tmp_path / "two")["state"]["history"]]
+    state = last(tmp_path / "two")["state"]
+    assert state["images"] > last(tmp_path / "whole")["state"]["images"] > 4 * 144  # of the phases too
+    splits = [row["split"] for row in state["history"]]
     assert splits == [*["train"] * 4, "refined", "refined", "test_latents", "test_latents"]
 
 
@@ -851,6 +853,18 @@ def test_a_run_of_a_version_that_lacked_a_unit_is_resumed(run, tmp_path):
     del checkpoint["config"]["units"]["reconstruction"]
     torch.save(checkpoint, tmp_path / "run" / "last.pt")
     assert train.main(["--resume", str(tmp_path / "run"), "--epochs", "3"]) == 0
+
+
+def test_a_term_without_a_unit_is_logged(digits, tmp_path, monkeypatch, no_pictures):
+    class Penalized(models.Autoencoder):  # as a reader's first model may be
+        def loss(self, batch, step):
+            loss, terms = super().loss(batch, step)
+            return loss, terms | {"sparsity": loss}
+
+    monkeypatch.setitem(models.MODELS, "ae", Penalized)
+    assert train.main(small("ae", digits, "--steps 1", tmp_path / "run")) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test"]["sparsity"] == summary["test"]["loss"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(digits, tmp_path, refused, monkeypatch):
