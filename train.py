@@ -507,7 +507,8 @@ def new_folder(args, dataset):
 
 def train_to_the_end(training):
     """Train, fit free latents and evaluate; returns the exit status."""
-    resume = visible(f"python train.py --resume {shlex.quote(str(training.folder))}")
+    folder = training.folder.as_posix()  # backslashes would be quoted by ', which Windows' cmd does not know
+    resume = visible(f"python train.py --resume {shlex.quote(folder)}")
     announce(training)
     try:
         fit(training)
