@@ -280,6 +280,8 @@ def note_idle_flags(values, explicit):
             reasons |= dict.fromkeys(idle, f"with --{side} {network}")
     if values.get("label") == "add":
         reasons["label_dim"] = "with --label add"
+    if values["data"] not in ("mnist", "fashion", "quickdraw", "arithmetic"):
+        reasons["data_dir"] = f"with --data {values['data']}"
     if values.get("objective") != "iwae":
         reasons["iwae_samples"] = "without --objective iwae"
     for name in explicit:

@@ -694,9 +694,11 @@ def test_wrong_use_of_the_others(name, places, refused):
 
 def test_idle_flags_are_noted_but_do_no_harm(digits, tmp_path, capsys):
     argv = ["--model", "ae", "--data", digits, "--steps", "1"]
-    argv += ["--encoder", "mlp", "--encoder-layers", "4,3,2,1"]
+    argv += ["--encoder", "mlp", "--encoder-layers", "4,3,2,1", "--data-dir", str(tmp_path)]
     assert train.main([*argv, "--out", str(tmp_path / "run")]) == 0
-    assert "--encoder-layers does nothing with --encoder mlp" in capsys.readouterr().err
+    notes = capsys.readouterr().err
+    assert "--encoder-layers does nothing with --encoder mlp" in notes
+    assert f"--data-dir does nothing with --data {digits}" in notes
 
 
 def test_help_tells_every_default(capsys):
