@@ -559,11 +559,17 @@ def read_folder(root, size):
     examples = []
     for path, label, split in paths:
         try:
-            examples.append((read_picture(path, size), label, split))
+            picture = read_picture(path, size)
         except MemoryError:
             raise
         except Exception as error:  # the errors of Pillow for broken files have no class in common
             left_out[path] = error
+            continue
+        examples.append((picture, label, split))
+        first = examples[0][0]
+        sizes = f"{first.shape[:2]} and {picture.shape[:2]}"
+        # at the first that differs: a thousand photographs may not fit in memory
+        require(picture.shape == first.shape, f"{root} has pictures of sizes {sizes}: give --image-size")
     if left_out:
         first = min(left_out)
         note(f"{root}: {len(left_out):,} files are left out, the first: {first}: {left_out[first]}")
@@ -571,8 +577,6 @@ def read_folder(root, size):
     has_train = any(split == "train" for _, _, split in examples)
     require(has_train, f"{root} has no readable picture to train on: {advice}")
     pictures, labels, splits = zip(*examples, strict=True)
-    sizes = {picture.shape[:2] for picture in pictures}
-    require(len(sizes) == 1, f"{root} has sizes from {min(sizes)} to {max(sizes)}: give --image-size")
     x = np.stack(pictures).transpose(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
     note_black(x, root)
     if np.array_equal(x[:, 0], x[:, 1]) and np.array_equal(x[:, 1], x[:, 2]):

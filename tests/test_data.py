@@ -624,10 +624,14 @@ def test_folder_layouts(tmp_path):
     assert "yak" in mistake(tmp_path / "own")
 
 
-def test_pictures_of_several_sizes_need_an_image_size(tmp_path):
+def test_pictures_of_several_sizes_need_an_image_size(tmp_path, monkeypatch):
     save(tmp_path, "1.png", noise(8, 8))
     save(tmp_path, "2.png", noise(9, 8))
-    assert "--image-size" in mistake(tmp_path)
+    save(tmp_path, "3.png", noise(8, 8))
+    with monkeypatch.context() as patch:  # before the others take the memory
+        read = data.read_picture
+        patch.setattr(data, "read_picture", lambda path, size: path.name != "3.png" and read(path, size))
+        assert "(8, 8) and (9, 8): give --image-size" in mistake(tmp_path)
     assert data.load(tmp_path, image_size=4).image_shape == (1, 4, 4)
 
 
