@@ -394,8 +394,9 @@ def open_arrays(path, names=None):
     except Exception as error:  # numpy raises ValueError, KeyError, BadZipFile, ... for broken files
         reason = str(error).partition("\n")[0]
         raise Mistake(f"{path} is no whole .npy or .npz of plain arrays ({reason}): replace it") from None
-    message = f"{path} holds {', '.join(keys) or 'nothing'}: it needs {' or '.join(names or ())}"
-    require(arrays or names is None, message)
+    if names and not arrays:
+        content = ", ".join(keys[:10] + ["..."] * (len(keys) > 10)) or "nothing"  # of thousands in a zip
+        raise Mistake(f"{path} holds {content}: it needs {names[0]}")
     return arrays
 
 
@@ -444,7 +445,7 @@ def read_arrays(path):
     """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
     and the class names, `classes`."""
     regular_names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
-    arrays = open_arrays(path, ["classes", *regular_names, *SYNONYMS])
+    arrays = open_arrays(path, [*regular_names, *SYNONYMS, "classes"])
     names = [SYNONYMS.get(key, key) for key in arrays]
     advice = "call the pictures x_train and the labels y_train, and nothing else so"
     is_clear = "x_train" in names and len(set(names)) == len(names)

@@ -513,6 +513,15 @@ def test_npz_mistakes(tmp_path, arrays, expected):
     assert expected in message and "set.npz" in message
 
 
+def test_a_zip_of_pictures_is_refused_without_a_list_of_all(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photographs.zip", "w") as archive:
+        for i in range(1000):
+            archive.writestr(f"cat/{i}.png", b"x")
+    message = mistake(tmp_path / "photographs.zip")
+    assert "holds cat/0.png, " in message and message.endswith(", ...: it needs x_train")
+    assert len(message) < 300
+
+
 def test_resizing_is_antialiased(tmp_path):
     # one-pixel squares, gray from afar; three to one, so that each third pixel alone is black or white
     board = (np.indices((63, 63)).sum(0) % 2 * 255).astype(np.uint8)
