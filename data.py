@@ -223,7 +223,8 @@ def load(
         x = resize(x, image_size)
     splits = pictures.splits
     cut_splits(splits, y.numpy(), valid_fraction)
-    require("train" in splits, f"{data} leaves nothing to train on: give more pictures")
+    advice = "give more pictures or a lower --valid-fraction"
+    require("train" in splits, f"{data} leaves nothing to train on: {advice}")
     if binarize == "static":
         random = torch.Generator().manual_seed(0)
         x = 255 * (torch.rand(x.shape, generator=random) < x / 255).to(torch.uint8)
@@ -312,8 +313,9 @@ def number_labels(pictures, where):
     else:
         values = range(len(classes))
     numbers = {value: number for number, value in enumerate(values)}
+    known = "that have training pictures" if pictures.classes is None else "named in the array classes"
     for label in np.unique(labels).tolist():
-        require(label in numbers, f"{where}: class {label} is not one of the training classes")
+        require(label in numbers, f"{where}: class {label} is not one of those {known}")
     return torch.tensor([numbers[label] for label in labels.tolist()]), classes
 
 
@@ -456,6 +458,8 @@ def read_arrays(path):
     if not has_labels:
         classes = [Path(path).stem]
     elif "classes" in arrays:
+        kind = arrays["classes"].dtype
+        require(kind.kind in "iuU", f"{path}: classes holds {kind}: give strings")
         classes = [str(name) for name in arrays["classes"].flat]
         require(len(set(classes)) == len(classes), f"{path}: classes repeats a name")
 
@@ -468,7 +472,7 @@ def read_arrays(path):
         y = arrays.get(f"y_{split}") if has_labels else np.zeros(size, int)
         where = f"{path}: y_{split}"
         fits = y is not None and y.shape == (size,)
-        require(fits, f"{where} is not one label for each of {size} pictures")
+        require(fits, f"{where} is missing or not of shape [{size}]: give a label to each picture")
         require(y.dtype.kind in "iuU", f"{where} holds {y.dtype}: give integers from 0, or strings")
         require(y.dtype.kind != "i" or y.min() >= 0, f"{where} has labels below 0: number them from 0")
         labels.append(y)
