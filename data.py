@@ -645,7 +645,9 @@ def fetch(path, check):
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             return write_file(path, lambda file, body=body: file.write(body))
-    raise Mistake(f"{path} is missing ({'; '.join(failures)}): download {url} by hand and put it there")
+    # quickdraw may have no class of that name
+    advice = f"if {url} exists, download it by hand and put it there"
+    raise Mistake(f"{path} is missing ({'; '.join(failures)}): {advice}")
 
 
 def unzip(body, md5):
@@ -675,7 +677,7 @@ def read_idx(folder, classes, data_dir):
         try:
             body = unzip(path.read_bytes(), md5)
         except ValueError as error:
-            raise Mistake(f"{path} {error}: delete it or replace it") from None
+            raise Mistake(f"{path} {error}: delete it, replace it or give another --data-dir") from None
         header = 16 if "images" in file else 8  # bytes: kind, n and, of images, height and width
         arrays.append(np.frombuffer(body, np.uint8)[header:])
     x_train, y_train, x_test, y_test = arrays
@@ -883,8 +885,7 @@ def number(kind, low, high=math.inf, above=False):
     """
     high = min(high, 2**31 if kind is int else 1e30)
     wanted = "a whole number" if kind is int else "a number"
-    wanted += f" above {low}" if above else f" from {low}"
-    wanted += f" to {high}"
+    wanted += f" above {low}, at most {high}" if above else f" from {low} to {high}"
 
     def parse(text):
         try:
