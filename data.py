@@ -444,8 +444,8 @@ def note_black(x, where):
 
 
 def read_arrays(path):
-    """A .npy of pictures; or a .npz of x_train and y_train, with or without x_valid, y_valid, x_test, y_test
-    and the class names, `classes`."""
+    """A .npy of pictures; or a .npz of x_train, with or without x_valid and x_test, the labels of all of
+    these, y_train, y_valid and y_test, and the class names, `classes`."""
     regular_names = [f"{part}_{split}" for part in "xy" for split in SPLITS]
     arrays = open_arrays(path, [*regular_names, *SYNONYMS, "classes"])
     names = [SYNONYMS.get(key, key) for key in arrays]
@@ -981,7 +981,7 @@ def run_command(prog, command, argv, *errors):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # of characters that the console lacks
         status = command(sys.argv[1:] if argv is None else argv)
-        print(end="", flush=True)
+        print(end="", flush=True)  # here, where the error of a closed pipe is caught
         return status or 0
     except SystemExit as stop:  # how argparse ends after --help and after an error
         return stop.code or 0
