@@ -829,16 +829,11 @@ def read_config(folder):
 def check_config(config, where):
     """Require that the entries of a config which are read are there and of the right type."""
 
-    def are_flags(value):
-        return isinstance(value, dict) and all(
-            isinstance(value.get(name), str) for name in ("model", "data")
-        )
-
     def is_list(value, kind):
         return isinstance(value, list) and len(value) > 0 and all(type(item) is kind for item in value)
 
     is_right = {
-        "flags": are_flags,
+        "flags": lambda flags: type(flags) is dict and is_list([flags.get("model"), flags.get("data")], str),
         "classes": lambda names: is_list(names, str) and len(set(names)) == len(names),
         "image_shape": lambda sides: is_list(sides, int) and len(sides) in (1, 3) and min(sides) > 0,
         "units": lambda units: isinstance(units, dict) and is_list(list(units.values()), str),

@@ -201,9 +201,8 @@ def resumed_flags(parser, explicit):
     saved = check_flags(parser, last["config"]["flags"], f"{folder}/last.pt")
     args = argparse.Namespace(**(saved | explicit))
     is_there = args.data in data.DATASETS or os.path.exists(os.path.expanduser(args.data))
-    require(
-        is_there, f"the data of {folder}, {args.data}, are not there: give --data for where they are now"
-    )
+    advice = "give --data for where they are now"
+    require(is_there, f"the data of {folder}, {args.data}, are not there: {advice}")
     if "epochs" in explicit:
         epoch = last["state"]["epoch"]
         require(args.epochs >= epoch, f"{folder} is past --epochs {args.epochs}: it has {epoch}")
