@@ -175,7 +175,7 @@ def test_a_recipe_is_the_network_of_its_report(name):
     args, _ = train.read_flags([f"@{RECIPES[recipe]}", *flags])
     classes = list("0123456789" if args.data == "mnist10k" else "abcde")
     shape = (3, 64, 64) if args.data == "butterflies1k" else (1, 28, 28)
-    sizes = dict(image_shape=shape, n_classes=len(classes), n_train=1, n_test=1)
+    sizes = dict(image_shape=shape, n_classes=len(classes), n_train=2, n_test=1)
     takes = models.constructor_defaults(args.model)
     arguments = {name: value for name, value in (vars(args) | sizes).items() if name in takes}
     model = models.build(args.model, **arguments).eval()
