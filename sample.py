@@ -894,7 +894,7 @@ def draw(what, runs, out=None, **options):
     for run in runs:
         refusal = f"{run.folder} holds a {run.kind}, which cannot draw --what {what}"
         require(picture.needs.is_met(run.model), f"{refusal}: that needs {picture.needs.text}")
-    filename = picture.filename if len(runs) == 1 else "comparison.png"
+    filename = picture.filename if len(runs) == 1 else f"compared-{picture.filename}"
     path = Path(out) if out else runs[0].folder / filename
     if out:
         refuse_input(path, runs)

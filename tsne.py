@@ -832,7 +832,8 @@ class TSNE:
                 repulsion = functools.partial(barnes_hut_repulsion, angle=angle, each=pool.map)
                 pool = None  # the tree shares out its own work
             else:
-                repulsion = functools.partial(mesh_repulsion, spacing=0.3 if n < 20_000 else 0.35)
+                spacing = 0.3 if n < 20_000 else 0.35  # a finer mesh costs little where points are few
+                repulsion = functools.partial(mesh_repulsion, spacing=spacing)
         negative_entropy = torch.special.xlogy(p, p).sum(dtype=torch.float64)
         return functools.partial(kl_gradient, attraction, repulsion, negative_entropy, pool=pool)
 

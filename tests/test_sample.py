@@ -482,6 +482,16 @@ def test_several_runs_reconstruct_the_same_pictures(run, drawn, tmp_path):
             assert torch.allclose(models.load(folder / "best.pt").reconstruct(x), shown, atol=1e-6)
 
 
+def test_curves_and_reconstructions_of_the_same_runs_do_not_replace_each_other(copy):
+    folders = [copy("ae"), copy("vae")]
+    for what in ("curves", "reconstruct"):
+        assert sample.main([*map(str, folders), "--what", what]) == 0
+    assert {path.name for path in folders[0].glob("compared-*")} == {
+        "compared-loss.png",
+        "compared-reconstructions.png",
+    }
+
+
 def test_a_gan_interpolates_between_latents_of_its_prior(run, drawn):
     assert (
         sample.main([str(run("gan")), "--what", "interpolate", "-n", "5", "--rows", "2", "--scale", "0"])
