@@ -482,8 +482,8 @@ def test_several_runs_reconstruct_the_same_pictures(run, drawn, tmp_path):
             assert torch.allclose(models.load(folder / "best.pt").reconstruct(x), shown, atol=1e-6)
 
 
-def test_curves_and_reconstructions_of_the_same_runs_do_not_replace_each_other(copy):
-    folders = [copy("ae"), copy("vae")]
+def test_curves_and_reconstructions_of_the_same_runs_do_not_replace_each_other(run, copy):
+    folders = [copy("ae"), run("vae")]
     for what in ("curves", "reconstruct"):
         assert sample.main([*map(str, folders), "--what", what]) == 0
     assert {path.name for path in folders[0].glob("compared-*")} == {
