@@ -710,6 +710,7 @@ def test_a_picture_that_fails_costs_no_other(error, reason, copy, monkeypatch, c
         path.unlink()
     monkeypatch.setattr(sample.PICTURES["real"], "draw", fail)
     run = sample.Run(folder)
+    capsys.readouterr()  # of the training, if no test before has used this run
     paths = sample.draw_run(folder, run.model, run.dataset)
     assert {path.stem for path in paths} == {path.stem for path in folder.glob("*.png")} == LATENT - {"real"}
     assert capsys.readouterr().err == f"note: no picture of --what real: {reason}\n"
