@@ -344,7 +344,7 @@ def draw_curves(*runs):
         axis.set_title(" and ".join(titles))
         axis.set_xlabel("update" if in_steps else "epoch")
         axis.set_ylabel(unit_of(panel[0]))
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1, nbins=6)  # 10000 is wide
         if len(runs) == 1 and (len(panel) > 1 or axis is axes[0, 0]):
             axis.legend(fontsize=8)
 
@@ -362,7 +362,7 @@ def draw_curves(*runs):
 
 def line_colors(n):
     """n colors: of COLORS or, where these are too few, of a rainbow."""
-    return COLORS[:n] if n <= len(COLORS) else plt.get_cmap("turbo")(np.linspace(0, 1, n))
+    return COLORS[:n] if n <= len(COLORS) else plt.get_cmap("turbo")(np.linspace(0.05, 0.95, n))
 
 
 def replace_loss(log, n_pixels):
