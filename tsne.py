@@ -1278,13 +1278,15 @@ def draw(tsne_map):
 
 def name_classes(figure, tsne_map, classes, has_few_classes):
     """The legend: few classes at the right of the map, many below it. The name of one of few classes is also
-    at the median of its points, if over half of them are correct."""
+    at the median of its points, or below names that are there, if over half of its points are correct."""
     from matplotlib.lines import Line2D
     from matplotlib.patheffects import withStroke
     from matplotlib.textpath import TextPath
 
     outline = [withStroke(linewidth=3, foreground="white")]
     key_style = dict(marker="o", markersize=6 if has_few_classes else 3, linestyle="")
+    letter_height, letter_width = np.ptp(tsne_map.embedding, 0).max() * np.array([0.035, 0.02])
+    places = []  # of the names in the map
     keys = []
     for c in classes:
         name = " ".join(tsne_map.classes[c].split())[:18]
@@ -1293,6 +1295,12 @@ def name_classes(figure, tsne_map, classes, has_few_classes):
         keys.append(Line2D([], [], color=COLORS[c % len(COLORS)], label=label, **key_style))
         if has_few_classes and accuracy > 0.5:
             x, y = np.median(tsne_map.embedding[tsne_map.labels == c], 0)
+            while any(
+                abs(y - other_y) < letter_height and abs(x - other_x) < letter_width * (len(name) + n) / 2
+                for other_x, other_y, n in places
+            ):
+                y -= letter_height
+            places.append((x, y, len(name)))
             text_style = dict(ha="center", va="center", weight="bold", path_effects=outline)
             figure.axes[0].text(x, y, name, **text_style)
     if has_few_classes:

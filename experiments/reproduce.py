@@ -16,6 +16,7 @@ that it has here, and --no-training measures them afterwards:
 `python train.py @experiments/r4-cvae.txt --seed 1 --out runs/reproduce-full/r4-cvae,seed=1`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -484,7 +485,7 @@ def judge_claim(text, signs, results):
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
         word = "fails"
     elif any(measured == "≈" for _, measured in signs):
-        return "untested: within two standard errors"
+        return "undecided: within two standard errors"
     else:
         word = "holds"
     return word if seeds > 1 else f"{word} (one seed)"
@@ -570,10 +571,9 @@ def summary(results, claim_words):
         groups = rows.get(word, {})
         reasons = [", ".join(names) + note for note, names in groups.items()]
         text += f"- **{word}** {sum(map(len, groups.values()))}: {'; '.join(reasons)}\n"
-    hold, fail, untested = (
-        sum(word.startswith(start) for word in claim_words) for start in ("holds", "fails", "untested")
-    )
-    text += f"- of {len(claim_words)} claims {hold} hold, {fail} fail, {untested} are untested\n"
+    counts = collections.Counter(re.match(r"\w+", word)[0] for word in claim_words)
+    text += f"- of {len(claim_words)} claims {counts['holds']} hold, {counts['fails']} fail, "
+    text += f"{counts['undecided']} are undecided and {counts['untested']} untested\n"
     seconds = [
         statistics.mean(result["seconds"]) * ROWS[name].seeds * (10 if result["tenth"] else 1)
         for name, result in results.items()

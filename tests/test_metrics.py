@@ -1399,10 +1399,26 @@ def test_the_benchmark_of_metrics_runs(packages, capsys):
 
 
 def test_the_benchmark_of_gans_runs(runs, capsys):
-    status = load_benchmark("gan")["main"]([runs["gan"], "--judge", runs["classifier"], "--quick"])
+    status = load_benchmark("gan")["main"]([runs["gan"], "--judge", runs["classifier"]])
     lines = capsys.readouterr().out.splitlines()
     assert status == 0
     assert [line.split()[0] for line in lines[1:]] == [lines[1].split()[0], "gan"]
+
+
+def test_the_benchmark_of_fitted_latents_agrees_with_the_run(digits, tmp_path, capsys):
+    with np.load(digits) as arrays:
+        few = {name: arrays[name][:32] for name in ("x_train", "x_test")}  # two batches
+    np.savez(tmp_path / "few.npz", **few)
+    flags = f"--model ad --data {tmp_path / 'few.npz'} --objective report --latent-dim 4 --epochs 1"
+    flags += f" --fit-epochs 1 --fit-lr 1e-2 --fit-batch-size 16 --out {tmp_path / 'ad'}"
+    assert train.main(flags.split()) == 0
+    capsys.readouterr()
+    assert load_benchmark("latents")["main"]([str(tmp_path / "ad"), "--epochs", "1"]) == 0
+    losses = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    expected = json.loads((tmp_path / "ad" / "summary.json").read_text())["test"]["reconstruction"]
+    assert float(losses["batches of 16"]) == pytest.approx(expected, abs=1e-4)
+    assert float(losses["as the run"]) == pytest.approx(expected, rel=0.05)
+    assert len(losses) == 8
 
 
 def test_the_benchmark_of_resizes_runs(sets, random_weights, capsys):

@@ -552,8 +552,8 @@ def test_a_tenth_of_the_updates_gets_no_verdict():
         ("{r[a]} > 0.5, < 2; not {r[b]}%", "1 > 0.5, < 2; not 2%", "holds (one seed)"),
         ("{r[a]}% > 50%", "1% < 50%", "fails (one seed)"),
         ("{r[e]} > 1.2 nats", "2.50 ± 0.71 > 1.2 nats", "holds"),  # the error is .5
-        ("{r[b]} < {r[c]}", "2 ≈ 3.0 ± 2.0", "untested: within two standard errors"),  # the error is 1
-        ("{r[b]} < {r[c]} < {r[a]}", "2 ≈ 3.0 ± 2.0 ≈ 1", "untested: within two standard errors"),
+        ("{r[b]} < {r[c]}", "2 ≈ 3.0 ± 2.0", "undecided: within two standard errors"),  # the error is 1
+        ("{r[b]} < {r[c]} < {r[a]}", "2 ≈ 3.0 ± 2.0 ≈ 1", "undecided: within two standard errors"),
         ("{r[d]} < {r[a]}", "– < 1", "untested: `r` is not measured yet"),
         ("{r[f]} < 4", "3 (1 of 2) < 4", "untested: `r` lacks a seed's number"),
         ("{s[a]} < {r[a]}", "– < 1", "untested: `s` is not trained yet"),

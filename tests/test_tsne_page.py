@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import itertools
 import json
 import re
 import shutil
@@ -487,6 +488,21 @@ def test_every_word_of_the_picture_lies_within_it(n_classes, n_placed, long_name
         assert n_classes == 1 or not one.overlaps(other)
     assert len(shown) == (min(n_classes, 100) if n_classes > 1 else 0)
     assert figure.bbox.width == 804 and figure.bbox.height < 1500
+
+
+def test_names_of_classes_in_one_place_do_not_cover_each_other():
+    random = np.random.RandomState(0)
+    names = ["T-shirt/top", "Pullover", "Coat", "Shirt", "Dress", "Bag"]
+    embedding = random.normal(0, 1, (600, 2)) * [40, 25]
+    figure = tsne.draw(map_of(embedding, np.arange(600) % 6, names))
+    figure.set_dpi(120)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    words = figure.axes[0].texts
+    assert [word.get_text() for word in words] == names
+    boxes = [word.get_window_extent(renderer) for word in words]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
 
 
 # -----------------------------------------------------------------------------------------------------------
