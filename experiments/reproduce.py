@@ -441,7 +441,9 @@ def check_claim(text, results):
     one that follows; in what is returned, they are as measured."""
     parts = re.split(r"({[^{}]+}|(?<=[<>] )\d+(?:\.\d+)?(?!\w))", text)  # numbers stand at odd places
     signs = []  # claimed and measured
+    compared = []  # (row, number)
     left = None
+    left_reference = None
     for k in range(1, len(parts), 2):
         reference = CLAIMED.fullmatch(parts[k])
         if reference:
@@ -451,12 +453,16 @@ def check_claim(text, results):
             values = [float(parts[k])]
         right = estimate(values)
         claimed = re.search("[<>](?= )", parts[k - 1])
+        if claimed:
+            compared += [side.groups() for side in (left_reference, reference) if side]
         if claimed and left and right:
             signs.append((claimed[0], relation(left, right)))
             parts[k - 1] = parts[k - 1].replace(*signs[-1])
         if reference:  # in "5 > 2, < 7" the 5 is compared twice
             left = right
-    return "".join(parts), judge_claim(text, signs, results)
+            left_reference = reference
+    require(compared, f"this claim of rows.toml compares nothing: {text}")
+    return "".join(parts), judge_claim(compared, signs, results)
 
 
 def relation(left, right):
@@ -467,10 +473,11 @@ def relation(left, right):
     return "<" if difference < 0 else ">"
 
 
-def judge_claim(text, signs, results):
-    """The verdict on a claim, from pairs of the sign that is claimed and the one that was measured."""
+def judge_claim(compared, signs, results):
+    """The verdict on a claim, from the numbers that it compares, as pairs of row and name, and from pairs of
+    the sign that is claimed and the one that was measured."""
     seeds = math.inf
-    for name, number in CLAIMED.findall(text):
+    for name, number in compared:
         if name not in results:
             return f"untested: `{name}` is not trained yet"
         if results[name]["tenth"]:
@@ -481,7 +488,6 @@ def judge_claim(text, signs, results):
         if None in values:
             return f"untested: `{name}` lacks a seed's number"
         seeds = min(seeds, len(values))
-    require(signs, f"this claim of rows.toml compares nothing: {text}")
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
         word = "fails"
     elif any(measured == "≈" for _, measured in signs):
