@@ -350,7 +350,7 @@ def draw_curves(*runs):
 
     title = runs[0].name
     if len(runs) > 1:  # a legend with an entry for each run, below the panels so that it covers no curve
-        names = [run.name for run in runs]
+        names = distinct_names(runs)
         handles = [plt.Line2D([], [], color=color) for color in line_colors(len(runs))]
         figure.legend(handles, names, loc="outside lower center", ncols=len(panels))
         splits = {row["split"] for log in logs for row in log}
@@ -358,6 +358,12 @@ def draw_curves(*runs):
         title = ", ".join(styles)
     figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=10)  # 12 letters to an inch
     return figure
+
+
+def distinct_names(runs):
+    """The names of runs, or their paths where two have the same name."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
 
 
 def line_colors(n):
@@ -539,7 +545,7 @@ def compare_reconstructions(*runs, n=10, split="test", seed=0):
         require(same, f"{run.folder} has other {split} images than {first.folder}")
         y = run.dataset.split(split).y[index]  # each run may number the classes in its own way
         rows.append(run.reconstructions(split, index, x, y))
-    names = ["original"] + [run.name for run in runs]
+    names = ["original", *distinct_names(runs)]
     return image_grid(torch.stack(rows), "reconstructions", names)
 
 

@@ -492,6 +492,14 @@ def test_curves_and_reconstructions_of_the_same_runs_do_not_replace_each_other(r
     }
 
 
+def test_runs_of_the_same_name_are_told_apart_by_their_paths(run, tmp_path):
+    for parent in ("small", "large"):
+        shutil.copytree(run("ae"), tmp_path / parent / "ae")
+    folders = [tmp_path / "small" / "ae", tmp_path / "large" / "ae"]
+    assert sample.distinct_names([sample.Run(folder) for folder in folders]) == list(map(str, folders))
+    assert sample.distinct_names([sample.Run(folders[0]), sample.Run(run("vae"))]) == ["ae", "vae"]
+
+
 def test_a_gan_interpolates_between_latents_of_its_prior(run, drawn):
     assert (
         sample.main([str(run("gan")), "--what", "interpolate", "-n", "5", "--rows", "2", "--scale", "0"])
