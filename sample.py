@@ -361,9 +361,10 @@ def draw_curves(*runs):
 
 
 def distinct_names(runs):
-    """The names of runs, or their paths where two have the same name."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+    """The names of runs; where different ones have the same name, with that of the folder above."""
+    folders = {run.folder.absolute() for run in runs}
+    is_clear = len({folder.name for folder in folders}) == len(folders)
+    return [run.name if is_clear else f"{run.folder.absolute().parent.name}/{run.name}" for run in runs]
 
 
 def line_colors(n):

@@ -492,11 +492,11 @@ def test_curves_and_reconstructions_of_the_same_runs_do_not_replace_each_other(r
     }
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_paths(run, tmp_path):
+def test_runs_of_the_same_name_are_told_apart_by_the_folders_above(run, tmp_path):
     for parent in ("small", "large"):
         shutil.copytree(run("ae"), tmp_path / parent / "ae")
     folders = [tmp_path / "small" / "ae", tmp_path / "large" / "ae"]
-    assert sample.distinct_names([sample.Run(folder) for folder in folders]) == list(map(str, folders))
+    assert sample.distinct_names([sample.Run(folder) for folder in folders]) == ["small/ae", "large/ae"]
     assert sample.distinct_names([sample.Run(folders[0]), sample.Run(run("vae"))]) == ["ae", "vae"]
 
 
