@@ -929,10 +929,8 @@ def command(argv):
     real = open_source(args.against) if args.against else None
     compares = not args.log_likelihood and any(source.task == "generation" for source in sources)
     check_sources(sources, compares, args)
-    for flag, reason in idle_flags(sources, real, compares, args):
-        name = flag.lstrip("-").replace("-", "_")
-        if vars(args)[name] != parser.get_default(name):
-            data.note(f"{flag} does nothing {reason}")
+    for note in idle_flags(parser, args, sources, real, compares):
+        data.note(note)
     extractor = None
     reference = None
     if compares:
@@ -988,8 +986,8 @@ def is_part_of(path, source):
     return holds_pictures and source.resolve() in (folder, *folder.parents)
 
 
-def idle_flags(sources, real, compares, args):
-    """Which flags change nothing for these sources and real images: pairs of a flag and the reason."""
+def idle_flags(parser, args, sources, real, compares):
+    """Notes on the given flags that change nothing for these sources and real images."""
     draws = compares and any(source.run and source.run.model.draws_samples for source in sources)
     all_sources = [*sources, real] if real else sources
     have_splits = any(source.run or source.split for source in all_sources)
@@ -1003,7 +1001,11 @@ def idle_flags(sources, real, compares, args):
         (not have_splits, "--split", "where no pictures have splits: all of them are used"),
         (not have_images, "--image-size", "where no folder of pictures is read"),
     ]
-    return [(flag, reason) for is_idle, idle, reason in rules if is_idle for flag in idle.split()]
+    for is_idle, idle, reason in rules:
+        for flag in idle.split():
+            name = flag.lstrip("-").replace("-", "_")
+            if is_idle and vars(args)[name] != parser.get_default(name):
+                yield f"{flag} does nothing {reason}"
 
 
 def check_sources(sources, compares, args):

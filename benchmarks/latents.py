@@ -27,20 +27,20 @@ def report_loss(model, z, x, batch_size):
     return torch.stack(losses).mean()
 
 
-def refit(model, x, epochs, from_zero=False, same_order=False, batch_statistics=False, batch_size=16):
-    """The loss of latents that are fitted by Adam as the run fits them, but for what is named."""
+def refit(model, x, epochs, from_zero=False, same_order=False, batch_statistics=False):
+    """The loss of latents fitted as r1-ad fits them, in batches of 16, but for what is named."""
     torch.manual_seed(0)
     model.train(batch_statistics)
     z = torch.zeros(len(x), model.latent_dim) if from_zero else torch.randn(len(x), model.latent_dim)
     optimizer = torch.optim.Adam([z.requires_grad_()], lr=1e-2)
     for _ in range(epochs):
         order = torch.arange(len(x)) if same_order else torch.randperm(len(x))
-        for index in order.split(batch_size):
-            loss = report_loss(model, z[index], x[index], batch_size)
+        for index in order.split(16):
+            loss = report_loss(model, z[index], x[index], 16)
             (z.grad,) = torch.autograd.grad(loss, z)
             optimizer.step()
     with torch.no_grad():
-        return report_loss(model, z, x, batch_size)
+        return report_loss(model, z, x, 16)
 
 
 def command(argv):
