@@ -918,6 +918,8 @@ class Parser(argparse.ArgumentParser):
             self.error("a NUL byte is in the arguments")
         if "" in flags:  # perhaps of a shell variable without a value
             self.error("an argument is empty")
+        home = os.path.expanduser("~")  # which a shell does not put for ~ in --out=~/x, nor in a recipe
+        flags = [re.sub(r"(^|^--[\w-]+=)~(?=/|$)", lambda match: match[1] + home, flag) for flag in flags]
         values, unknown = self.parse_known_args(flags)
         if unknown:
             flag = next((arg for arg in unknown if arg.startswith("-")), unknown[0]).split("=")[0]
@@ -928,6 +930,7 @@ class Parser(argparse.ArgumentParser):
 
     def read_recipe(self, path):
         """The flags in a UTF-8 file, quoted as in a shell, with comments after #."""
+        path = os.path.expanduser(path)
         if Path(path).exists() and not Path(path).is_file():
             self.error(f"cannot read flags from {path}: it is not a regular file")
         try:

@@ -930,7 +930,7 @@ def draw(what, runs, out=None, **options):
 def refuse_input(path, runs):
     """Mistake if a path is, or lies in, what is read: pictures of the data, snapshots, the template."""
     for run in runs:
-        pictures = Path(run.config["flags"]["data"]).expanduser()
+        pictures = Path(run.config["flags"]["data"])
         for source in (pictures, data.BUILT_IN, run.folder / "epochs", PLAY_TEMPLATE):
             is_input = path.resolve().is_relative_to(source.resolve())
             require(not is_input, f"--out {path} is a file that {run.folder} reads: name another file")

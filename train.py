@@ -200,7 +200,7 @@ def resumed_flags(parser, explicit):
     last = read_last(Path(folder))
     saved = check_flags(parser, last["config"]["flags"], f"{folder}/last.pt")
     args = argparse.Namespace(**(saved | explicit))
-    is_there = args.data in data.DATASETS or os.path.exists(os.path.expanduser(args.data))
+    is_there = args.data in data.DATASETS or os.path.exists(args.data)
     advice = "give --data for where they are now"
     require(is_there, f"the data of {folder}, {args.data}, are not there: {advice}")
     if "epochs" in explicit:

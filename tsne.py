@@ -1015,7 +1015,7 @@ def open_source(args):
     import sample
 
     name = args.source
-    path = Path(name).expanduser()  # as data.load does
+    path = Path(name)
     is_array = path.suffix in (".npy", ".npz") and path.is_file()
     require(is_run(args) or args.what in (None, "pixels"), f"--what {args.what} is for runs: {name} is none")
     has_own_size = is_array or is_run(args)
@@ -1025,7 +1025,7 @@ def open_source(args):
     if is_run(args):
         run = sample.Run(path, args.data_dir)
         run.model.to(args.device)
-        inputs = [Path(run.config["flags"]["data"]).expanduser()]
+        inputs = [Path(run.config["flags"]["data"])]
         return run_source(run, args.what or "latents"), inputs
 
     if args.data_dir and path.exists():

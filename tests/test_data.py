@@ -1509,6 +1509,15 @@ def test_control_characters_are_shown(parser, capsys):
     assert "an argument is empty" in refused(parser, capsys, "--data", "")
 
 
+def test_the_home_folder_is_meant_wherever_a_path_begins_with_a_tilde(parser, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # of Windows
+    (tmp_path / "recipe.txt").write_text("--data ~/pictures")
+    for argv in (["--data", "~/pictures"], ["--data=~/pictures"], ["@~/recipe.txt"]):
+        assert parser.parse_args(argv).data == f"{tmp_path}/pictures"
+    assert parser.parse_args(["--data", "a~/b"]).data == "a~/b"
+
+
 def test_numbers_beyond_reason_are_refused():
     for kind, text in ((int, "1" + "0" * 20), (int, "9" * 5000), (float, "1e308")):
         with pytest.raises(argparse.ArgumentTypeError):
