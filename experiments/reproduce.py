@@ -278,7 +278,8 @@ def read_summary(folder):
     path = folder / "summary.json"
     summary = data.read_json(path)
     is_whole = isinstance(summary, dict) and isinstance(summary.get("data"), str)
-    is_whole = is_whole and all(isinstance(summary.get(name), int | float) for name in ("seconds", "steps"))
+    numbers = ("seconds", "steps", "best_epoch")
+    is_whole = is_whole and all(isinstance(summary.get(name), int | float) for name in numbers)
     require(is_whole, f"{path} is damaged: delete {folder} and train again")
     return summary
 
@@ -329,12 +330,15 @@ def results_folder(args):
 
 def measure(row, folder, args):
     """What a row's numbers are computed from: the run's summary, its log (a list for each split and term),
-    and the answer to each of the row's commands that a number needs."""
-    measurements = dict(summary=read_summary(folder), log={})
+    the terms of its best epoch, and the answer to each of the row's commands that a number needs."""
+    measurements = dict(summary=read_summary(folder), log={}, best={})
     for line in sample.read_log(folder):
-        terms = measurements["log"].setdefault(line["split"], {})
-        for column, cell in line.items():
-            terms.setdefault(column.partition(" [")[0], []).append(cell)
+        terms = {column.partition(" [")[0]: cell for column, cell in line.items()}
+        lists = measurements["log"].setdefault(line["split"], {})
+        for term, cell in terms.items():
+            lists.setdefault(term, []).append(cell)
+        if int(line["epoch"]) == measurements["summary"]["best_epoch"]:
+            measurements["best"][line["split"]] = terms
     needed = {line for _, *lines in definitions(row).values() for line in lines}
     for key, line in row.measure.items():
         if line in needed:

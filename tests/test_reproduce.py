@@ -68,7 +68,7 @@ def test_the_numbers_of_a_row_come_from_its_run_or_its_commands(name):
     row = reproduce.ROWS[name]
     for path, *commands in reproduce.definitions(row).values():
         key = path.split(".")[0]
-        assert key in {"summary", "log", *row.measure}
+        assert key in {"summary", "log", "best", *row.measure}
         assert len(commands) == (key in row.measure)
 
 
@@ -233,10 +233,19 @@ def test_every_stored_result_is_of_its_row(path):
 def write_run(folder, flags=CONFIG["flags"]):
     """Writes the files of a finished run that reproduce.py reads."""
     folder.mkdir(parents=True)
-    summary = dict(data="some", seconds=60.0, steps=10)
+    summary = dict(data="some", seconds=60.0, steps=10, best_epoch=2)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.json").write_text(json.dumps(CONFIG | {"flags": flags}))
     (folder / "best.pt").write_bytes(b"weights")
+
+
+def test_the_log_is_measured_by_epoch_and_in_the_best_one(tmp_path):
+    write_run(tmp_path / "run")  # its best epoch is the second
+    lines = ["0,0,valid,9", "1,5,train,4", "1,5,valid,5", "2,10,train,2", "2,10,valid,3", "3,15,train,1"]
+    (tmp_path / "run" / "log.csv").write_text("\n".join(["epoch,step,split,loss [nats/image]", *lines]))
+    measurements = reproduce.measure(reproduce.ROWS["r3-decoder1"], tmp_path / "run", args=None)
+    expected = {"best.train.loss": 2, "best.valid.loss": 3, "log.train.loss.-1": 1, "log.valid.loss.0": 9}
+    assert {path: reproduce.look_up(path, measurements) for path in expected} == expected
 
 
 @pytest.fixture
