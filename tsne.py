@@ -1227,9 +1227,9 @@ def as_arrays(tsne_map):
     """What tsne.npz holds of a map."""
     return {
         "embedding": tsne_map.embedding,
-        "put": tsne_map.n_placed,
+        "n_placed": tsne_map.n_placed,
         "kl": tsne_map.kl,
-        "shares": tsne_map.class_accuracy,
+        "class_accuracy": tsne_map.class_accuracy,
         "labels": tsne_map.labels,
         "split": tsne_map.split,
         "row": tsne_map.row,

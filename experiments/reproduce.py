@@ -358,7 +358,7 @@ def answer(key, line, row, folder, args):
     more = " --max-iter 20" if args.budget == "short" else ""
     call(f"{line}{more} --out {shlex.quote(str(path))}", row, folder, args)
     with np.load(path.with_suffix(".npz")) as arrays:
-        shares = 100 * arrays["shares"]
+        shares = 100 * arrays["class_accuracy"]
     by_class = dict(zip(data.read_config(folder)["classes"], shares.tolist(), strict=True))
     return by_class | dict(clusters=shares.mean().item(), overlapping=int((shares < 50).sum()))
 

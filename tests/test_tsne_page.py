@@ -100,7 +100,7 @@ def test_10_nn_accuracy_is_that_of_a_tree_and_a_vote(capsys, digits, tmp_path):
     assert f"10-NN accuracy {right.mean():.1%}" in printed
     for c in range(10):
         assert f"{right[y == c].mean():7.1%}  {c}\n" in printed
-        assert arrays["shares"][c] == pytest.approx(right[y == c].mean())
+        assert arrays["class_accuracy"][c] == pytest.approx(right[y == c].mean())
 
 
 def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits, tmp_path, fitted):
@@ -110,7 +110,7 @@ def test_test_points_are_put_into_the_map_of_the_training_points(capsys, digits,
     )
     train, new = fitted[1:]
     np.testing.assert_allclose(arrays["embedding"][:-40], alone["embedding"], rtol=1e-4, atol=1e-4)
-    assert arrays["put"] == 40 and arrays["split"].tolist()[-40:] == ["test"] * 40
+    assert arrays["n_placed"] == 40 and arrays["split"].tolist()[-40:] == ["test"] * 40
     # the axes are those of the training points, by numpy
     split = data.load(digits)
     x, x_new = (part.x.flatten(1).double().numpy() for part in (split.train, split.test))
