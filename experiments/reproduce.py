@@ -202,10 +202,10 @@ def check(row, args):
 # Measuring the runs of a row
 
 
-def guarded(name, function):
-    """Calls function() and returns its exit status; whatever goes wrong is reported under a row's name."""
+def guarded(name, step, *args):
+    """Calls step(*args) and returns its exit status; whatever goes wrong is reported under a row's name."""
     try:
-        status = data.run_command(name, lambda _: function(), [], models.ModelError, metrics.MetricError)
+        status = data.run_command(name, lambda _: step(*args), [], models.ModelError, metrics.MetricError)
     except Exception as error:  # a mistake in rows.toml, or a defect of ours
         print(f"{name}: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -656,25 +656,24 @@ def command(argv):
             locks.enter_context(data.lock(folder))
         for _, report in itertools.groupby(rows, lambda row: row.name.partition("-")[0]):
             failed += reproduce_report(list(report), args)
-            if guarded("tables", lambda: write_tables(args)):
+            if guarded("tables", write_tables, args):
                 failed.append("tables")
     return 1 if failed else 0
 
 
 def reproduce_report(rows, args):
     """Trains and measures rows; returns what failed, which stops no others."""
-
-    def finish(row):
-        check(row, args)  # again: a run that was resumed has a config.json by now
-        collect(row, args)
-
-    valid = [row for row in rows if guarded(row.name, lambda row=row: check(row, args)) == 0]
+    valid = [row for row in rows if guarded(row.name, check, row, args) == 0]
     failed = [row.name for row in rows if row not in valid]
     if not args.no_training:
         # the first seed of every row, then the second: a table with one seed each comes first
         by_seed = itertools.chain.from_iterable(itertools.zip_longest(*(plan(row, args) for row in valid)))
         failed += trainings.run_all(list(filter(None, by_seed)), args.jobs)
-    return failed + [row.name for row in valid if guarded(row.name, lambda row=row: finish(row))]
+    for row in valid:
+        # checked again: a run that was resumed has a config.json by now
+        if guarded(row.name, check, row, args) or guarded(row.name, collect, row, args):
+            failed.append(row.name)
+    return failed
 
 
 def main(argv=None):
