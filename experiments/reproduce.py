@@ -370,8 +370,6 @@ def call(line, row, folder, args):
     for placeholder, judging in judge_trainings(row, args).items():
         line = line.replace(placeholder, shlex.join(str(judge) for judge, _ in judging))
     script, *argv = shlex.split(line)
-    if whole_data_flags(row, args) and script != "claims.py":
-        argv += ["--data-dir", args.data_dir]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         status = SCRIPTS[script].main(argv)
     if status == 130:
