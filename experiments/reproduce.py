@@ -193,8 +193,7 @@ def check(row, args):
         existing = vars(defaults) | data.read_config(folder)["flags"]
         for name, value in flags.items():
             if name not in ("out", "resume") and existing[name] != value:
-                flag = "--" + name.replace("_", "-")
-                difference = f"{flag} {existing[name]}, not {value}"
+                difference = f"{train.dashed(name)} {existing[name]}, not {value}"
                 raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
@@ -249,8 +248,7 @@ def collect(row, args):
     for line in row.pictures:
         call(line, row, folders[0], args)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    data.write_file(path, lambda file: file.write(text.encode()))
+    data.write_json(path, result)
     print(f"{row.name}: {show(row.ours, result).replace('<br>', '; ')}", flush=True)
 
 
@@ -603,7 +601,6 @@ def write_tables(args):
         is_short = args.budget == "short"
         updates = "10 updates each: these numbers mean nothing" if is_short else "A tenth of the updates"
         text = f"# {updates}\n" + "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
     data.write_file(path, lambda file: file.write(text.encode()))
     print(f"tables: {path}")
 
