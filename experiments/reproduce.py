@@ -151,10 +151,8 @@ def plan(row, args):
                 argv += [flag, value]
     elif args.budget == "tenth" and row.heavy:
         flags, _ = train.read_flags(argv)
-        if flags.steps:
-            argv += ["--steps", str(max(1, flags.steps // 10))]
-        else:
-            argv += ["--epochs", str(max(1, flags.epochs // 10))]
+        unit = "steps" if flags.steps else "epochs"
+        argv += [f"--{unit}", str(max(1, vars(flags)[unit] // 10))]
     folders = [Path(args.out, f"{row.name},seed={seed}" if seed else row.name) for seed in range(seeds)]
     return [
         Training(folder, [*argv, "--seed", str(seed), "--out", str(folder)])
@@ -624,11 +622,7 @@ def flags():
     budgets = "short: 10 updates for each; tenth: a tenth of the updates for the heavy rows (full)"
     add("--budget", choices=("short", "tenth", "full"), default="full", help=budgets)
     add("--jobs", type=data.number(int, 1), default=2, help="trainings at a time (default 2)")
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder with mnist/, quickdraw/ and butterflies/, the whole data sets",
-    )
+    add("--data-dir", metavar="DIR", help="folder of the whole data sets: mnist/, quickdraw/, butterflies/")
     add("--no-training", action="store_true", help="only measure finished runs and write the tables")
     return parser
 
