@@ -88,13 +88,6 @@ class Row:
         self.recipe = self.recipe or self.name
 
 
-def read_rows():
-    """The rows by name, and the claims, as in rows.toml."""
-    entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
-    claimed = entries.pop("claims")
-    return {name: Row(name, **complete(entries, name)) for name in entries}, claimed
-
-
 def complete(entries, name):
     """The fields of a row, with those of the row that it is like."""
     entry = dict(entries[name])
@@ -105,7 +98,9 @@ def complete(entries, name):
 
 
 try:
-    ROWS, CLAIMS = read_rows()
+    entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
+    CLAIMS = entries.pop("claims")
+    ROWS = {name: Row(name, **complete(entries, name)) for name in entries}
 except (LookupError, RecursionError, TypeError, ValueError) as error:
     sys.exit(f"reproduce.py: error: rows.toml: {type(error).__name__}: {error}")
 
