@@ -76,7 +76,7 @@ class Row:
     higher: bool = False
     margin: float | None = None
     note: str = ""
-    recipe: str | None = None
+    recipe: str = ""
     flags: str = ""
     seeds: int = 1
     heavy: bool = False
@@ -84,14 +84,13 @@ class Row:
     numbers: dict = dataclasses.field(default_factory=dict)
     pictures: list = dataclasses.field(default_factory=list)
 
-    def __post_init__(self):
-        self.recipe = self.recipe or self.name
-
 
 def complete(entries, name):
     """The fields of a row, with those of the row that it is like."""
     entry = dict(entries[name])
-    base = complete(entries, entry.pop("like")) if "like" in entry else {}
+    base = complete(entries, entry.pop("like")) if "like" in entry else {"recipe": name}
+    if name in RECIPES:
+        base["recipe"] = name
     added = {key: base.get(key, {}) | entry.get(key, {}) for key in ("measure", "numbers")}
     added["pictures"] = base.get("pictures", []) + entry.get("pictures", [])
     return base | entry | added
