@@ -74,7 +74,7 @@ class Row:
     report: str = ""
     reported: dict = dataclasses.field(default_factory=dict)
     higher: bool = False
-    margin: float | None = None
+    margin: float = 0
     note: str = ""
     recipe: str = ""
     flags: str = ""
@@ -210,8 +210,6 @@ def collect(row, args):
     folders = [folder for folder, _ in plan(row, args) if trainings.is_finished(folder)]
     if not folders:
         return
-    for judge, _ in itertools.chain(*judge_trainings(row, args).values()):
-        require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
     path = results_folder(args) / f"{row.name}.json"
     result = describe(row, folders, args)
     previous = read_result(path) or {}
@@ -247,8 +245,10 @@ def collect(row, args):
 def describe(row, folders, args):
     """The result of a row's finished runs, all but the numbers and what follows from the runs."""
     summaries = [read_summary(folder) for folder in folders]
-    judging = itertools.chain(*judge_trainings(row, args).values())
-    checkpoints = {folder.name: metrics.sha256((folder / "best.pt").read_bytes()) for folder, _ in judging}
+    checkpoints = {}  # SHA-256
+    for judge, _ in itertools.chain(*judge_trainings(row, args).values()):
+        require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
+        checkpoints[judge.name] = metrics.sha256((judge / "best.pt").read_bytes())
     return dict(
         row=row.name,
         command=train_command(row),
@@ -257,7 +257,7 @@ def describe(row, folders, args):
         tenth=args.budget == "tenth" and row.heavy,
         data=summaries[0]["data"],
         of_data_dir=bool(whole_data_flags(row, args)),
-        judges=checkpoints,  # SHA-256
+        judges=checkpoints,
         seconds=[summary["seconds"] for summary in summaries],  # of training, for each seed
         steps=[summary["steps"] for summary in summaries],  # updates
     )
@@ -289,7 +289,7 @@ def definitions(row):
     """Each number that the row or a claim shows: its path in the measurements, and the command that it is in
     the answer of. A stored number with another definition is out of date."""
     names = [*NUMBER.findall(row.ours), *row.reported, *row.numbers]
-    claimed = itertools.chain.from_iterable(CLAIMED.findall(text) for text in CLAIMS.values())
+    claimed = CLAIMED.findall(" ".join(CLAIMS.values()))
     names += [number for name, number in claimed if name == row.name]
     defined = {}
     for name in dict.fromkeys(names):
