@@ -221,12 +221,11 @@ def flags():
 
 def command(argv):
     args = flags().parse_args(argv)
-    measure = CLAIMS[args.claim]
     run = sample.Run(args.run)
     needs = NEEDS.get(args.claim, sample.ANY_MODEL)
     require(needs.is_met(run.model), f"{run.folder} is of no use to {args.claim}: that needs {needs.text}")
     with torch.inference_mode():
-        answer = measure(run, args)
+        answer = CLAIMS[args.claim](run, args)
     print(json.dumps([answer]))
 
 

@@ -468,7 +468,6 @@ def relation(left, right):
 def judge_claim(compared, signs, results):
     """The verdict on a claim, from the numbers that it compares, as pairs of row and name, and from pairs of
     the sign that is claimed and the one that was measured."""
-    seeds = math.inf
     for name, number in compared:
         if name not in results:
             return f"untested: `{name}` is not trained yet"
@@ -479,14 +478,13 @@ def judge_claim(compared, signs, results):
             return f"untested: `{name}` is not measured yet"
         if None in values:
             return f"untested: `{name}` lacks a seed's number"
-        seeds = min(seeds, len(values))
+    seeds = min(len(results[name]["numbers"][number]) for name, number in compared)
+    weaker = "" if seeds > 1 else " (one seed)"
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
-        word = "fails"
-    elif any(measured == "≈" for _, measured in signs):
+        return f"fails{weaker}"
+    if any(measured == "≈" for _, measured in signs):
         return "undecided: within two standard errors"
-    else:
-        word = "holds"
-    return word if seeds > 1 else f"{word} (one seed)"
+    return f"holds{weaker}"
 
 
 # -----------------------------------------------------------------------------------------------------------
