@@ -134,8 +134,7 @@ def judge_trainings(row, args):
 
 def plan(row, args):
     """A training for each seed of a row. The folders of seeds other than 0 are named after their seed."""
-    recipe = RECIPES[row.recipe]
-    argv = [f"@{recipe}", *shlex.split(row.flags), *whole_data_flags(row, args)]
+    argv = [f"@{RECIPES[row.recipe]}", *shlex.split(row.flags), *whole_data_flags(row, args)]
     seeds = row.seeds
     if args.budget == "short":
         seeds = 1
