@@ -75,8 +75,12 @@ def halfway(run, args):
     trousers = run.latents("train", random_members(y, TROUSER, args.seed))
     shirts = run.latents("train", random_members(y, SHIRT, args.seed))
     n = min(len(trousers), len(shirts))
-    steps = [class_shares(run, args, torch.lerp(trousers[:n], shirts[:n], k / 6)) for k in range(7)]
-    return dict(middle=steps[3], dress=[step[run.classes[DRESS]] for step in steps])
+    steps = [decode(run, torch.lerp(trousers[:n], shirts[:n], k / 6)) for k in range(7)]
+    names = [classify(run, args, images)[0] for images in steps]
+    return dict(
+        middle={name: metrics.percent(names[3] == c) for c, name in enumerate(run.classes)},
+        dress=[metrics.percent(step == DRESS) for step in names],
+    )
 
 
 def scaled(run, args):
@@ -189,12 +193,6 @@ def judge_samples(run, args):
     return labels, *classify(run, args, run.model.sample(args.n, labels))
 
 
-def class_shares(run, args, z):
-    """How often, in %, the judge names a picture decoded from z [n, latents] each class."""
-    names, _ = classify(run, args, decode(run, z))
-    return {name: metrics.percent(names == c) for c, name in enumerate(run.classes)}
-
-
 def gray_share(images):
     """Share of the inked pixels (above 0.1) that are neither nearly black nor nearly white."""
     inked = images[images > 0.1]
@@ -223,12 +221,11 @@ def flags():
 
 def command(argv):
     args = flags().parse_args(argv)
-    measure = CLAIMS[args.claim]
     run = sample.Run(args.run)
     needs = NEEDS.get(args.claim, sample.ANY_MODEL)
     require(needs.is_met(run.model), f"{run.folder} is of no use to {args.claim}: that needs {needs.text}")
     with torch.inference_mode():
-        answer = measure(run, args)
+        answer = CLAIMS[args.claim](run, args)
     print(json.dumps([answer]))
 
 

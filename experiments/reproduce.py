@@ -39,7 +39,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import metrics
-import models
 import sample
 import train
 import tsne
@@ -74,9 +73,9 @@ class Row:
     report: str = ""
     reported: dict = dataclasses.field(default_factory=dict)
     higher: bool = False
-    margin: float | None = None
+    margin: float = 0
     note: str = ""
-    recipe: str | None = None
+    recipe: str = ""
     flags: str = ""
     seeds: int = 1
     heavy: bool = False
@@ -84,28 +83,22 @@ class Row:
     numbers: dict = dataclasses.field(default_factory=dict)
     pictures: list = dataclasses.field(default_factory=list)
 
-    def __post_init__(self):
-        self.recipe = self.recipe or self.name
-
-
-def read_rows():
-    """The rows by name, and the claims, as in rows.toml."""
-    entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
-    claimed = entries.pop("claims")
-    return {name: Row(name, **complete(entries, name)) for name in entries}, claimed
-
 
 def complete(entries, name):
     """The fields of a row, with those of the row that it is like."""
     entry = dict(entries[name])
-    base = complete(entries, entry.pop("like")) if "like" in entry else {}
+    base = complete(entries, entry.pop("like")) if "like" in entry else {"recipe": name}
+    if name in RECIPES:
+        base["recipe"] = name
     added = {key: base.get(key, {}) | entry.get(key, {}) for key in ("measure", "numbers")}
     added["pictures"] = base.get("pictures", []) + entry.get("pictures", [])
     return base | entry | added
 
 
 try:
-    ROWS, CLAIMS = read_rows()
+    entries = tomllib.loads((HERE / "rows.toml").read_text(encoding="utf-8"))
+    CLAIMS = entries.pop("claims")
+    ROWS = {name: Row(name, **complete(entries, name)) for name in entries}
 except (LookupError, RecursionError, TypeError, ValueError) as error:
     sys.exit(f"reproduce.py: error: rows.toml: {type(error).__name__}: {error}")
 
@@ -141,8 +134,7 @@ def judge_trainings(row, args):
 
 def plan(row, args):
     """A training for each seed of a row. The folders of seeds other than 0 are named after their seed."""
-    recipe = RECIPES[row.recipe]
-    argv = [f"@{recipe}", *shlex.split(row.flags), *whole_data_flags(row, args)]
+    argv = [f"@{RECIPES[row.recipe]}", *shlex.split(row.flags), *whole_data_flags(row, args)]
     seeds = row.seeds
     if args.budget == "short":
         seeds = 1
@@ -151,10 +143,8 @@ def plan(row, args):
                 argv += [flag, value]
     elif args.budget == "tenth" and row.heavy:
         flags, _ = train.read_flags(argv)
-        if flags.steps:
-            argv += ["--steps", str(max(1, flags.steps // 10))]
-        else:
-            argv += ["--epochs", str(max(1, flags.epochs // 10))]
+        unit = "steps" if flags.steps else "epochs"
+        argv += [f"--{unit}", str(max(1, vars(flags)[unit] // 10))]
     folders = [Path(args.out, f"{row.name},seed={seed}" if seed else row.name) for seed in range(seeds)]
     return [
         Training(folder, [*argv, "--seed", str(seed), "--out", str(folder)])
@@ -193,8 +183,7 @@ def check(row, args):
         existing = vars(defaults) | data.read_config(folder)["flags"]
         for name, value in flags.items():
             if name not in ("out", "resume") and existing[name] != value:
-                flag = "--" + name.replace("_", "-")
-                difference = f"{flag} {existing[name]}, not {value}"
+                difference = f"{train.dashed(name)} {existing[name]}, not {value}"
                 raise Mistake(f"{folder} was trained with {difference}: delete it, or move it away")
 
 
@@ -202,10 +191,10 @@ def check(row, args):
 # Measuring the runs of a row
 
 
-def guarded(name, function):
-    """Calls function() and returns its exit status; whatever goes wrong is reported under a row's name."""
+def guarded(name, step, *args):
+    """Calls step(*args) and returns its exit status; whatever goes wrong is reported under a row's name."""
     try:
-        status = data.run_command(name, lambda _: function(), [], models.ModelError, metrics.MetricError)
+        status = data.run_command(name, lambda _: step(*args), [])
     except Exception as error:  # a mistake in rows.toml, or a defect of ours
         print(f"{name}: error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -219,8 +208,6 @@ def collect(row, args):
     folders = [folder for folder, _ in plan(row, args) if trainings.is_finished(folder)]
     if not folders:
         return
-    for judge, _ in itertools.chain(*judge_trainings(row, args).values()):
-        require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
     path = results_folder(args) / f"{row.name}.json"
     result = describe(row, folders, args)
     previous = read_result(path) or {}
@@ -249,16 +236,17 @@ def collect(row, args):
     for line in row.pictures:
         call(line, row, folders[0], args)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    data.write_file(path, lambda file: file.write(text.encode()))
+    data.write_json(path, result)
     print(f"{row.name}: {show(row.ours, result).replace('<br>', '; ')}", flush=True)
 
 
 def describe(row, folders, args):
     """The result of a row's finished runs, all but the numbers and what follows from the runs."""
     summaries = [read_summary(folder) for folder in folders]
-    judging = itertools.chain(*judge_trainings(row, args).values())
-    checkpoints = {folder.name: metrics.sha256((folder / "best.pt").read_bytes()) for folder, _ in judging}
+    checkpoints = {}  # SHA-256
+    for judge, _ in itertools.chain(*judge_trainings(row, args).values()):
+        require(trainings.is_finished(judge), f"its judge {judge} has not finished: train that first")
+        checkpoints[judge.name] = metrics.sha256((judge / "best.pt").read_bytes())
     return dict(
         row=row.name,
         command=train_command(row),
@@ -267,7 +255,7 @@ def describe(row, folders, args):
         tenth=args.budget == "tenth" and row.heavy,
         data=summaries[0]["data"],
         of_data_dir=bool(whole_data_flags(row, args)),
-        judges=checkpoints,  # SHA-256
+        judges=checkpoints,
         seconds=[summary["seconds"] for summary in summaries],  # of training, for each seed
         steps=[summary["steps"] for summary in summaries],  # updates
     )
@@ -299,7 +287,7 @@ def definitions(row):
     """Each number that the row or a claim shows: its path in the measurements, and the command that it is in
     the answer of. A stored number with another definition is out of date."""
     names = [*NUMBER.findall(row.ours), *row.reported, *row.numbers]
-    claimed = itertools.chain.from_iterable(CLAIMED.findall(text) for text in CLAIMS.values())
+    claimed = CLAIMED.findall(" ".join(CLAIMS.values()))
     names += [number for name, number in claimed if name == row.name]
     defined = {}
     for name in dict.fromkeys(names):
@@ -370,8 +358,6 @@ def call(line, row, folder, args):
     for placeholder, judging in judge_trainings(row, args).items():
         line = line.replace(placeholder, shlex.join(str(judge) for judge, _ in judging))
     script, *argv = shlex.split(line)
-    if whole_data_flags(row, args) and script != "claims.py":
-        argv += ["--data-dir", args.data_dir]
     with contextlib.redirect_stdout(io.StringIO()) as output:
         status = SCRIPTS[script].main(argv)
     if status == 130:
@@ -480,7 +466,6 @@ def relation(left, right):
 def judge_claim(compared, signs, results):
     """The verdict on a claim, from the numbers that it compares, as pairs of row and name, and from pairs of
     the sign that is claimed and the one that was measured."""
-    seeds = math.inf
     for name, number in compared:
         if name not in results:
             return f"untested: `{name}` is not trained yet"
@@ -491,14 +476,13 @@ def judge_claim(compared, signs, results):
             return f"untested: `{name}` is not measured yet"
         if None in values:
             return f"untested: `{name}` lacks a seed's number"
-        seeds = min(seeds, len(values))
+    seeds = min(len(results[name]["numbers"][number]) for name, number in compared)
+    weaker = "" if seeds > 1 else " (one seed)"
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
-        word = "fails"
-    elif any(measured == "≈" for _, measured in signs):
+        return f"fails{weaker}"
+    if any(measured == "≈" for _, measured in signs):
         return "undecided: within two standard errors"
-    else:
-        word = "holds"
-    return word if seeds > 1 else f"{word} (one seed)"
+    return f"holds{weaker}"
 
 
 # -----------------------------------------------------------------------------------------------------------
@@ -605,7 +589,6 @@ def write_tables(args):
         is_short = args.budget == "short"
         updates = "10 updates each: these numbers mean nothing" if is_short else "A tenth of the updates"
         text = f"# {updates}\n" + "".join(f"\n## {part}\n\n{table}" for part, table in parts.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
     data.write_file(path, lambda file: file.write(text.encode()))
     print(f"tables: {path}")
 
@@ -629,11 +612,7 @@ def flags():
     budgets = "short: 10 updates for each; tenth: a tenth of the updates for the heavy rows (full)"
     add("--budget", choices=("short", "tenth", "full"), default="full", help=budgets)
     add("--jobs", type=data.number(int, 1), default=2, help="trainings at a time (default 2)")
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="folder with mnist/, quickdraw/ and butterflies/, the whole data sets",
-    )
+    add("--data-dir", metavar="DIR", help="folder of the whole data sets: mnist/, quickdraw/, butterflies/")
     add("--no-training", action="store_true", help="only measure finished runs and write the tables")
     return parser
 
@@ -656,30 +635,29 @@ def command(argv):
             locks.enter_context(data.lock(folder))
         for _, report in itertools.groupby(rows, lambda row: row.name.partition("-")[0]):
             failed += reproduce_report(list(report), args)
-            if guarded("tables", lambda: write_tables(args)):
+            if guarded("tables", write_tables, args):
                 failed.append("tables")
     return 1 if failed else 0
 
 
 def reproduce_report(rows, args):
     """Trains and measures rows; returns what failed, which stops no others."""
-
-    def finish(row):
-        check(row, args)  # again: a run that was resumed has a config.json by now
-        collect(row, args)
-
-    valid = [row for row in rows if guarded(row.name, lambda row=row: check(row, args)) == 0]
+    valid = [row for row in rows if guarded(row.name, check, row, args) == 0]
     failed = [row.name for row in rows if row not in valid]
     if not args.no_training:
         # the first seed of every row, then the second: a table with one seed each comes first
         by_seed = itertools.chain.from_iterable(itertools.zip_longest(*(plan(row, args) for row in valid)))
         failed += trainings.run_all(list(filter(None, by_seed)), args.jobs)
-    return failed + [row.name for row in valid if guarded(row.name, lambda row=row: finish(row))]
+    for row in valid:
+        # checked again: a run that was resumed has a config.json by now
+        if guarded(row.name, check, row, args) or guarded(row.name, collect, row, args):
+            failed.append(row.name)
+    return failed
 
 
 def main(argv=None):
     """Runs the command line; returns its exit status."""
-    return data.run_command("reproduce.py", command, argv, models.ModelError, metrics.MetricError)
+    return data.run_command("reproduce.py", command, argv)
 
 
 if __name__ == "__main__":
