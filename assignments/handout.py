@@ -153,7 +153,8 @@ def write_handout(name, folder):
     shutil.copytree(HERE / "student", folder, dirs_exist_ok=True)
     shutil.copy(HERE / name / "worksheet.md", folder / "README.md")
     shutil.copy(ROOT / "LICENSE", folder)
-    shutil.copy(ROOT / "datasets" / "README.md", folder / "datasets")  # the licenses of the data
+    if (folder / "datasets").is_dir():
+        shutil.copy(ROOT / "datasets" / "README.md", folder / "datasets")  # the licenses of the data
     write_sources(with_gaps(grade.read_sources(ROOT), assignment.tasks), folder)
 
 

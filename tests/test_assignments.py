@@ -65,6 +65,7 @@ def test_points_add_up_and_every_mistake_fits_our_files(name):
 def test_every_handout_can_be_made_of_our_files(name, tmp_path):
     handout.write_handout(name, tmp_path / name)  # it runs every probe
     assert (tmp_path / name / "README.md").read_text().startswith("#")
+    assert "## Attribution" in (tmp_path / name / "datasets" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
@@ -77,6 +78,7 @@ def test_the_worked_example_from_handout_to_results(tmp_path, monkeypatch):
     (copy / "vae" / "mistakes.py").write_text("MISTAKES = {}\n" + mistakes, encoding="utf-8")
     monkeypatch.setattr(handout, "HERE", copy)
     student, autograder = build("vae", tmp_path)
+    assert not (student / "datasets").exists()  # this assignment has no data
     tests, score, note = points(autograder, student)
     assert score == 0 and tests["2.9a"]["output"] == "not started" and not note
 
