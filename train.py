@@ -406,11 +406,11 @@ def run(argv):
     with data.lock(folder) if data.rank() == 0 else contextlib.nullcontext():
         if last:
             config = last["config"] | dict(flags=vars(args), units=models.UNITS | model.units)
-            config |= dict(processes=data.world_size(), threads=torch.get_num_threads())
+            config |= machine(device)
             state = State(**last["state"])
             load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
         else:
-            config = make_config(args, dataset, argv, model)
+            config = make_config(args, dataset, argv, model) | machine(device)
             state = State()
         # before last.pt, which no folder has without its flags
         data.from_first(write_json, folder / "config.json", config)
@@ -546,10 +546,17 @@ def make_config(args, dataset, argv, model):
         image_shape=list(dataset.image_shape),
         units=models.UNITS | model.units,
         data_digest=data.digest(dataset),
-        processes=data.world_size(),
-        threads=torch.get_num_threads(),  # of each
         versions=dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__),
         git_commit=commit,
+    )
+
+
+def machine(device):
+    """On what a run is trained, for config.json."""
+    return dict(
+        processes=data.world_size(),
+        threads=torch.get_num_threads(),  # of each process
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     )
 
 

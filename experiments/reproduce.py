@@ -34,7 +34,6 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
@@ -230,9 +229,9 @@ def collect(row, args):
         for name, values in result["numbers"].items():
             lost = None in values and None not in previous["numbers"].get(name, [None])
             require(not lost, f"the stored result is kept: {name} is missing in what was measured now")
-    config = data.read_config(folders[0])
-    result |= {key: config.get(key) for key in ("versions", "threads")}
-    result["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    configs = [data.read_config(folder) for folder in folders]
+    result |= {key: configs[0].get(key) for key in ("versions", "threads")}
+    result["gpu"] = [config.get("gpu") for config in configs]  # on which each seed was trained, None: a CPU
     for line in row.pictures:
         call(line, row, folders[0], args)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -539,14 +538,18 @@ def table_row(row, result):
 
 
 def describe_runs(row, result):
-    """Data set, number of runs and minutes of training, as in "mnist of DIR; 2 of 3, 1.5, on a GPU"."""
+    """Data set, number of runs and minutes of training, as in "mnist of DIR; 2 of 3, 1.5, on a GPU".
+
+    The minutes are the mean over the runs on a CPU, where there are any.
+    """
     text = f"{result['data']}{' of DIR' if result['of_data_dir'] else ''}; {len(result['seconds'])}"
     if len(result["seconds"]) < row.seeds:
         text += f" of {row.seeds}"
-    minutes = statistics.mean(result["seconds"]) / 60
+    on_cpu = [seconds for seconds, gpu in zip(result["seconds"], result["gpu"], strict=True) if not gpu]
+    minutes = statistics.mean(on_cpu or result["seconds"]) / 60
     text += f", {minutes:.2g}" if minutes < 10 else f", {minutes:.0f}"
-    if result["gpu"]:
-        text += ", on a GPU"
+    if any(result["gpu"]):
+        text += f", {sum(map(bool, result['gpu']))} of them on a GPU" if on_cpu else ", on a GPU"
     return text + ", **a tenth of the updates**" if result["tenth"] else text
 
 

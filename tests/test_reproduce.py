@@ -491,7 +491,7 @@ def test_wrong_use_is_refused_in_one_line(here, capsys, argv, message):
 def make_result(name, numbers, seeds=3, **fields):
     row = reproduce.ROWS[name]
     result = dict(command=reproduce.train_command(row), recipe=reproduce.read_recipe(row))
-    result |= dict(tenth=False, data="some", of_data_dir=False, gpu=None, seconds=[60.0] * seeds)
+    result |= dict(tenth=False, data="some", of_data_dir=False, gpu=[None] * seeds, seconds=[60.0] * seeds)
     return result | dict(defined=reproduce.definitions(row), numbers=numbers) | fields
 
 
@@ -594,9 +594,12 @@ def test_a_mean_has_the_digits_that_its_deviation_supports(values, text):
 
 def test_the_table_says_a_tenth_of_the_updates_and_a_gpu():
     row = changed("r4-conv-ae", ours="{a}", seeds=1)
-    result = make_result("r4-conv-ae", dict(a=[None]), 1, tenth=True, of_data_dir=True, gpu="some GPU")
+    result = make_result("r4-conv-ae", dict(a=[None]), 1, tenth=True, of_data_dir=True, gpu=["some GPU"])
     line = reproduce.table_row(row, result)
     assert line.endswith("| some of DIR; 1, 1, on a GPU, **a tenth of the updates** |\n")
+    result |= dict(gpu=[None, "some GPU", None], seconds=[60.0, 6.0, 120.0])
+    text = reproduce.describe_runs(row, result)
+    assert text == "some of DIR; 3, 1.5, 1 of them on a GPU, **a tenth of the updates**"
 
 
 # -----------------------------------------------------------------------------------------------------------
