@@ -959,6 +959,10 @@ def pick_device(name):
     if world_size() > 1:
         require(name in ("cpu", "cuda"), f"--device {name} is for one process: of many, give cpu or cuda")
         if name == "cuda":
+            processes = os.environ["LOCAL_WORLD_SIZE"]
+            gpus = torch.cuda.device_count()
+            sharing = f"{processes} processes need as many GPUs, and there are {gpus}"
+            require(int(processes) <= gpus, f"{sharing}: start fewer processes, or give --device cpu")
             name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=name).cpu()  # the copy back fails on the device "meta", which stores no values
@@ -1124,7 +1128,9 @@ def process_group():
         yield
         return
     store, number, count = next(dist.rendezvous("env://"))
-    dist.init_process_group(store=store, rank=number, world_size=count)  # gloo for the CPU, NCCL for GPUs
+    # On a machine with a GPU torch would choose NCCL alone, which cannot exchange what is on the CPU
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stderr = sys.stderr
     nowhere = open(os.devnull, "w")  # noqa: SIM115

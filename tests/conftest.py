@@ -1,5 +1,10 @@
 """What the tests share: a small set of digits, short runs, and a way to run a command line."""
 
+import os
+
+# No GPUs: many tests compare bit for bit. CUDA_VISIBLE_DEVICES=0 shows one to the tests that need it
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 import numpy as np
 import pytest
 import torch

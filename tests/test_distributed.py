@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import PICTURED, small
 
 import data
@@ -207,6 +208,39 @@ def test_what_many_processes_cannot_do_is_refused(flags, refused, digits, tmp_pa
     message = refused(train.main, small("ad", digits, flags, tmp_path / "run"))
     assert "one process" in message and flags.split()[0] in message
     assert not (tmp_path / "run").exists()
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(data, "world_size", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for name in ("auto", "cuda"):
+        with pytest.raises(data.Mistake, match="3 processes need as many GPUs, and there are 2: start"):
+            data.pick_device(name)
+    assert data.pick_device("cpu") == torch.device("cpu")
+
+
+def test_what_is_on_the_cpu_is_exchanged_on_a_machine_with_gpus_too(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "rendezvous", lambda url: iter([(None, 0, 2)]))
+    init = mock.Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(dist, "init_process_group", init)
+    with pytest.raises(KeyboardInterrupt), data.process_group():
+        pass
+    backends = dict(pair.split(":") for pair in init.call_args.args[0].split(","))
+    assert backends == {"cpu": "gloo", "cuda": "nccl"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_processes_train_on_a_machine_with_a_gpu(device, digits, tmp_path):
+    flags = small("gan", digits, f"--epochs 1 --device {device}", tmp_path)
+    torchrun = start([*ON_THIS_MACHINE, 2 if device == "cpu" else 1, ROOT / "train.py", *flags])
+    _, errors = torchrun.communicate(timeout=PATIENCE)
+    assert torchrun.returncode == 0, errors
 
 
 @pytest.mark.parametrize("end", ["kill the first", pytest.param("interrupt all", marks=pytest.mark.long)])
