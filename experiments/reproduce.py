@@ -545,12 +545,17 @@ def describe_runs(row, result):
     text = f"{result['data']}{' of DIR' if result['of_data_dir'] else ''}; {len(result['seconds'])}"
     if len(result["seconds"]) < row.seeds:
         text += f" of {row.seeds}"
-    on_cpu = [seconds for seconds, gpu in zip(result["seconds"], result["gpu"], strict=True) if not gpu]
+    on_cpu = cpu_seconds(result)
     minutes = statistics.mean(on_cpu or result["seconds"]) / 60
     text += f", {minutes:.2g}" if minutes < 10 else f", {minutes:.0f}"
     if any(result["gpu"]):
         text += f", {sum(map(bool, result['gpu']))} of them on a GPU" if on_cpu else ", on a GPU"
     return text + ", **a tenth of the updates**" if result["tenth"] else text
+
+
+def cpu_seconds(result):
+    """Seconds of training of each seed that was trained on a CPU."""
+    return [seconds for seconds, gpu in zip(result["seconds"], result["gpu"], strict=True) if not gpu]
 
 
 def summary(results, claim_words):
@@ -572,10 +577,11 @@ def summary(results, claim_words):
     text += f"- of {len(claim_words)} claims {counts['holds']} hold, {counts['fails']} fail, "
     text += f"{counts['undecided']} are undecided and {counts['untested']} untested\n"
     seconds = [
-        statistics.mean(result["seconds"]) * ROWS[name].seeds * (10 if result["tenth"] else 1)
+        statistics.mean(on_cpu) * ROWS[name].seeds * (10 if result["tenth"] else 1)
         for name, result in results.items()
+        if (on_cpu := cpu_seconds(result))
     ]
-    share = f"all seeds of {len(results)} of the {len(ROWS)} rows in full"
+    share = f"all seeds of {len(seconds)} of the {len(ROWS)} rows in full on a CPU"
     return text + f"- training {share} takes {sum(seconds) / 3600:.0f} core-hours\n"
 
 
