@@ -391,7 +391,7 @@ def main(argv=None):
 @data.process_group()
 def run(argv):
     args, last = data.from_first(read_flags, argv)
-    if last and last["config"].get("processes", 1) == data.world_size():
+    if last and last["config"].get("processes", 1) == data.world_size() and not last["config"].get("gpu"):
         torch.set_num_threads(last["config"]["threads"])  # other threads round sums otherwise
     device = pick_device(args.device)
     dataset = data.from_first(data.load, **{name: vars(args)[name] for name in data.FLAGS})

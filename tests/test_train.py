@@ -849,6 +849,21 @@ def test_a_run_of_a_version_that_lacked_a_flag_is_resumed(run, tmp_path):
     assert last(tmp_path / "run")["arguments"]["shift"] == 0
 
 
+@pytest.mark.parametrize("gpu", [None, "some GPU"])
+def test_a_resumed_run_has_the_threads_that_it_had_on_a_cpu(gpu, run, tmp_path):
+    shutil.copytree(run("ae"), tmp_path, dirs_exist_ok=True)
+    checkpoint = last(tmp_path)
+    checkpoint["config"] |= dict(threads=2, gpu=gpu)
+    torch.save(checkpoint, tmp_path / "last.pt")
+    try:
+        assert train.main(["--resume", str(tmp_path), "--epochs", "3", "--device", "cpu"]) == 0
+    finally:
+        torch.set_num_threads(1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["threads"] == (1 if gpu else 2)
+    assert config["gpu"] is None
+
+
 def test_a_run_of_a_version_that_lacked_a_unit_is_resumed(run, tmp_path):
     shutil.copytree(run("vae"), tmp_path / "run")
     checkpoint = last(tmp_path / "run")
