@@ -480,7 +480,7 @@ def judge_claim(compared, signs, results):
     if any(measured not in (claimed, "≈") for claimed, measured in signs):
         return f"fails{weaker}"
     if any(measured == "≈" for _, measured in signs):
-        return "undecided: within two standard errors"
+        return f"undecided{weaker}"
     return f"holds{weaker}"
 
 
