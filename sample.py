@@ -352,7 +352,8 @@ def draw_curves(*runs):
     if len(runs) > 1:  # a legend with an entry for each run, below the panels so that it covers no curve
         names = distinct_names(runs)
         handles = [plt.Line2D([], [], color=color) for color in line_colors(len(runs))]
-        figure.legend(handles, names, loc="outside lower center", ncols=len(panels))
+        n_rows = math.ceil(len(names) / len(panels))
+        figure.legend(handles, names, loc="outside lower center", ncols=math.ceil(len(names) / n_rows))
         splits = {row["split"] for log in logs for row in log}
         styles = [f"{name} {style}" for split, (style, name) in LINE_STYLES.items() if split in splits]
         title = ", ".join(styles)
