@@ -304,6 +304,7 @@ def read_result(path):
     with contextlib.suppress(Mistake, AttributeError, LookupError, TypeError, ValueError):  # in another form
         result = data.read_json(path)
         statistics.mean(result["seconds"])
+        cpu_seconds(result)
         for values in result["numbers"].values():
             estimate(values)
         if keys <= result.keys() and isinstance(result["defined"], dict):
