@@ -278,7 +278,13 @@ def collect(args):
     reproduce.collect(reproduce.ROWS["r4-vae"], args)
 
 
-OTHER_FORMS = [dict(numbers=None), dict(numbers=dict(fid=["x"])), dict(seconds=[]), dict(defined=None), dict(gpu=None)]
+OTHER_FORMS = [
+    dict(numbers=None),
+    dict(numbers=dict(fid=["x"])),
+    dict(seconds=[]),
+    dict(defined=None),
+    dict(gpu=None),
+]
 
 
 @pytest.mark.parametrize("damage", ["[]", "{}", "<<<<<<< HEAD", *OTHER_FORMS])
