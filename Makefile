@@ -1,7 +1,7 @@
 # make demo      train a conditional VAE, draw its samples, evaluate them and make a page to play with
 # make test      lint and tests, under 5 minutes
 # make test-all  the long tests too
-# make reproduce the tables of RESULTS.md, more than a day on two cores; may be stopped and started again at any moment
+# make reproduce the tables of RESULTS.md, about a day on two cores; may be stopped and started again at any moment
 #     BUDGET=short      10 updates for each row, into runs/reproduce-short/table.md
 #     BUDGET=tenth      a tenth of the updates for the heavy rows, into runs/reproduce-tenth/table.md
 #     EXPERIMENT=r4     a report or a row
