@@ -948,28 +948,30 @@ class Parser(argparse.ArgumentParser):
 def pick_device(name):
     """The device of that name; for "auto" a GPU where there is one, else the CPU. Raises Mistake.
 
-    Of many processes on a machine, each has a GPU of its own.
+    Of many processes on a machine, each has a GPU of its own. The first chooses for all what "auto" is.
     """
     if name == "auto":
-        name = "cpu"
-        if torch.backends.mps.is_available() and world_size() == 1:
-            name = "mps"
-        if torch.cuda.is_available():
-            name = "cuda"
+        name = from_first(find_device)
     if world_size() > 1:
         require(name in ("cpu", "cuda"), f"--device {name} is for one process: of many, give cpu or cuda")
         if name == "cuda":
-            processes = os.environ["LOCAL_WORLD_SIZE"]
+            number = os.environ["LOCAL_RANK"]
             gpus = torch.cuda.device_count()
-            sharing = f"{processes} processes need as many GPUs, and there are {gpus}"
-            require(int(processes) <= gpus, f"{sharing}: start fewer processes, or give --device cpu")
-            name = f"cuda:{os.environ['LOCAL_RANK']}"
+            lack = f"{os.environ['LOCAL_WORLD_SIZE']} processes need as many GPUs, and there are {gpus}"
+            require(int(number) < gpus, f"{lack}: start fewer processes, or give --device cpu")
+            name = f"cuda:{number}"
     try:
         torch.zeros(1, device=name).cpu()  # the copy back fails on the device "meta", which stores no values
         return torch.device(name)
     except Exception as error:  # each kind of device has its own errors for being absent
         reason = str(error).partition("\n")[0]
         raise Mistake(f"--device {name} cannot be used here: {reason}") from error
+
+
+def find_device():
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() and world_size() == 1 else "cpu"
 
 
 def run_command(prog, command, argv, *errors):

@@ -407,6 +407,7 @@ def run(argv):
         if last:
             config = last["config"] | dict(flags=vars(args), units=models.UNITS | model.units)
             config |= machine(device)
+            config["gpu"] = config["gpu"] or last["config"].get("gpu")  # on which some epochs were trained
             state = State(**last["state"])
             load_optimizers(optimizers, last["optimizers"], folder / "last.pt")
         else:
@@ -553,10 +554,11 @@ def make_config(args, dataset, argv, model):
 
 def machine(device):
     """On what a run is trained, for config.json."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return dict(
         processes=data.world_size(),
         threads=torch.get_num_threads(),  # of each process
-        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        gpu=None if device.type == "cpu" else name,
     )
 
 

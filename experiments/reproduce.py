@@ -309,7 +309,9 @@ def read_result(path):
             estimate(values)
         if keys <= result.keys() and isinstance(result["defined"], dict):
             return result
-    raise Mistake(f"{path} is damaged: restore it, or delete it and run its row again")
+    raise Mistake(
+        f"{path} is damaged or too old: restore it, or delete it and run its row again"
+    )
 
 
 def results_folder(args):
@@ -539,7 +541,7 @@ def table_row(row, result):
 
 
 def describe_runs(row, result):
-    """Data set, number of runs and minutes of training, as in "mnist of DIR; 2 of 3, 1.5, on a GPU".
+    """Data set, number of runs and minutes of training, as in "mnist of DIR; 2 of 3 (1 on a GPU), 1.5".
 
     The minutes are the mean over the runs on a CPU, where there are any.
     """
@@ -548,9 +550,9 @@ def describe_runs(row, result):
         text += f" of {row.seeds}"
     on_cpu = cpu_seconds(result)
     minutes = statistics.mean(on_cpu or result["seconds"]) / 60
-    text += f", {minutes:.2g}" if minutes < 10 else f", {minutes:.0f}"
     if any(result["gpu"]):
-        text += f", {sum(map(bool, result['gpu']))} of them on a GPU" if on_cpu else ", on a GPU"
+        text += f" ({len(result['gpu']) - len(on_cpu)} on a GPU)"
+    text += f", {minutes:.2g}" if minutes < 10 else f", {minutes:.0f}"
     return text + ", **a tenth of the updates**" if result["tenth"] else text
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-# No GPUs: many tests compare bit for bit. CUDA_VISIBLE_DEVICES=0 shows one to the tests that need it
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# Many tests compare bit for bit, so GPUs are hidden; TEST_GPU=0 shows one to the tests that need it
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_GPU", "-1")
 
 import numpy as np
 import pytest

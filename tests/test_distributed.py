@@ -214,7 +214,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(data, "world_size", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(data, "from_first", lambda function: function())
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_RANK", "2")
     for name in ("auto", "cuda"):
         with pytest.raises(data.Mistake, match="3 processes need as many GPUs, and there are 2: start"):
             data.pick_device(name)
@@ -238,7 +240,8 @@ def test_what_is_on_the_cpu_is_exchanged_on_a_machine_with_gpus_too(monkeypatch)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_processes_train_on_a_machine_with_a_gpu(device, digits, tmp_path):
     flags = small("gan", digits, f"--epochs 1 --device {device}", tmp_path)
-    torchrun = start([*ON_THIS_MACHINE, 2 if device == "cpu" else 1, ROOT / "train.py", *flags])
+    processes = 2 if device == "cpu" else torch.cuda.device_count()
+    torchrun = start([*ON_THIS_MACHINE, processes, ROOT / "train.py", *flags])
     _, errors = torchrun.communicate(timeout=PATIENCE)
     assert torchrun.returncode == 0, errors
 

@@ -295,7 +295,7 @@ def test_a_damaged_result_is_not_replaced(here, judged, capsys, damage):
     path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(text) | damage))
     damaged = path.read_text()
     for read in (reproduce.read_results, collect):
-        with pytest.raises(data.Mistake, match=f"{path} is damaged: restore it, or delete it"):
+        with pytest.raises(data.Mistake, match=f"{path} is damaged or too old: restore it"):
             read(arguments(here))
     assert path.read_text() == damaged  # which may hold more seeds than there are here
     path.unlink()
@@ -602,10 +602,10 @@ def test_the_table_says_a_tenth_of_the_updates_and_a_gpu():
     row = changed("r4-conv-ae", ours="{a}", seeds=1)
     result = make_result("r4-conv-ae", dict(a=[None]), 1, tenth=True, of_data_dir=True, gpu=["some GPU"])
     line = reproduce.table_row(row, result)
-    assert line.endswith("| some of DIR; 1, 1, on a GPU, **a tenth of the updates** |\n")
+    assert line.endswith("| some of DIR; 1 (1 on a GPU), 1, **a tenth of the updates** |\n")
     result |= dict(gpu=[None, "some GPU", None], seconds=[60.0, 6.0, 120.0])
     text = reproduce.describe_runs(row, result)
-    assert text == "some of DIR; 3, 1.5, 1 of them on a GPU, **a tenth of the updates**"
+    assert text == "some of DIR; 3 (1 on a GPU), 1.5, **a tenth of the updates**"
 
 
 # -----------------------------------------------------------------------------------------------------------

@@ -861,7 +861,7 @@ def test_a_resumed_run_has_the_threads_that_it_had_on_a_cpu(gpu, run, tmp_path):
         torch.set_num_threads(1)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["threads"] == (1 if gpu else 2)
-    assert config["gpu"] is None
+    assert config["gpu"] == gpu
 
 
 def test_a_run_of_a_version_that_lacked_a_unit_is_resumed(run, tmp_path):
