@@ -309,9 +309,7 @@ def read_result(path):
             estimate(values)
         if keys <= result.keys() and isinstance(result["defined"], dict):
             return result
-    raise Mistake(
-        f"{path} is damaged or too old: restore it, or delete it and run its row again"
-    )
+    raise Mistake(f"{path} is damaged or too old: restore it, or delete it and run its row again")
 
 
 def results_folder(args):
