@@ -571,9 +571,9 @@ def summary(results, claim_words):
         rows.setdefault(word, {}).setdefault(note, []).append(f"`{name}`")
     text = ""
     for word in ("beaten", "reached", "worse", "not comparable", "unfinished"):
-        groups = rows.get(word, {})
-        reasons = [", ".join(names) + note for note, names in groups.items()]
-        text += f"- **{word}** {sum(map(len, groups.values()))}: {'; '.join(reasons)}\n"
+        if word in rows:
+            reasons = [", ".join(names) + note for note, names in rows[word].items()]
+            text += f"- **{word}** {sum(map(len, rows[word].values()))}: {'; '.join(reasons)}\n"
     counts = collections.Counter(re.match(r"\w+", word)[0] for word in claim_words)
     text += f"- of {len(claim_words)} claims {counts['holds']} hold, {counts['fails']} fail, "
     text += f"{counts['undecided']} are undecided and {counts['untested']} untested\n"
