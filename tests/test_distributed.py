@@ -307,8 +307,9 @@ def test_two_machines_without_a_common_disk(hosts, digits, tmp_path):
     wait_for_epoch(2, first, runs[0])
     os.kill(workers(runs[1])[0], signal.SIGKILL)
     errors = [run.communicate(timeout=PATIENCE)[1] for run in runs]
-    (line,) = messages(errors[0])
-    assert line.startswith("stopped after epoch ")
+    lines = messages(errors[0])
+    assert len(lines) == 1, errors[0]
+    assert lines[0].startswith("stopped after epoch ")
     assert messages(errors[1]) == []
     assert list((tmp_path / "1").iterdir()) == []
     assert train.main([*flags, "--epochs", "2", "--out", str(tmp_path / "one")]) == 0
